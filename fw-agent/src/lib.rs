@@ -1,0 +1,15 @@
+//! Tapwall's agent: from Proxmox's firewall files to eBPF maps.
+//!
+//! ```text
+//! files, netlink ─read→ text ─parse→ Config ─resolve→ PortPolicy… ─build→ MapImage ─plan→ Plan ─apply→ kernel maps
+//! ```
+//!
+//! `config` is what the admin wrote, `inventory` what exists on this node, `policy` what it means, `image` what goes in each map,
+//! `datapath` how it gets there, `events` what the kernel said, `reconcile` when.
+
+pub mod config;
+pub mod diagnostic;
+pub mod events;
+pub mod image;
+pub mod inventory;
+pub mod policy;

@@ -1,0 +1,174 @@
+//! What the configuration means: each port's ordered rules, with every name resolved.
+//!
+//! In: the parsed configuration and the node's guests. Out: a [`NodePolicy`]. Groups and macros are expanded, standard chains are ordinary
+//! rules of the list, and a policy's last rule matches everything; the first rule whose [`Matches`] hold decides. This is the form that the
+//! reference model walks, that `fwctl compile` prints and that `image` turns into maps.
+
+use std::sync::Arc;
+
+use fw_common::verdict::{Reason, Verdict};
+use ipnet::IpNet;
+
+/// Every policy of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodePolicy {
+    /// The cluster's `enable` after its timestamp rule: off means that nothing is filtered and nothing attached.
+    pub enabled: bool,
+    /// One entry per guest NIC with `firewall=1`, ordered by [`PortId`].
+    pub ports: Vec<PortPolicy>,
+}
+
+/// A guest's NIC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortId {
+    /// The guest.
+    pub vmid: u32,
+    /// Number of the NIC: `net0` is 0.
+    pub net: u16,
+}
+
+/// Whether a guest is a virtual machine or a container; decides the name of its device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum GuestKind {
+    /// QEMU: `tap<vmid>i<net>`.
+    Vm,
+    /// LXC: `veth<vmid>i<net>`.
+    Container,
+}
+
+/// What holds for one guest NIC.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortPolicy {
+    /// The NIC.
+    pub port: PortId,
+    /// VM or container.
+    pub kind: GuestKind,
+    /// The NIC's hardware address, six bytes; none if the configuration has none.
+    pub mac: Option<[u8; 6]>,
+    /// Frames that the guest sends must carry `mac` as their source. Never true without `mac`.
+    pub macfilter: bool,
+    /// The guest accepts and sends DHCP whatever its MAC filter says (option `dhcp`).
+    pub dhcp: bool,
+    /// Rules for packets to the guest.
+    pub inbound: Policy,
+    /// Rules for packets from the guest.
+    pub outbound: Policy,
+}
+
+impl PortPolicy {
+    /// Name of the NIC's device on the host: `tap100i0` or `veth100i0`.
+    pub fn device(&self) -> String {
+        let kind = match self.kind {
+            GuestKind::Vm => "tap",
+            GuestKind::Container => "veth",
+        };
+        format!("{kind}{}i{}", self.port.vmid, self.port.net)
+    }
+}
+
+/// Ordered rules; the first that matches decides, and the last matches everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// The rules in order.
+    pub rules: Vec<Rule>,
+}
+
+/// One rule: conditions and what follows from them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// All of these must hold.
+    pub matches: Matches,
+    /// What happens then.
+    pub verdict: Verdict,
+    /// Why, for counters and traces.
+    pub reason: Reason,
+    /// Syslog level (0 to 7) at which a match is logged.
+    pub log: Option<u8>,
+    /// Where the rule comes from.
+    pub origin: Origin,
+}
+
+/// Conditions of a rule; an empty one holds for every packet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Matches {
+    /// Only this IP version.
+    pub family: Option<Family>,
+    /// IP protocol number (for IPv6 that of the final header).
+    pub protocol: Option<u8>,
+    /// Source address.
+    pub source: Option<Arc<AddressSet>>,
+    /// Destination address.
+    pub dest: Option<Arc<AddressSet>>,
+    /// Source ports, inclusive ranges, any of which; empty: not restricted. For ICMP and ICMPv6: types.
+    pub sport: Vec<(u16, u16)>,
+    /// Destination ports likewise. For ICMP and ICMPv6: codes.
+    pub dport: Vec<(u16, u16)>,
+    /// Traits of the packet (`fw_common::maps::traits`) that are looked at …
+    pub traits_mask: u8,
+    /// … and the value they must have.
+    pub traits_value: u8,
+}
+
+/// IP version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// A set of addresses: the longest prefix that holds an address decides whether it is in the set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct AddressSet {
+    /// Entries, sorted by network, each network once; host bits are zero.
+    pub entries: Vec<SetEntry>,
+}
+
+/// One prefix of an [`AddressSet`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SetEntry {
+    /// The prefix.
+    pub net: IpNet,
+    /// Addresses whose longest prefix this is are *not* in the set (`!` in the file).
+    pub nomatch: bool,
+}
+
+/// Where a rule comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The line that caused it; none for standard chains and policies that no option names.
+    pub line: Option<SourceLine>,
+    /// The kind of thing it was expanded from.
+    pub kind: OriginKind,
+    /// The line as written, without comment, or for built-in rules what they do ("standard: DHCP").
+    pub text: Arc<str>,
+}
+
+/// A line of a configuration file.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SourceLine {
+    /// Path as given to the parser.
+    pub file: Arc<str>,
+    /// Line number, from 1.
+    pub line: u32,
+}
+
+/// What a rule was expanded from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OriginKind {
+    /// A rule line of the guest's (or host's) own list.
+    Rule,
+    /// A member of a security group; logged under the group's chain.
+    Group(Arc<str>),
+    /// A default policy (`policy_in`, `policy_out`); logged as `policy DROP: `.
+    Policy,
+    /// A standard chain: DHCP, neighbour discovery, noise, invalid …
+    Standard,
+    /// The cluster's blacklist, logged under `PVEFW-blacklist`.
+    Blacklist,
+    /// The smurf filter, logged under `PVEFW-smurflog`.
+    Smurf,
+    /// The TCP flag filter, logged under `PVEFW-logflags`.
+    TcpFlags,
+}

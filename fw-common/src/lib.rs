@@ -1,0 +1,10 @@
+//! What the kernel programs and the agent agree on.
+//!
+//! The packet pipeline is written once, here, `no_std` and without allocation, over two traits: [`wire::Packet`] (packet bytes) and
+//! [`tables::Tables`] (everything that lives in maps). The kernel crate adapts BPF maps and helpers to the traits; `fwctl simulate`, the
+//! host tests and the fuzzers adapt plain memory. A packet therefore has one verdict, wherever it is judged.
+#![cfg_attr(not(test), no_std)]
+
+pub mod event;
+pub mod maps;
+pub mod verdict;
