@@ -8,6 +8,7 @@
 //! `datapath` how it gets there, `events` what the kernel said, `reconcile` when.
 
 pub mod config;
+pub mod datapath;
 pub mod diagnostic;
 pub mod events;
 pub mod image;

@@ -16,6 +16,8 @@ pub struct NodePolicy {
     pub enabled: bool,
     /// One entry per guest NIC with `firewall=1`, ordered by [`PortId`].
     pub ports: Vec<PortPolicy>,
+    /// Settings of the host that the kernel programs look at.
+    pub settings: fw_common::maps::Settings,
 }
 
 /// A guest's NIC.

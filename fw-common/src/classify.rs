@@ -26,23 +26,15 @@ pub fn classify<T: Tables>(tables: T, policy: u32, values: &Values) -> Option<Ru
         summaries: (head >> 32) as u32 & 0xff,
         loaded: 0,
         candidates: 0,
-        fields: [[Vector::NONE; 2]; FIELDS],
+        fields: [[Vector::default(); 2]; FIELDS],
         found: NOT_FOUND,
     };
     for field in 0..FIELDS {
         let entry = tables.word(policy + 1 + field as u32)?;
-        if entry == 0 {
-            continue;
-        }
-        let common = policy + (entry >> 32) as u32;
+        let common = (entry >> 32) as u32;
         let specific = interval_vector(tables, policy + entry as u32, values[field])?;
-        search.fields[field] = [
-            Vector::at(common, search.summaries),
-            match specific {
-                0 => Vector::NONE,
-                offset => Vector::at(policy + offset, search.summaries),
-            },
-        ];
+        search.fields[field] =
+            [common, specific].map(|offset| Vector::at(policy + offset, search.summaries));
     }
     T::repeat(MAX_ROUNDS, &mut search);
     if search.found == NOT_FOUND {
@@ -52,7 +44,7 @@ pub fn classify<T: Tables>(tables: T, policy: u32, values: &Values) -> Option<Ru
     tables.word(policy + rules + search.found).map(RuleWord)
 }
 
-/// Offset (from the policy's first word) of the vector for the interval that holds `value`; 0 if no rule is satisfied by just it.
+/// Offset (from the policy's first word) of the vector for the interval that holds `value`.
 #[inline(always)]
 fn interval_vector<T: Tables>(tables: T, map: u32, value: u32) -> Option<u32> {
     let head = tables.word(map)?;
@@ -78,8 +70,8 @@ const NOT_FOUND: u32 = u32::MAX;
 /// Rounds of the longest search: each summary word is loaded once, and each of its bits looked at once.
 const MAX_ROUNDS: u32 = (MAX_SUMMARY * (64 + 1)) as u32 + 1;
 
-/// A sparse bit vector at one of its summary words. [`Vector::NONE`] reads as zeros: word 0 of the arena is 0.
-#[derive(Clone, Copy)]
+/// A sparse bit vector at one of its summary words.
+#[derive(Clone, Copy, Default)]
 struct Vector {
     /// Index of the summary word.
     summary: u32,
@@ -88,11 +80,6 @@ struct Vector {
 }
 
 impl Vector {
-    const NONE: Self = Self {
-        summary: 0,
-        words: 0,
-    };
-
     #[inline(always)]
     fn at(index: u32, summaries: u32) -> Self {
         Self {
@@ -101,7 +88,7 @@ impl Vector {
         }
     }
 
-    /// The word that bit `bit` of the summary announces, or 0. No branch: both cases read a word.
+    /// The word that bit `bit` of the summary announces, or 0. No branch: where it announces none, word 0 of the arena is read.
     #[inline(always)]
     fn word<T: Tables>(self, tables: T, bit: u32) -> Option<u64> {
         let summary = tables.word(self.summary)?;
@@ -111,7 +98,8 @@ impl Vector {
     }
 }
 
-/// The search for the first rule; see the steps above.
+/// The search for the first rule; see the steps above. Straight-line code wherever it can be: a branch per field and vector would multiply
+/// in the verifier.
 struct Search<T> {
     tables: T,
     /// Summary words of every vector of the policy.
@@ -120,7 +108,7 @@ struct Search<T> {
     loaded: u32,
     /// Words, announced by the loaded summary word in every field, that are still to be looked at.
     candidates: u64,
-    /// The common and the specific vector of each field; both [`Vector::NONE`] where the policy restricts nothing.
+    /// The common and the specific vector of each field.
     fields: [[Vector; 2]; FIELDS],
     found: u32,
 }
@@ -144,19 +132,15 @@ impl<T: Tables> Search<T> {
         if self.loaded >= self.summaries {
             return Some(false);
         }
+        let again = u32::from(self.loaded > 0);
         let mut all = u64::MAX;
-        for field in 0..FIELDS {
-            if self.fields[field][0].summary == 0 {
-                continue;
-            }
+        for field in &mut self.fields {
             let mut either = 0;
-            for part in 0..2 {
-                let mut vector = self.fields[field][part];
-                if self.loaded > 0 && vector.summary != 0 {
-                    vector.words += self.tables.word(vector.summary)?.count_ones();
-                    vector.summary += 1;
-                    self.fields[field][part] = vector;
-                }
+            for vector in field {
+                // Behind the first summary word: the next one, and the words behind those that the last one announced.
+                let announced = self.tables.word(vector.summary)?.count_ones();
+                vector.words += announced * again;
+                vector.summary += again;
                 either |= self.tables.word(vector.summary)?;
             }
             all &= either;
@@ -169,20 +153,21 @@ impl<T: Tables> Search<T> {
     /// ANDs one word of 64 rules of all fields. None: the arena is inconsistent.
     #[inline(always)]
     fn next_candidate(&mut self) -> Option<bool> {
-        let bit = self.candidates.trailing_zeros() & 63;
+        let bit = lowest(self.candidates);
         self.candidates &= self.candidates.wrapping_sub(1);
         let mut all = u64::MAX;
-        for field in 0..FIELDS {
-            let [common, specific] = self.fields[field];
-            if common.summary == 0 {
-                continue;
-            }
+        for [common, specific] in &self.fields {
             all &= common.word(self.tables, bit)? | specific.word(self.tables, bit)?;
         }
         if all == 0 {
             return Some(true);
         }
-        self.found = ((self.loaded - 1) * 64 + bit) * 64 + all.trailing_zeros();
+        self.found = ((self.loaded - 1) * 64 + bit) * 64 + lowest(all);
         Some(false)
     }
+}
+
+/// Number of the lowest set bit of a word that is not 0 (in a form that the BPF back end compiles without a branch).
+const fn lowest(word: u64) -> u32 {
+    ((word & word.wrapping_neg()).wrapping_sub(1)).count_ones() & 63
 }

@@ -17,15 +17,27 @@ use crate::wire::{Headers, IpVersion, protocol};
 
 /// Connection-tracking state of a packet, in netfilter's words. (RELATED is absent: see the module's header.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum CtState {
     /// The first packet of a flow, or one more before any answer.
-    New,
+    New = 0,
     /// Part of a flow that was answered, or the answer.
-    Established,
+    Established = 1,
     /// Fits no flow and cannot begin one.
-    Invalid,
+    Invalid = 2,
     /// Not tracked by design.
-    Untracked,
+    Untracked = 3,
+}
+
+impl CtState {
+    const fn from_u8(number: u8) -> Self {
+        match number {
+            0 => Self::New,
+            1 => Self::Established,
+            3 => Self::Untracked,
+            _ => Self::Invalid,
+        }
+    }
 }
 
 /// How far a flow has come. TCP's states are netfilter's; of other protocols only whether there was an answer is known.
@@ -121,24 +133,55 @@ fn is_icmp(number: u8) -> bool {
 /// Nanoseconds in a second.
 pub const SECOND: u64 = 1_000_000_000;
 
-/// What a packet is, and what to do about its flow if the packet is accepted.
+/// What a packet is, and what to do about its flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tracked {
     /// The packet's state, for the rules.
     pub state: CtState,
-    /// What an accept does to the table.
+    /// What becomes of the flow table.
     pub commit: Commit,
 }
 
-/// Change of the flow table that an accepted packet causes.
+/// Change of the flow table that a packet causes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Commit {
     /// None.
     Nothing,
-    /// A flow begins in this state; one that is there under the same key is over.
+    /// If the packet is accepted a flow begins in this state.
     Begin(State),
-    /// The flow was touched and is now known to both ends: it belongs to the established ones.
+    /// Likewise, and the established flow under the same key is over.
+    Restart(State),
+    /// Both ends have now taken part: the flow belongs to the established ones.
     Establish,
+}
+
+impl Tracked {
+    /// As a number, to cross a function boundary in the kernel.
+    #[inline(always)]
+    pub const fn to_bits(self) -> u32 {
+        let (kind, state) = match self.commit {
+            Commit::Nothing => (0, 0),
+            Commit::Begin(state) => (1, state as u32),
+            Commit::Restart(state) => (2, state as u32),
+            Commit::Establish => (3, 0),
+        };
+        self.state as u32 | kind << 8 | state << 16
+    }
+
+    /// From [`Tracked::to_bits`].
+    #[inline(always)]
+    pub const fn from_bits(bits: u32) -> Self {
+        let state = State::from_u32(bits >> 16);
+        Self {
+            state: CtState::from_u8(bits as u8),
+            commit: match bits >> 8 & 0xff {
+                1 => Commit::Begin(state),
+                2 => Commit::Restart(state),
+                3 => Commit::Establish,
+                _ => Commit::Nothing,
+            },
+        }
+    }
 }
 
 impl Tracked {
@@ -175,7 +218,7 @@ pub fn track(
         now.saturating_sub(flow.seen()) < limit
     });
     let Some(flow) = alive else {
-        return begin(headers);
+        return begin(headers, established);
     };
     let side = if flow.origin() == direction {
         Side::Original
@@ -187,7 +230,7 @@ pub fn track(
         match tcp::next(side, tcp::kind(headers.tcp_flags), State::from_u32(old)) {
             tcp::Next::State(state) => state,
             tcp::Next::Keep => State::from_u32(old),
-            tcp::Next::Reopen => return begin(headers),
+            tcp::Next::Reopen => return begin(headers, established),
             tcp::Next::Invalid => return Tracked::plain(CtState::Invalid),
         }
     } else {
@@ -221,9 +264,9 @@ pub fn track(
     }
 }
 
-/// A packet without a flow: can it begin one?
+/// A packet without a flow (or whose established flow is `over`): can it begin one?
 #[inline(always)]
-fn begin(headers: &Headers) -> Tracked {
+fn begin(headers: &Headers, over: bool) -> Tracked {
     let state = if headers.protocol == protocol::TCP {
         tcp::first(tcp::kind(headers.tcp_flags))
     } else if is_echo_reply(headers) {
@@ -235,7 +278,11 @@ fn begin(headers: &Headers) -> Tracked {
         None => Tracked::plain(CtState::Invalid),
         Some(state) => Tracked {
             state: CtState::New,
-            commit: Commit::Begin(state),
+            commit: if over {
+                Commit::Restart(state)
+            } else {
+                Commit::Begin(state)
+            },
         },
     }
 }

@@ -43,6 +43,9 @@ mod tests {
         let taken = (0..20)
             .filter(|_| bucket.take(start + 100 * second, second, 5))
             .count();
-        assert_eq!(taken, 5, "never more than the burst, however long the pause");
+        assert_eq!(
+            taken, 5,
+            "never more than the burst, however long the pause"
+        );
     }
 }

@@ -205,12 +205,12 @@ impl Default for Settings {
 ///
 /// ```text
 /// 0               length in words | summary words << 32 | rules << 40
-/// 1 + field       offset of the field's map | offset of the field's common vector << 32     (0: every value satisfies every rule)
+/// 1 + field       offset of the field's map | offset of the field's common vector << 32
 /// 1 + FIELDS      offset of the rule words
 /// map             top entries | offset of blocks << 32;  offset of vector references;  top entries;  blocks;  vector references
 ///   top entry     bitmap of 64 blocks that have a boundary;  number of such blocks before
 ///   block         bitmap of 64 values that begin an interval;  number of boundaries before
-///   reference     one per interval: offset of its vector, 0: none
+///   reference     one per interval: offset of its vector
 /// vector          `summary words` words, bit w: word w follows;  the words, bit r: rule r is satisfied
 /// rule word       rule identity | verdict << 32 | reason << 40 | log level << 48
 /// ```

@@ -6,8 +6,8 @@
 //! Invariant: whatever goes wrong on the way is a drop with a [`Reason`]; no early return accepts but for established flows and for frames
 //! that are not IP. Counting, logging and acting on the judgement are the caller's.
 
-use crate::classify::{Values, classify};
-use crate::conntrack::{Commit, CtState, tcp, track};
+use crate::classify::Values;
+use crate::conntrack::{Commit, CtState, Tracked, tcp, track};
 use crate::flow::{Flow, FlowKey};
 use crate::maps::{FragmentKey, FragmentValue, Port, policy, port_flag, traits};
 use crate::tables::Tables;
@@ -38,34 +38,19 @@ fn try_judge<P: Packet, T: Tables>(
     direction: Direction,
     headers: &mut Headers,
 ) -> Result<Judgement, Reason> {
-    wire::parse(packet, headers)?;
+    packet.parse(headers)?;
     if direction == Direction::Out {
         guard(port, headers)?;
     }
     if headers.version == IpVersion::None {
         return Ok(Judgement::accept(Reason::NotIp));
     }
-    complete_fragment(tables, port, direction, headers)?;
+    if headers.fragment != Fragment::Whole {
+        tables.complete_fragment(port, direction, headers)?;
+    }
 
-    let key = FlowKey::of(headers, port, direction);
-    let settled = tables.flow(&key);
-    let found = match settled {
-        Some(flow) => Some(flow),
-        None => tables.half_open(&key),
-    };
-    let now = tables.now();
-    let tracked = track(
-        headers,
-        direction,
-        found,
-        settled.is_some(),
-        &tables.settings(),
-        now,
-    );
+    let tracked = tables.track(port, direction, headers);
     if tracked.state == CtState::Established {
-        if let (Commit::Establish, Some(flow)) = (tracked.commit, found) {
-            tables.establish(&key, &flow.copy());
-        }
         return Ok(Judgement::accept(Reason::Established));
     }
 
@@ -74,27 +59,74 @@ fn try_judge<P: Packet, T: Tables>(
         return Err(Reason::NoPolicy);
     }
     let values = values(tables, port, headers, tracked.state);
-    let judgement = classify(tables, start, &values)
+    let judgement = tables
+        .classify(start, &values)
         .ok_or(Reason::BadPolicy)?
         .judgement();
-    if judgement.verdict == Verdict::Accept
-        && let Commit::Begin(state) = tracked.commit
-    {
-        if settled.is_some() {
-            tables.remove_flow(&key);
-        }
-        let flow = Flow {
-            seen: now,
-            created: now,
-            state: state as u32,
-            epoch: port.epoch,
-            rule: judgement.rule,
-            origin: direction as u8,
-            reserved: [0; 3],
-        };
-        tables.insert_half_open(&key, &flow);
+    if judgement.verdict == Verdict::Accept {
+        tables.commit(port, direction, headers, tracked, judgement.rule);
     }
     Ok(judgement)
+}
+
+/// Finds the packet's flow and tracks it. A flow that has become an established one is moved there.
+#[inline(always)]
+pub fn track_flow<T: Tables>(
+    tables: T,
+    port: &Port,
+    direction: Direction,
+    headers: &Headers,
+) -> Tracked {
+    let key = FlowKey::of(headers, port, direction);
+    let settled = tables.flow(&key);
+    let found = match settled {
+        Some(flow) => Some(flow),
+        None => tables.half_open(&key),
+    };
+    let tracked = track(
+        headers,
+        direction,
+        found,
+        settled.is_some(),
+        &tables.settings(),
+        tables.now(),
+    );
+    if let (Commit::Establish, Some(flow)) = (tracked.commit, found) {
+        tables.establish(&key, &flow.copy());
+    }
+    tracked
+}
+
+/// Does what `tracked` says to the flow table, now that `rule` has accepted the packet.
+#[inline(always)]
+pub fn commit_flow<T: Tables>(
+    tables: T,
+    port: &Port,
+    direction: Direction,
+    headers: &Headers,
+    tracked: Tracked,
+    rule: u32,
+) {
+    let (state, over) = match tracked.commit {
+        Commit::Begin(state) => (state, false),
+        Commit::Restart(state) => (state, true),
+        Commit::Nothing | Commit::Establish => return,
+    };
+    let key = FlowKey::of(headers, port, direction);
+    if over {
+        tables.remove_flow(&key);
+    }
+    let now = tables.now();
+    let flow = Flow {
+        seen: now,
+        created: now,
+        state: state as u32,
+        epoch: port.epoch,
+        rule,
+        origin: direction as u8,
+        reserved: [0; 3],
+    };
+    tables.insert_half_open(&key, &flow);
 }
 
 /// Checks on everything a guest sends. DHCP requests are exempt where the guest may use DHCP, as in the reference.
@@ -103,9 +135,8 @@ fn guard(port: &Port, headers: &Headers) -> Result<(), Reason> {
     if port.flags & port_flag::MACFILTER == 0 {
         return Ok(());
     }
-    let arp_lies = headers.ethertype == ETHERTYPE_ARP
-        && headers.arp_mac != 0
-        && headers.arp_mac != port.mac;
+    let arp_lies =
+        headers.ethertype == ETHERTYPE_ARP && headers.arp_mac != 0 && headers.arp_mac != port.mac;
     if headers.source_mac == port.mac && !arp_lies {
         return Ok(());
     }
@@ -128,16 +159,16 @@ fn is_dhcp_request(headers: &Headers) -> bool {
 /// Remembers first fragments and gives later ones their ports.
 ///
 /// Neighbour discovery in fragments is dropped (RFC 6980). A later fragment of a protocol with ports whose first was not seen is dropped.
+///
+/// # Errors
+/// [`Reason::Fragment`].
 #[inline(always)]
-fn complete_fragment<T: Tables>(
+pub fn complete_fragment<T: Tables>(
     tables: T,
     port: &Port,
     direction: Direction,
     headers: &mut Headers,
 ) -> Result<(), Reason> {
-    if headers.fragment == Fragment::Whole {
-        return Ok(());
-    }
     let key = FragmentKey {
         vmid: port.vmid,
         net: port.net,

@@ -1,8 +1,12 @@
 //! What the pipeline looks up and writes down: in the kernel BPF maps, elsewhere plain memory.
 
+use crate::classify::{Values, classify};
+use crate::conntrack::Tracked;
 use crate::flow::{Flow, FlowKey, FlowRef};
-use crate::maps::{FragmentKey, FragmentValue, Port, Settings};
-use crate::wire::{Address, IpVersion};
+use crate::maps::{FragmentKey, FragmentValue, Port, RuleWord, Settings};
+use crate::pipeline::{commit_flow, complete_fragment, track_flow};
+use crate::verdict::{Direction, Reason};
+use crate::wire::{Address, Headers, IpVersion};
 
 /// Access to everything that lives in maps. Cheap to copy: a handle, not the tables.
 pub trait Tables: Copy {
@@ -44,6 +48,46 @@ pub trait Tables: Copy {
 
     /// Calls `step` until it returns false, `count` times at the most.
     fn repeat<S: Step>(count: u32, step: &mut S);
+
+    /// The pipeline's stage [`track_flow`]. This and the following are methods so that the kernel can put function boundaries around
+    /// them: the verifier then goes through each stage once, and their stack frames do not add up.
+    #[inline(always)]
+    fn track(&self, port: &Port, direction: Direction, headers: &Headers) -> Tracked {
+        track_flow(*self, port, direction, headers)
+    }
+
+    /// The stage [`complete_fragment`].
+    ///
+    /// # Errors
+    /// As [`complete_fragment`].
+    #[inline(always)]
+    fn complete_fragment(
+        &self,
+        port: &Port,
+        direction: Direction,
+        headers: &mut Headers,
+    ) -> Result<(), Reason> {
+        complete_fragment(*self, port, direction, headers)
+    }
+
+    /// The stage [`classify`].
+    #[inline(always)]
+    fn classify(&self, policy: u32, values: &Values) -> Option<RuleWord> {
+        classify(*self, policy, values)
+    }
+
+    /// The stage [`commit_flow`].
+    #[inline(always)]
+    fn commit(
+        &self,
+        port: &Port,
+        direction: Direction,
+        headers: &Headers,
+        tracked: Tracked,
+        rule: u32,
+    ) {
+        commit_flow(*self, port, direction, headers, tracked, rule);
+    }
 }
 
 /// The body of a bounded loop; a type and not a closure, so that the kernel can verify it once (`bpf_loop`).

@@ -13,8 +13,7 @@ mod transport;
 use crate::verdict::Reason;
 
 pub use transport::{
-    ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, ICMPV6_ECHO_REPLY, ICMPV6_ECHO_REQUEST, has_ports,
-    tcp_flag,
+    ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, ICMPV6_ECHO_REPLY, ICMPV6_ECHO_REQUEST, has_ports, tcp_flag,
 };
 
 /// EtherType of IPv4.
@@ -72,6 +71,18 @@ pub trait Packet {
 
     /// The VLAN tag (TCI) that the NIC took out of the frame, if there was one.
     fn offloaded_tag(&self) -> Option<u16>;
+
+    /// [`parse`], which the kernel puts behind a function boundary so that it is verified once.
+    ///
+    /// # Errors
+    /// As [`parse`].
+    #[inline(always)]
+    fn parse(&self, headers: &mut Headers) -> Result<(), Reason>
+    where
+        Self: Sized,
+    {
+        parse(self, headers)
+    }
 }
 
 impl Packet for &[u8] {

@@ -16,7 +16,7 @@ use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_redirect};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
 use fw_common::limit::Bucket;
-use fw_common::maps::{HAIRPIN_MARK, Port, counter};
+use fw_common::maps::{HAIRPIN_MARK, counter};
 use fw_common::verdict::Direction;
 use fw_common::wire::tcp_flag::{ACK, FIN, RST, SYN};
 use fw_common::wire::{Fragment, Headers, IpVersion, Packet, protocol};
@@ -47,10 +47,10 @@ const IPV6_FIRST: u32 = 6 << 28;
 /// Time to live of answers.
 const TTL: u32 = 64;
 
-/// Answers a rejected frame.
+/// Answers a rejected frame of a guest with hardware address `guest_mac` (0: not known); returns the TC action that sends the answer.
 #[inline(always)]
-pub fn reject(skb: &Skb, port: &Port, direction: Direction, headers: &Headers) -> Option<i32> {
-    if !answer_is_due(port, direction, headers) {
+pub fn answer(skb: &Skb, guest_mac: u64, direction: Direction, headers: &Headers) -> Option<i32> {
+    if !answer_is_due(guest_mac, direction, headers) {
         return None;
     }
     if !within_limit() {
@@ -73,14 +73,15 @@ pub fn reject(skb: &Skb, port: &Port, direction: Direction, headers: &Headers) -
 
 /// A flooded frame that is not the guest's own is not answered: the answer would teach the bridge a wrong port.
 #[inline(always)]
-fn answer_is_due(port: &Port, direction: Direction, headers: &Headers) -> bool {
-    let foreign = direction == Direction::In && port.mac != 0 && headers.dest_mac != port.mac;
+fn answer_is_due(guest_mac: u64, direction: Direction, headers: &Headers) -> bool {
+    let foreign = direction == Direction::In && guest_mac != 0 && headers.dest_mac != guest_mac;
     let silent = match headers.protocol {
         protocol::ICMP | protocol::ICMPV6 => true,
         protocol::TCP => headers.tcp_flags & RST != 0,
         _ => false,
     };
-    let loopback = headers.version == IpVersion::V4 && u32::from_be(headers.source.0[3]) >> 24 == 127;
+    let loopback =
+        headers.version == IpVersion::V4 && u32::from_be(headers.source.0[3]) >> 24 == 127;
     let unspecified = match headers.version {
         IpVersion::V4 => headers.source.0[3] == 0,
         IpVersion::V6 => headers.source.0 == [0; 4],
@@ -136,8 +137,9 @@ fn reset(skb: &Skb, headers: &Headers) -> Option<()> {
     let (sequence, acknowledge, flags) = if headers.tcp_flags & ACK != 0 {
         (tcp[2], 0, RST)
     } else {
-        let length =
-            data + u32::from(headers.tcp_flags & SYN != 0) + u32::from(headers.tcp_flags & FIN != 0);
+        let length = data
+            + u32::from(headers.tcp_flags & SYN != 0)
+            + u32::from(headers.tcp_flags & FIN != 0);
         let next = u32::from_be(tcp[1]).wrapping_add(length);
         (0, next.to_be(), RST | ACK)
     };

@@ -13,6 +13,7 @@
 mod hairpin;
 mod log;
 mod skb;
+mod stage;
 mod tables;
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
@@ -30,13 +31,13 @@ use crate::tables::{Maps, count};
 /// What a guest sends.
 #[classifier]
 pub fn tapwall_ingress(ctx: TcContext) -> i32 {
-    handle(Skb::new(ctx), Direction::Out)
+    handle(Skb::of(ctx.skb.skb), Direction::Out)
 }
 
 /// What a guest is to receive.
 #[classifier]
 pub fn tapwall_egress(ctx: TcContext) -> i32 {
-    handle(Skb::new(ctx), Direction::In)
+    handle(Skb::of(ctx.skb.skb), Direction::In)
 }
 
 #[inline(always)]
@@ -59,7 +60,10 @@ fn handle(skb: Skb, direction: Direction) -> i32 {
     match judgement.verdict {
         Verdict::Accept => TC_ACT_UNSPEC,
         Verdict::Drop => TC_ACT_SHOT,
-        Verdict::Reject => hairpin::reject(&skb, port, direction, &headers).unwrap_or(TC_ACT_SHOT),
+        Verdict::Reject => match stage::reject(skb.raw(), &headers, port.mac, direction as u32) {
+            action @ 0.. => action,
+            _ => TC_ACT_SHOT,
+        },
     }
 }
 

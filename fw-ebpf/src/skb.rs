@@ -10,8 +10,10 @@ use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::{
     bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
 };
-use aya_ebpf::programs::TcContext;
-use fw_common::wire::{Packet, Wire};
+use fw_common::verdict::Reason;
+use fw_common::wire::{Headers, Packet, Wire};
+
+use crate::stage;
 
 /// A frame at a TC hook.
 pub struct Skb {
@@ -27,9 +29,16 @@ macro_rules! field {
 }
 
 impl Skb {
+    /// The frame of a program's context.
     #[inline(always)]
-    pub fn new(ctx: TcContext) -> Self {
-        Self { raw: ctx.skb.skb }
+    pub fn of(raw: *mut __sk_buff) -> Self {
+        Self { raw }
+    }
+
+    /// The context again, for a [`stage`].
+    #[inline(always)]
+    pub fn raw(&self) -> *mut __sk_buff {
+        self.raw
     }
 
     #[inline(always)]
@@ -99,6 +108,11 @@ impl Skb {
 }
 
 impl Packet for Skb {
+    #[inline(always)]
+    fn parse(&self, headers: &mut Headers) -> Result<(), Reason> {
+        stage::result(stage::parse(self.raw, headers))
+    }
+
     #[inline(always)]
     fn length(&self) -> u32 {
         field!(self, len)

@@ -6,15 +6,19 @@ use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_loop};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
+use fw_common::classify::Values;
+use fw_common::conntrack::Tracked;
 use fw_common::flow::{Flow, FlowKey, FlowRef};
 use fw_common::maps::{
-    ClassKeyV4, ClassKeyV6, Counter, FragmentKey, FragmentValue, Port, SPACE_BITS, Settings,
-    capacity, counter,
+    ClassKeyV4, ClassKeyV6, Counter, FragmentKey, FragmentValue, Port, RuleWord, SPACE_BITS,
+    Settings, capacity, counter,
 };
 use fw_common::tables::{Step, Tables};
-use fw_common::wire::{Address, IpVersion, Packet};
+use fw_common::verdict::{Direction, Reason};
+use fw_common::wire::{Address, Headers, IpVersion, Packet};
 
 use crate::skb::Skb;
+use crate::stage;
 
 #[map]
 static PORTS: HashMap<u32, Port> = HashMap::with_max_entries(capacity::PORTS, 0);
@@ -174,5 +178,40 @@ impl Tables for Maps {
                 0,
             );
         }
+    }
+
+    #[inline(always)]
+    fn track(&self, port: &Port, direction: Direction, headers: &Headers) -> Tracked {
+        Tracked::from_bits(stage::track(port, direction as u32, headers))
+    }
+
+    #[inline(always)]
+    fn complete_fragment(
+        &self,
+        port: &Port,
+        direction: Direction,
+        headers: &mut Headers,
+    ) -> Result<(), Reason> {
+        stage::result(stage::complete_fragment(port, direction as u32, headers))
+    }
+
+    #[inline(always)]
+    fn classify(&self, policy: u32, values: &Values) -> Option<RuleWord> {
+        match stage::classify(policy, values) {
+            stage::NO_RULE_WORD => None,
+            word => Some(RuleWord(word)),
+        }
+    }
+
+    #[inline(always)]
+    fn commit(
+        &self,
+        port: &Port,
+        direction: Direction,
+        headers: &Headers,
+        tracked: Tracked,
+        rule: u32,
+    ) {
+        stage::commit(port, direction as u32, headers, tracked.to_bits(), rule);
     }
 }

@@ -96,8 +96,9 @@ pub const fn next(side: Side, kind: Kind, state: State) -> Next {
         Kind::Syn => match (side, state) {
             (_, State::TimeWait) | (Side::Original, State::Close) => Next::Reopen,
             (Side::Original, State::SynSent) => Next::Keep,
-            (Side::Reply, State::SynSent | State::SynSent2)
-            | (Side::Original, State::SynSent2) => Next::State(State::SynSent2),
+            (Side::Reply, State::SynSent | State::SynSent2) | (Side::Original, State::SynSent2) => {
+                Next::State(State::SynSent2)
+            }
             (Side::Original, _) => Next::Keep,
             (Side::Reply, _) => Next::Invalid,
         },
@@ -174,7 +175,16 @@ mod tests {
         for flags in [0, URG, FIN, SYN | FIN, SYN | RST, FIN | PSH | URG, 63] {
             assert!(!plausible(flags), "{flags:#x}");
         }
-        for flags in [SYN, SYN | PSH, SYN | ACK, ACK, ACK | PSH | URG, FIN | ACK, RST, 0xc2] {
+        for flags in [
+            SYN,
+            SYN | PSH,
+            SYN | ACK,
+            ACK,
+            ACK | PSH | URG,
+            FIN | ACK,
+            RST,
+            0xc2,
+        ] {
             assert!(plausible(flags), "{flags:#x}");
         }
     }
