@@ -22,6 +22,8 @@ mod sources;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 pub use self::closest::did_you_mean;
 use self::document::{Document, Kind};
 use self::line::{Fault, Reporter, Span};
@@ -41,6 +43,9 @@ pub struct Config {
     pub cluster: Document<ClusterOptions>,
     /// The node's `host.fw`.
     pub host: Document<HostOptions>,
+    /// The network of this node's own address; stands for the alias `local_network` unless the cluster's file defines that. [`parse`] leaves it
+    /// empty, because no file says it.
+    pub local_network: Option<IpNet>,
     /// The guests of this node by number.
     pub guests: BTreeMap<u32, GuestConfig>,
 }
@@ -82,6 +87,7 @@ pub fn parse(sources: &Sources) -> (Config, Vec<Diagnostic>) {
         node: sources.node.clone(),
         cluster,
         host,
+        local_network: None,
         guests,
     };
     (config, found)
