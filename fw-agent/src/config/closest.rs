@@ -67,7 +67,7 @@ mod tests {
             ("SHH", Some("SSH")),
             ("postgres", None),
             ("Postgresq", Some("PostgreSQL")),
-            ("htps", Some("HTTP")),
+            ("htps", Some("HTTPS")),
             ("", None),
             ("zzz", None),
         ] {

@@ -33,7 +33,10 @@ impl Line<'_> {
     /// Where `part`, a sub-slice of this line, stands in it; for any other slice the whole line.
     pub fn span(&self, part: &str) -> Span {
         let offset = (part.as_ptr() as usize).wrapping_sub(self.text.as_ptr() as usize);
-        let Some(before) = self.text.get(..offset) else {
+        let is_inside = offset
+            .checked_add(part.len())
+            .is_some_and(|end| end <= self.text.len());
+        let Some(before) = self.text.get(..offset).filter(|_| is_inside) else {
             return Span::default();
         };
         Span {

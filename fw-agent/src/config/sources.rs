@@ -127,7 +127,8 @@ pub fn lxc_directory(node: &str) -> String {
     format!("nodes/{node}/lxc")
 }
 
-/// The node to use when none is named: this machine's host name if the tree has such a node, else the tree's only node, else the host name.
+/// The node to use when none is named: this machine's host name if the tree has such a node, else the node that `.members` says the tree is
+/// seen from, else the tree's only node, else the host name.
 pub fn node_name(root: &Path) -> Option<String> {
     let uname = rustix::system::uname();
     let host = uname
@@ -137,10 +138,10 @@ pub fn node_name(root: &Path) -> Option<String> {
         .and_then(|name| name.split('.').next());
     let host = host.filter(|name| !name.is_empty()).map(str::to_owned);
     let nodes = root.join("nodes");
-    if let Some(name) = &host
-        && nodes.join(name).is_dir()
-    {
-        return host;
+    for name in [host.clone(), member_name(root)].into_iter().flatten() {
+        if !name.contains('/') && nodes.join(&name).is_dir() {
+            return Some(name);
+        }
     }
     let mut names = std::fs::read_dir(&nodes)
         .into_iter()
@@ -157,6 +158,16 @@ pub fn node_name(root: &Path) -> Option<String> {
         (Some(only), None) => Some(only),
         _ => host,
     }
+}
+
+fn member_name(root: &Path) -> Option<String> {
+    let members: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(root.join(".members")).ok()?).ok()?;
+    members
+        .get("nodename")?
+        .as_str()
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -202,6 +213,8 @@ mod tests {
                 .collect::<Vec<_>>(),
             [100]
         );
+        std::fs::write(root.path().join(".members"), r#"{"nodename": "b"}"#).unwrap();
+        assert_eq!(node_name(root.path()).as_deref(), Some("b"));
         std::fs::remove_dir_all(root.path().join("nodes/b")).unwrap();
         assert_eq!(node_name(root.path()).as_deref(), Some("a"));
     }

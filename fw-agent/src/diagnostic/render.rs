@@ -107,19 +107,27 @@ impl SourceCode for Excerpt<'_> {
     fn read_span<'a>(
         &'a self,
         span: &SourceSpan,
-        _before: usize,
+        before: usize,
         _after: usize,
     ) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
         if span.offset().saturating_add(span.len()) > self.line.len() {
             return Err(MietteError::OutOfBounds);
         }
         let whole = SourceSpan::from((0, self.line.len()));
+        // Without context the printer asks for the place it names, else for the lines it shows, which begin in column 0.
+        let column = match before {
+            0 => self
+                .line
+                .get(..span.offset())
+                .map_or(0, |before| before.chars().count()),
+            _ => 0,
+        };
         let contents = MietteSpanContents::new_named(
             self.file.clone(),
             self.line.as_bytes(),
             whole,
             self.index,
-            0,
+            column,
             1,
         );
         Ok(Box::new(contents))
