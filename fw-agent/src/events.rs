@@ -5,7 +5,7 @@
 //!
 //! 1. [`context`] names what the record only numbers: chain, message, interfaces.
 //! 2. [`clock`] turns the record's monotonic time into local wall-clock time.
-//! 3. [`line`] and `fields` write the line. They are pure and total: any bytes a guest sends give one line of bounded length.
+//! 3. [`mod@line`] and `fields` write the line. They are pure and total: any bytes a guest sends give one line of bounded length.
 //! 4. [`status`] writes the log's lines about itself, [`writer`] appends batches to the file.
 //!
 //! Reading the ring buffer is in `datapath`; the rate limit is applied in the kernel, before a record is made.

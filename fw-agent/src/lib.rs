@@ -13,3 +13,4 @@ pub mod events;
 pub mod image;
 pub mod inventory;
 pub mod policy;
+pub mod simulate;
