@@ -14,3 +14,4 @@ pub mod events;
 pub mod image;
 pub mod inventory;
 pub mod policy;
+pub mod simulate;
