@@ -1,2 +1,79 @@
-//! Placeholder.
-fn main() {}
+//! The workspace's commands: `cargo xtask <command>`.
+//!
+//! In: a checkout and whatever the machine has. Out: built programs, test results, the demo. Each command is one file and calls the
+//! commands it needs by itself: `demo` builds, `build` sets up. Nothing here knows what a packet is.
+
+mod build;
+mod ci;
+mod clean;
+mod demo;
+mod progress;
+mod setup;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::workspace::Workspace;
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    about = "Setup, build, test and demo of the workspace"
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Find or install what building and testing need; every other command does this by itself
+    Setup,
+    /// Build the kernel programs, then everything else
+    Build {
+        /// Optimise the host programs
+        #[arg(long)]
+        release: bool,
+    },
+    /// Run all tests; those with real traffic need root
+    Test {
+        /// Passed on to `cargo test` (a filter, or `-- --nocapture`)
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Check the format, lint with warnings denied, then test: what CI runs
+    Ci,
+    /// Build a node in network namespaces, run traffic through the agent, show what was expected and seen
+    Demo {
+        /// Leave the node and the agent running
+        #[arg(long)]
+        keep: bool,
+        /// Remove what `--keep` left
+        #[arg(long, conflicts_with = "keep")]
+        clean: bool,
+    },
+    /// Remove namespaces and pins that killed tests or demos left behind
+    Clean,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let done = Workspace::find().and_then(|workspace| match arguments.command {
+        Command::Setup => setup::run(&workspace),
+        Command::Build { release } => build::run(&workspace, release),
+        Command::Test { arguments } => test::run(&workspace, &arguments),
+        Command::Ci => ci::run(&workspace),
+        Command::Demo { keep, clean } => demo::run(&workspace, keep, clean),
+        Command::Clean => clean::run(),
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,386 @@
+//! A running agent: started in a namespace on a configuration tree, stopped and its pins removed when dropped.
+//!
+//! The agent writes `record.json` after every apply; waiting for an effect is waiting for a record, never a guess about time. Everything it
+//! says on standard error is kept and is part of every error here.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio, id};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use serde::Deserialize;
+use tempfile::TempDir;
+
+use crate::netns::Netns;
+use crate::tree::{ConfigTree, NODE};
+
+/// How long the agent may take to load its programs and to apply the first time (debug build, busy machine).
+const START: Duration = Duration::from_secs(20);
+
+/// How long a change may take until it is enforced and recorded. The promise is a second; a busy machine gets more.
+const APPLY: Duration = Duration::from_secs(5);
+
+/// How long the agent may take to end.
+const END: Duration = Duration::from_secs(5);
+
+/// Number of the next agent of this process.
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// What the agent recorded after an apply.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Record {
+    /// The agent's process.
+    pub pid: u32,
+    /// Number of applies so far.
+    pub generation: u64,
+    /// Whether the cluster's firewall is on.
+    pub enabled: bool,
+    /// The ports it looks after.
+    pub ports: Vec<RecordedPort>,
+    /// Diagnostics that leave something unenforced.
+    pub errors: u32,
+    /// Other diagnostics.
+    pub warnings: u32,
+}
+
+/// One port in a [`Record`].
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct RecordedPort {
+    /// Its device.
+    pub device: String,
+    /// The guest.
+    pub vmid: u32,
+    /// Number of the guest's NIC.
+    pub net: u16,
+    /// Interface index of the device.
+    pub ifindex: u32,
+    /// Whether the kernel programs are attached.
+    pub attached: bool,
+}
+
+/// The agent and where it keeps things.
+pub struct Agent {
+    child: Child,
+    stderr: Arc<Mutex<String>>,
+    reader: Option<JoinHandle<()>>,
+    places: Places,
+    namespace: PathBuf,
+    stopped: bool,
+}
+
+/// Directories and files of one agent.
+struct Places {
+    root: PathBuf,
+    pins: PathBuf,
+    run: TempDir,
+}
+
+impl Places {
+    fn arguments(&self, command: &mut Command) {
+        command
+            .arg("--root")
+            .arg(&self.root)
+            .args(["--node", NODE])
+            .arg("--pin-dir")
+            .arg(&self.pins)
+            .arg("--run-dir")
+            .arg(self.run.path());
+    }
+}
+
+impl Agent {
+    /// Starts it and waits until it has applied the tree.
+    pub fn start(namespace: &Netns, tree: &ConfigTree) -> Result<Self> {
+        let agent = Self::spawn(namespace, tree)?;
+        agent.wait_for(START, "its first record", |_| true)?;
+        Ok(agent)
+    }
+
+    /// Starts it without waiting.
+    pub fn spawn(namespace: &Netns, tree: &ConfigTree) -> Result<Self> {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let places = Places {
+            root: tree.path().to_path_buf(),
+            pins: PathBuf::from(format!("/sys/fs/bpf/tapwall-test-{}-{number}", id())),
+            run: tempfile::Builder::new()
+                .prefix("tapwall-run-")
+                .tempdir()
+                .context("making a directory for the agent")?,
+        };
+        Self::launch(namespace.path(), places)
+    }
+
+    /// Ends the agent and starts another on the same tree, pins and record: what an upgrade does.
+    pub fn restart(mut self, namespace: &Netns) -> Result<Self> {
+        self.terminate()?;
+        let run = tempfile::Builder::new()
+            .prefix("tapwall-run-")
+            .tempdir()
+            .context("making a directory for the agent")?;
+        let places = Places {
+            root: self.places.root.clone(),
+            pins: self.places.pins.clone(),
+            run,
+        };
+        let agent = Self::launch(namespace.path(), places)?;
+        // The pins are the new agent's now.
+        self.stopped = true;
+        agent.wait_for(START, "its first record", |_| true)?;
+        Ok(agent)
+    }
+
+    fn launch(namespace: PathBuf, places: Places) -> Result<Self> {
+        let mut command = inside(&namespace, &program("fw-agent")?);
+        places.arguments(&mut command);
+        command
+            .arg("--log-file")
+            .arg(places.run.path().join("pve-firewall.log"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().context("starting the agent")?;
+        let stderr = Arc::new(Mutex::new(String::new()));
+        let reader = child.stderr.take().map(|stream| {
+            let stderr = Arc::clone(&stderr);
+            thread::spawn(move || {
+                for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                    let mut text = stderr.lock().unwrap_or_else(PoisonError::into_inner);
+                    text.push_str(&line);
+                    text.push('\n');
+                }
+            })
+        });
+        Ok(Self {
+            child,
+            stderr,
+            reader,
+            places,
+            namespace,
+            stopped: false,
+        })
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Where it pins.
+    pub fn pin_directory(&self) -> &Path {
+        &self.places.pins
+    }
+
+    /// Where it records.
+    pub fn run_directory(&self) -> &Path {
+        self.places.run.path()
+    }
+
+    /// The latest record, if there is one.
+    pub fn record(&self) -> Result<Option<Record>> {
+        let path = self.places.run.path().join("record.json");
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
+        };
+        serde_json::from_slice(&text)
+            .with_context(|| format!("understanding {}", path.display()))
+            .map(Some)
+    }
+
+    /// Makes a change and waits until the agent has recorded an apply that came after it.
+    pub fn after(&self, change: impl FnOnce() -> Result<()>) -> Result<Record> {
+        let before = self.record()?.map_or(0, |record| record.generation);
+        change()?;
+        self.wait_for(APPLY, "a record after a change", |record| {
+            record.generation > before
+        })
+    }
+
+    /// Waits until a device is attached under another interface index than `not`.
+    pub fn wait_attached(&self, device: &str, not: Option<u32>) -> Result<Record> {
+        self.wait_for(APPLY, &format!("{device} attached"), |record| {
+            record
+                .ports
+                .iter()
+                .any(|port| port.device == device && port.attached && Some(port.ifindex) != not)
+        })
+    }
+
+    /// Waits for a record with some property.
+    pub fn wait_for(
+        &self,
+        timeout: Duration,
+        what: &str,
+        wanted: impl Fn(&Record) -> bool,
+    ) -> Result<Record> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let record = self.record()?;
+            if let Some(record) = &record
+                && record.pid == self.pid()
+                && wanted(record)
+            {
+                return Ok(record.clone());
+            }
+            if !self.is_running() {
+                bail!(
+                    "the agent ended while waiting for {what}; it said:\n{}",
+                    self.stderr()
+                );
+            }
+            if Instant::now() > deadline {
+                bail!(
+                    "no {what} within {timeout:?}; last record: {record:?}; the agent said:\n{}",
+                    self.stderr()
+                );
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Everything it said so far.
+    pub fn stderr(&self) -> String {
+        self.stderr
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Its log of packets so far.
+    pub fn log(&self) -> String {
+        // Not there before the first line.
+        fs::read_to_string(self.places.run.path().join("pve-firewall.log")).unwrap_or_default()
+    }
+
+    /// Waits until the log of packets has a line with all of `parts`.
+    pub fn wait_log(&self, parts: &[&str]) -> Result<String> {
+        let deadline = Instant::now() + APPLY;
+        loop {
+            let log = self.log();
+            if let Some(line) = log
+                .lines()
+                .find(|line| parts.iter().all(|part| line.contains(part)))
+            {
+                return Ok(line.to_owned());
+            }
+            if Instant::now() > deadline {
+                bail!(
+                    "no log line with {parts:?}; the log:\n{log}\nthe agent said:\n{}",
+                    self.stderr()
+                );
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Runs `fwctl` on the same tree, pins and record.
+    pub fn fwctl(&self, arguments: &[&str]) -> Result<Output> {
+        let mut command = inside(&self.namespace, &program("fwctl")?);
+        self.places.arguments(&mut command);
+        command
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .with_context(|| format!("starting fwctl {}", arguments.join(" ")))
+    }
+
+    /// Ends it as systemd does; its policy stays in force. An agent that exits with anything but 0 is an error.
+    pub fn terminate(&mut self) -> Result<()> {
+        if self
+            .child
+            .try_wait()
+            .context("asking for the agent")?
+            .is_none()
+            && let Some(pid) = i32::try_from(self.pid()).ok().and_then(Pid::from_raw)
+        {
+            kill_process(pid, Signal::TERM).context("stopping the agent")?;
+        }
+        let deadline = Instant::now() + END;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().context("waiting for the agent")? {
+                break status;
+            }
+            if Instant::now() > deadline {
+                self.child.kill().context("killing the agent")?;
+                self.child.wait().context("waiting for the killed agent")?;
+                bail!(
+                    "the agent did not end within {END:?}; it said:\n{}",
+                    self.stderr()
+                );
+            }
+            thread::sleep(Duration::from_millis(10));
+        };
+        if let Some(reader) = self.reader.take()
+            && reader.join().is_err()
+        {
+            bail!("the reader of the agent's standard error panicked");
+        }
+        if !status.success() {
+            bail!("the agent ended with {status}; it said:\n{}", self.stderr());
+        }
+        Ok(())
+    }
+
+    fn is_running(&self) -> bool {
+        // A zombie has no command line; it is this process's child and stays one until it is waited for.
+        fs::read(format!("/proc/{}/cmdline", self.pid())).is_ok_and(|line| !line.is_empty())
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        let ended = self.terminate();
+        let stopped = self.fwctl(&["stop"]);
+        if self.places.pins.exists() {
+            fs::remove_dir_all(&self.places.pins)
+                .with_context(|| format!("removing {}", self.places.pins.display()))?;
+        }
+        ended?;
+        let stopped = stopped?;
+        if !stopped.status.success() {
+            bail!(
+                "fwctl stop: {}: {}",
+                stopped.status,
+                String::from_utf8_lossy(&stopped.stderr).trim()
+            );
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if self.stopped {
+            return;
+        }
+        if let Err(error) = self.stop() {
+            eprintln!("stopping the agent: {error:#}");
+        }
+    }
+}
+
+/// A program that runs in a namespace, given by its file.
+fn inside(namespace: &Path, program: &Path) -> Command {
+    let mut command = Command::new("nsenter");
+    command
+        .arg(format!("--net={}", namespace.display()))
+        .arg("--")
+        .arg(program);
+    command
+}
+
+/// A program of this workspace, built beside the running one.
+pub fn program(name: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe().context("finding this program")?;
+    own.ancestors()
+        .skip(1)
+        .take(2)
+        .map(|directory| directory.join(name))
+        .find(|file| file.is_file())
+        .with_context(|| format!("{name} is not built; run `cargo xtask build`"))
+}

@@ -1,0 +1,127 @@
+//! Debian packages: which are needed, whether they are there, installing them.
+//!
+//! The list is short on purpose: programs that the tests and the demo run. Everything else that they do, they do by system call.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::progress;
+use crate::workspace::{Workspace, programs_named};
+
+/// A package to install.
+#[derive(Clone, Copy)]
+pub struct Package {
+    /// Debian's name.
+    pub name: &'static str,
+    /// What it is needed for.
+    pub purpose: &'static str,
+}
+
+/// Programs and the packages they come from.
+const PROGRAMS: [(&str, Package); 3] = [
+    (
+        "ip",
+        Package {
+            name: "iproute2",
+            purpose: "makes the test's network namespaces and links",
+        },
+    ),
+    (
+        "nsenter",
+        Package {
+            name: "util-linux",
+            purpose: "runs programs in those namespaces",
+        },
+    ),
+    (
+        "bpftool",
+        Package {
+            name: "bpftool",
+            purpose: "lists what the kernel holds, independently of Tapwall",
+        },
+    ),
+];
+
+/// Packages whose programs are not there.
+pub fn missing() -> Vec<Package> {
+    PROGRAMS
+        .iter()
+        .filter(|(program, _)| programs_named(program).is_empty())
+        .map(|(_, package)| *package)
+        .collect()
+}
+
+/// Programs that are there, with their paths.
+pub fn present() -> Vec<(&'static str, PathBuf)> {
+    PROGRAMS
+        .iter()
+        .filter_map(|(program, _)| Some((*program, programs_named(program).into_iter().next()?)))
+        .collect()
+}
+
+/// Installs packages, or says how to. `notes` are further reasons for the message.
+pub fn install(workspace: &Workspace, packages: &[Package], notes: &[String]) -> Result<()> {
+    let names: Vec<&str> = packages.iter().map(|package| package.name).collect();
+    let apt = !programs_named("apt-get").is_empty();
+    if !is_root() || !apt {
+        bail!("{}", instructions(packages, notes, apt));
+    }
+    let mut update = apt_get();
+    progress::run(
+        workspace,
+        "apt-get update",
+        "apt-update",
+        update.arg("update"),
+    )?;
+    let mut install = apt_get();
+    install
+        .args(["install", "-y", "--no-install-recommends"])
+        .args(&names);
+    progress::run(
+        workspace,
+        &format!("apt-get install {}", names.join(" ")),
+        "apt-install",
+        &mut install,
+    )
+    .with_context(|| instructions(packages, notes, apt))
+}
+
+/// Whether this process may install, mount and make namespaces.
+pub fn is_root() -> bool {
+    // The owner of /proc/self is the process's effective user.
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata("/proc/self").is_ok_and(|data| data.uid() == 0)
+}
+
+fn apt_get() -> Command {
+    let mut command = Command::new("apt-get");
+    command.env("DEBIAN_FRONTEND", "noninteractive");
+    command
+}
+
+fn instructions(packages: &[Package], notes: &[String], apt: bool) -> String {
+    let mut text = String::from("missing on this machine:\n");
+    for package in packages {
+        text.push_str(&format!("  {:<16} {}\n", package.name, package.purpose));
+    }
+    let names: Vec<&str> = packages.iter().map(|package| package.name).collect();
+    let names = names.join(" ");
+    if apt {
+        text.push_str(&format!(
+            "install with: sudo apt-get update && sudo apt-get install -y --no-install-recommends {names}"
+        ));
+    } else {
+        text.push_str(&format!(
+            "install what corresponds to these Debian packages: {names}"
+        ));
+    }
+    if names.contains("rustc-web") {
+        text.push_str("\nor, instead of rustc-web and rust-web-src: rustup component add rust-src");
+        for note in notes {
+            text.push_str(&format!("\n  {note}"));
+        }
+    }
+    text
+}

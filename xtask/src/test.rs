@@ -1,0 +1,19 @@
+//! `cargo xtask test`: setup, build, then every test of the workspace through plain `cargo test`, whose counts CI reads.
+
+use anyhow::Result;
+
+use crate::setup::{self, Scope};
+use crate::workspace::Workspace;
+use crate::{build, clean, progress};
+
+/// The command; `arguments` are cargo's.
+pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
+    let tools = setup::ensure(workspace, Scope::Run)?;
+    clean::run()?;
+    build::all(workspace, &tools, false)?;
+    let mut command = workspace.cargo();
+    command
+        .args(["test", "--workspace", "--exclude", "fw-ebpf"])
+        .args(arguments);
+    progress::run_visible("tests", &mut command)
+}
