@@ -6,12 +6,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use fw_common::maps::Settings;
+
 use super::lines::{self, Groups};
 use super::names::{Names, View};
 use super::sets::Sets;
 use super::{NodePolicy, SourceLine, guest};
 use crate::config::Config;
 use crate::config::line::Reporter;
+use crate::config::options::HostOptions;
 use crate::diagnostic::Diagnostic;
 
 /// Seconds that a time in the cluster's `enable` keeps the firewall on.
@@ -84,6 +87,16 @@ pub fn resolve(config: &Config, now: u64) -> (NodePolicy, Vec<Diagnostic>) {
     let policy = NodePolicy {
         enabled: is_enabled(cluster.options.enable.value, now),
         ports,
+        settings: settings(&host.options),
     };
     (policy, found)
+}
+
+/// What the kernel programs need of the host's options. The parser keeps the values in range.
+fn settings(host: &HostOptions) -> Settings {
+    let seconds = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+    Settings {
+        tcp_established: seconds(host.nf_conntrack_tcp_timeout_established.value),
+        tcp_syn_recv: seconds(host.nf_conntrack_tcp_timeout_syn_recv.value),
+    }
 }

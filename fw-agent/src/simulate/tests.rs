@@ -44,6 +44,7 @@ fn port_of(vmid: u32, net: u16, kind: GuestKind) -> PortPolicy {
 
 pub fn node() -> NodePolicy {
     NodePolicy {
+        settings: Default::default(),
         enabled: true,
         ports: vec![
             port_of(100, 0, GuestKind::Vm),
