@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 //! What the tests with the real kernel and real traffic share, and the demo with them.
 //!
 //! `netns` makes network namespaces, `tap` devices and their far ends, `node` a whole demo node of them; `probe` is real traffic between
@@ -10,3 +11,9 @@ pub mod node;
 pub mod probe;
 pub mod tap;
 pub mod tree;
+=======
+//! What tests of several crates share: the reference model of matching, and random policies and packets to compare it with.
+
+pub mod model;
+pub mod strategy;
+>>>>>>> wt-c
