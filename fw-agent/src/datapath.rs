@@ -112,3 +112,24 @@ pub enum Error {
         source: aya::pin::PinError,
     },
 }
+
+impl Error {
+    /// The device is not there (any more).
+    pub fn is_no_device(&self) -> bool {
+        let absent = [
+            rustix::io::Errno::NODEV.raw_os_error(),
+            rustix::io::Errno::NXIO.raw_os_error(),
+        ];
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = cause {
+            let code = error
+                .downcast_ref::<std::io::Error>()
+                .and_then(std::io::Error::raw_os_error);
+            if code.is_some_and(|code| absent.contains(&code)) {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
+    }
+}
