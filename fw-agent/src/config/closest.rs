@@ -3,7 +3,7 @@
 //! Used for hints only. At most two edits away, and only for names of ordinary length, so that a file full of mistakes costs little.
 
 const LONGEST: usize = 64;
-const CANDIDATES: usize = 4096;
+const CANDIDATES: usize = 1024;
 
 /// The candidate closest to `name` without regard to case, if it is at most two edits away (one for names below five characters).
 pub fn closest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
@@ -16,13 +16,13 @@ pub fn closest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         .into_iter()
         .take(CANDIDATES)
         .filter(|candidate| candidate.len().abs_diff(name.len()) <= most)
-        .map(|candidate| {
-            (
-                distance(name.as_bytes(), candidate.to_ascii_lowercase().as_bytes()),
+        .filter_map(|candidate| {
+            let folded = candidate.to_ascii_lowercase();
+            Some((
+                distance(name.as_bytes(), folded.as_bytes(), most)?,
                 candidate,
-            )
+            ))
         })
-        .filter(|(distance, _)| *distance <= most)
         .min()
         .map(|(_, candidate)| candidate)
 }
@@ -35,8 +35,8 @@ pub fn did_you_mean<'a>(
     closest(name, candidates).map(|candidate| format!("did you mean `{candidate}`?"))
 }
 
-/// Insertions, deletions, replacements and swaps of neighbours that turn `a` into `b`.
-fn distance(a: &[u8], b: &[u8]) -> usize {
+/// Insertions, deletions, replacements and swaps of neighbours that turn `a` into `b`, if there are at most `most`.
+fn distance(a: &[u8], b: &[u8], most: usize) -> Option<usize> {
     let mut before: Vec<usize> = Vec::new();
     let mut last: Vec<usize> = (0..=b.len()).collect();
     for (i, from) in a.iter().enumerate() {
@@ -50,9 +50,12 @@ fn distance(a: &[u8], b: &[u8]) -> usize {
             }
             row.push(best);
         }
+        if row.iter().chain(&last).all(|distance| *distance > most) {
+            return None;
+        }
         before = std::mem::replace(&mut last, row);
     }
-    last[b.len()]
+    Some(last[b.len()]).filter(|distance| *distance <= most)
 }
 
 #[cfg(test)]
@@ -65,7 +68,8 @@ mod tests {
         for (name, expect) in [
             ("shs", Some("SSH")),
             ("SHH", Some("SSH")),
-            ("postgres", None),
+            ("postgres", Some("PostgreSQL")),
+            ("postgre", None),
             ("Postgresq", Some("PostgreSQL")),
             ("htps", Some("HTTPS")),
             ("", None),
