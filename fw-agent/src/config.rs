@@ -10,6 +10,7 @@
 pub mod address;
 mod closest;
 pub mod document;
+mod entry;
 pub mod icmp;
 pub mod line;
 pub mod macros;
@@ -71,7 +72,7 @@ pub fn parse(sources: &Sources) -> (Config, Vec<Diagnostic>) {
         Reporter::new(path.as_str().into(), &mut found).error(
             0,
             fault,
-            "treated as if it were absent",
+            "what depends on it stays closed",
         );
     }
     let cluster = document(sources, CLUSTER_FILE, Kind::Cluster, &mut found);
@@ -102,6 +103,9 @@ fn document<O: options::OptionTable>(
     let file: Arc<str> = path.into();
     match sources.files.get(path) {
         Some(bytes) => Document::parse(bytes, kind, &mut Reporter::new(file, found)),
-        None => Document::empty(file),
+        None => Document {
+            readable: !sources.is_unreadable(path),
+            ..Document::empty(file)
+        },
     }
 }

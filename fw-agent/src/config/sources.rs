@@ -45,6 +45,13 @@ impl Sources {
         self.files.get(path).map(|bytes| decode(bytes))
     }
 
+    /// Whether a file may exist but could not be read: itself, or its directory.
+    pub(super) fn is_unreadable(&self, path: &str) -> bool {
+        let directory = path.rsplit_once('/').map(|(directory, _)| directory);
+        self.unreadable.contains_key(path)
+            || directory.is_some_and(|directory| self.unreadable.contains_key(directory))
+    }
+
     /// Files directly in `directory` whose name is a guest's number followed by `suffix`, in order of the number.
     pub(crate) fn numbered<'a>(
         &'a self,
