@@ -110,8 +110,9 @@ impl Place {
         std::fs::read_dir(root).with_context(|| format!("cannot read {}", root.display()))?;
         let node = match &self.node {
             Some(node) => node.clone(),
-            None => config::node_name(root)
-                .with_context(|| format!("no node name: give --node, or check {}", root.display()))?,
+            None => config::node_name(root).with_context(|| {
+                format!("no node name: give --node, or check {}", root.display())
+            })?,
         };
         Ok(Sources::read(root, &node))
     }
@@ -141,7 +142,7 @@ impl Place {
 fn table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
     table
-        .load_preset(presets::NOTHING)
+        .load_style(presets::NOTHING)
         .set_content_arrangement(ContentArrangement::Disabled)
         .set_header(header);
     table

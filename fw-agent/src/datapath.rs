@@ -113,6 +113,17 @@ pub enum Error {
     },
 }
 
+/// Takes every program of ours off every device and removes all pins: nothing is filtered any more.
+///
+/// # Errors
+/// A pin or a program cannot be removed.
+pub fn detach_all(pins: &pins::Pins, mode: AttachMode) -> Result<(), Error> {
+    for device in pins.devices() {
+        attach::detach(pins, mode, &device)?;
+    }
+    pins.remove_all()
+}
+
 impl Error {
     /// The device is not there (any more).
     pub fn is_no_device(&self) -> bool {

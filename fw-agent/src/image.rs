@@ -10,6 +10,7 @@
 
 mod classes;
 mod memory;
+mod print;
 mod rules;
 mod vectors;
 

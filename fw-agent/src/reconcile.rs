@@ -299,7 +299,9 @@ impl Agent {
     fn note(&mut self, compiled: &Compiled, devices: &BTreeMap<String, u32>, degraded: &[String]) {
         let count = |severity| {
             let diagnostics = compiled.diagnostics.iter();
-            diagnostics.filter(|found| found.severity == severity).count()
+            diagnostics
+                .filter(|found| found.severity == severity)
+                .count()
         };
         let ports = compiled.policy.ports.iter().map(|port| {
             let device = port.device();

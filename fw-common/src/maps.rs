@@ -289,4 +289,6 @@ mod pod {
     unsafe impl aya::Pod for crate::flow::FlowKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::flow::Flow {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::limit::Bucket {}
 }

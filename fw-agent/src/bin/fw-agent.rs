@@ -55,8 +55,12 @@ fn run(arguments: Arguments) -> Result<()> {
     }
     let node = match arguments.node {
         Some(node) => node,
-        None => config::node_name(&arguments.root)
-            .with_context(|| format!("no node name: give --node, or check {}", arguments.root.display()))?,
+        None => config::node_name(&arguments.root).with_context(|| {
+            format!(
+                "no node name: give --node, or check {}",
+                arguments.root.display()
+            )
+        })?,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::{Outcome, Place};
 use crate::compile::compile;
-use crate::diagnostic::render::render;
+use crate::diagnostic::render;
 use crate::reconcile::unix_time;
 
 #[derive(Debug, clap::Args)]

@@ -11,7 +11,7 @@ use super::{Outcome, Place};
 use crate::config::Sources;
 use crate::simulate::batch::{HostAddresses, run_batch};
 use crate::simulate::pipeline::Pipeline;
-use crate::simulate::query::Fields;
+use crate::simulate::query::{Fields, Leaf};
 use crate::simulate::{Query, run as simulate, text};
 
 #[derive(Debug, clap::Args)]
@@ -70,7 +70,8 @@ pub(super) fn run(place: &Place, arguments: Arguments) -> Result<Outcome> {
     let sources = place.sources()?;
     let compiled = crate::compile::compile(&sources, crate::reconcile::unix_time());
     let mut pipeline = Pipeline::new(&compiled);
-    let mut judge = |port: &_, direction, frame: &_, state| pipeline.judge(port, direction, frame, state);
+    let mut judge =
+        |port: &_, direction, frame: &_, state| pipeline.judge(port, direction, frame, state);
     let host = host_addresses(&sources);
     if let Some(path) = &arguments.batch {
         let input: Box<dyn Read> = match path.as_os_str() == "-" {
@@ -88,7 +89,7 @@ pub(super) fn run(place: &Place, arguments: Arguments) -> Result<Outcome> {
         });
     }
     let json = arguments.json;
-    let mut query = query(arguments)?;
+    let mut query = query(&arguments)?;
     query.set_host_addresses(host.v4, host.v6);
     let outcome = simulate(&query, &compiled.policy, &mut judge)?;
     if json {
@@ -97,4 +98,47 @@ pub(super) fn run(place: &Place, arguments: Arguments) -> Result<Outcome> {
         print!("{}", text::print(&query, &outcome));
     }
     Ok(Outcome::Done)
+}
+
+fn query(arguments: &Arguments) -> Result<Query> {
+    let text = |value: &Option<String>| value.clone().map(|value| Leaf::Text(value.into()));
+    fn number<'a>(value: Option<impl Into<i128>>) -> Option<Leaf<'a>> {
+        value.map(|value| Leaf::Number(value.into()))
+    }
+    let fields = Fields {
+        from: Some(arguments.from.as_str().into()),
+        to: Some(arguments.to.as_str().into()),
+        proto: Some(arguments.proto.as_str().into()),
+        source: text(&arguments.source),
+        dest: text(&arguments.dest),
+        sport: number(arguments.sport),
+        dport: number(arguments.dport),
+        icmp_type: number(arguments.icmp_type),
+        icmp_code: number(arguments.icmp_code),
+        mac_source: text(&arguments.mac_source),
+        dsttype: text(&arguments.dsttype),
+        tcp_flags: text(&arguments.tcp_flags),
+        vlan: number(arguments.vlan),
+        state: text(&arguments.state),
+    };
+    Ok(Query::try_from(fields)?)
+}
+
+/// The node's addresses as the cluster's member list has them; defaults of packets from and to the host.
+fn host_addresses(sources: &Sources) -> HostAddresses {
+    let mut addresses = HostAddresses::default();
+    let members = sources
+        .files
+        .get(".members")
+        .and_then(|bytes| serde_json::from_slice::<serde_json::Value>(bytes).ok());
+    let address = members
+        .as_ref()
+        .and_then(|members| members["nodelist"][&sources.node]["ip"].as_str())
+        .and_then(|text| text.parse().ok());
+    match address {
+        Some(IpAddr::V4(address)) => addresses.v4 = Some(address),
+        Some(IpAddr::V6(address)) => addresses.v6 = Some(address),
+        None => {}
+    }
+    addresses
 }

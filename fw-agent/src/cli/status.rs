@@ -49,7 +49,11 @@ pub(super) fn run(place: &Place, arguments: &Arguments) -> Result<Outcome> {
 
 fn print(out: &mut impl Write, status: &Status) -> std::io::Result<()> {
     let record = &status.record;
-    let enabled = if record.enabled { "enabled" } else { "disabled" };
+    let enabled = if record.enabled {
+        "enabled"
+    } else {
+        "disabled"
+    };
     let running = if status.running { "running" } else { "stopped" };
     writeln!(out, "Status: {enabled}/{running}")?;
     if record.generation == 0 {

@@ -15,7 +15,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) fn run(place: &Place) -> Result<Outcome> {
     let directory = place.run_directory();
     if directory.is_locked() {
-        let record = directory.read()?.context("the agent has no record yet; try again")?;
+        let record = directory
+            .read()?
+            .context("the agent has no record yet; try again")?;
         let pid = i32::try_from(record.pid).ok().and_then(Pid::from_raw);
         let pid = pid.context("the record names no process")?;
         kill_process(pid, Signal::TERM).context("cannot signal the agent")?;

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use aya::maps::{MapData, PerCpuArray, RingBuf};
 use fw_common::event::{EVENT_BYTES, Event};
 use fw_common::maps::{Counter, counter};
@@ -58,8 +59,12 @@ impl Logger {
         log_file: PathBuf,
     ) -> anyhow::Result<(Self, watch::Sender<LogNames>)> {
         let (sender, names) = watch::channel(LogNames::default());
+        // SAFETY: the ring buffer owns its descriptor and keeps it as long as it lives.
+        let events = unsafe { AsyncFd::register(kernel.take_events()?) }
+            .map_err(|error| error.into_parts().1)
+            .context("cannot wait for events")?;
         let mut logger = Self {
-            events: AsyncFd::register(kernel.take_events()?)?,
+            events,
             counters: kernel.take_counters()?,
             names,
             writer: LogWriter::new(log_file),
