@@ -16,7 +16,7 @@ use crate::background::{Background, wait};
 use crate::netns::Netns;
 
 /// How long a transfer may stand still.
-const STALL: Duration = Duration::from_secs(5);
+const STALL: Duration = Duration::from_secs(20);
 
 /// Accepts connections until it is dropped. A client may just connect, or ask for a [`transfer`].
 pub struct TcpServer {

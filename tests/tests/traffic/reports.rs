@@ -25,14 +25,24 @@ fn logged_packets_appear_in_the_log() {
         bed.expect("policy", seen, &bed.policy_of(guest));
         bed.expect("rule", bed.udp(&node.outside, rejected), &Refused);
         let dest = format!("DST={} ", guest.v4());
-        let chain = |level| format!("{vmid} {level} {device}-IN ");
-        let policy_line = [policy, "SRC=192.0.2.200 ", &dest, "PROTO=TCP ", "DPT=8080 "];
-        for (start, parts) in [
-            (chain(6), &policy_line[..]),
-            (chain(5), &[" REJECT: ", "PROTO=UDP ", "DPT=82 "]),
+        for parts in [
+            &[
+                &format!("{vmid} 6 {device}-IN ")[..],
+                policy,
+                "SRC=192.0.2.200 ",
+                &dest,
+                "PROTO=TCP ",
+                "DPT=8080 ",
+            ][..],
+            &[
+                &format!("{vmid} 5 {device}-IN "),
+                " REJECT: ",
+                "PROTO=UDP ",
+                "DPT=82 ",
+            ],
         ] {
             let line = bed.agent.wait_log(parts).unwrap();
-            assert!(line.starts_with(&start), "{line}");
+            assert!(line.starts_with(parts[0]), "{line}");
         }
     }
 }
