@@ -1,9 +1,16 @@
 //! What was wrong with the input, and what was done about it.
+//!
+//! Every stage that reads what people wrote reports [`Diagnostic`]s beside its result instead of failing. [`render`] prints them with the line
+//! they are about.
+
+mod render;
 
 use std::fmt;
 use std::sync::Arc;
 
 use serde::Serialize;
+
+pub use self::render::render;
 
 /// One thing the administrator should know about a line of a file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

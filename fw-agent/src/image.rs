@@ -1,1 +1,135 @@
-//! Placeholder.
+//! What goes in each map: policies as bit vectors, address sets as classes, ports.
+//!
+//! In: a [`NodePolicy`]. Out: a [`MapImage`], position-independent and complete: `datapath` decides where in the maps it goes, [`Memory`]
+//! answers the packet pipeline from it without a kernel. Pure: equal policies give equal images.
+//!
+//! 1. `classes`: all address sets of the node become one class space. 2. `vectors`: each policy becomes words of the arena; equal policies
+//! become one. 3. Rules get identities that survive reloads ([`RuleTable`]).
+//!
+//! Invariant: a port whose policy cannot be built is missing from `ports` and named in `failures`; nobody else is affected.
+
+mod classes;
+mod memory;
+mod rules;
+mod vectors;
+
+use std::collections::{BTreeMap, HashMap};
+
+use fw_common::maps::{Settings, port_flag};
+use fw_common::verdict::Direction;
+
+pub use classes::ClassSpace;
+pub use memory::Memory;
+pub(crate) use memory::port_value;
+pub use rules::{RuleInfo, RuleTable};
+pub use vectors::PolicyError;
+
+use crate::policy::{NodePolicy, Policy, PortId, PortPolicy};
+
+/// The contents of all maps.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MapImage {
+    /// Classes of addresses.
+    pub space: ClassSpace,
+    /// Distinct policies.
+    pub policies: Vec<PolicyImage>,
+    /// Ports by guest and NIC.
+    pub ports: BTreeMap<PortId, PortImage>,
+    /// What is known of each rule.
+    pub rules: RuleTable,
+    /// Node-wide settings.
+    pub settings: Settings,
+    /// Ports whose policy could not be built, and why.
+    pub failures: Vec<(PortId, Direction, PolicyError)>,
+}
+
+/// One policy, laid out as `fw_common::maps::policy` says; offsets count from its first word.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PolicyImage {
+    /// The words.
+    pub words: Vec<u64>,
+    /// Identity of each rule, in order.
+    pub rules: Vec<u32>,
+}
+
+/// One port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortImage {
+    /// Name of the device.
+    pub device: String,
+    /// Hardware address as a number; 0 if not known.
+    pub mac: u64,
+    /// Bits of [`port_flag`].
+    pub flags: u16,
+    /// Indices in [`MapImage::policies`], by direction.
+    pub policies: [usize; 2],
+}
+
+impl MapImage {
+    /// Builds the image of a node's policies.
+    pub fn build(node: &NodePolicy) -> Self {
+        let mut image = Self {
+            settings: node.settings,
+            ..Self::default()
+        };
+        let (space, members) = classes::build(node);
+        image.space = space;
+        let mut known: HashMap<PolicyImage, usize> = HashMap::new();
+        for port in &node.ports {
+            let mut indices = [0; 2];
+            let mut complete = true;
+            for (direction, policy) in directions(port) {
+                let rules = image.rules.identify(policy);
+                match vectors::build(policy, &rules, &members) {
+                    Ok(words) => {
+                        let built = PolicyImage { words, rules };
+                        let next = image.policies.len();
+                        let index = *known.entry(built).or_insert_with_key(|built| {
+                            image.policies.push(built.clone());
+                            next
+                        });
+                        indices[direction as usize] = index;
+                    }
+                    Err(error) => {
+                        image.failures.push((port.port, direction, error));
+                        complete = false;
+                    }
+                }
+            }
+            if complete {
+                image.ports.insert(port.port, port_image(port, indices));
+            }
+        }
+        image
+    }
+}
+
+/// A port's two policies.
+pub fn directions(port: &PortPolicy) -> [(Direction, &Policy); 2] {
+    [
+        (Direction::In, &port.inbound),
+        (Direction::Out, &port.outbound),
+    ]
+}
+
+fn port_image(port: &PortPolicy, policies: [usize; 2]) -> PortImage {
+    let mut flags = 0;
+    if port.macfilter {
+        flags |= port_flag::MACFILTER;
+    }
+    if port.dhcp {
+        flags |= port_flag::DHCP;
+    }
+    PortImage {
+        device: port.device(),
+        mac: port.mac.map_or(0, mac_number),
+        flags,
+        policies,
+    }
+}
+
+/// A hardware address as the number that the pipeline compares.
+pub fn mac_number(mac: [u8; 6]) -> u64 {
+    mac.iter()
+        .fold(0, |number, byte| number << 8 | u64::from(*byte))
+}

@@ -7,9 +7,12 @@
 //! `config` is what the admin wrote, `inventory` what exists on this node, `policy` what it means, `image` what goes in each map,
 //! `datapath` how it gets there, `events` what the kernel said, `reconcile` when.
 
+pub mod compile;
 pub mod config;
+pub mod datapath;
 pub mod diagnostic;
 pub mod events;
 pub mod image;
 pub mod inventory;
 pub mod policy;
+pub mod simulate;

@@ -4,10 +4,26 @@
 //! rules of the list, and a policy's last rule matches everything; the first rule whose [`Matches`] hold decides. This is the form that the
 //! reference model walks, that `fwctl compile` prints and that `image` turns into maps.
 
+mod guest;
+mod lines;
+mod names;
+mod print;
+mod resolve;
+mod sets;
+mod standard;
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use fw_common::verdict::{Reason, Verdict};
 use ipnet::IpNet;
+
+pub use self::print::print;
+pub use self::resolve::{is_enabled, resolve};
+
+/// Rules that a policy can have.
+pub const MAX_RULES: usize = 16_384;
 
 /// Every policy of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,6 +32,8 @@ pub struct NodePolicy {
     pub enabled: bool,
     /// One entry per guest NIC with `firewall=1`, ordered by [`PortId`].
     pub ports: Vec<PortPolicy>,
+    /// Settings of the host that the kernel programs look at.
+    pub settings: fw_common::maps::Settings,
 }
 
 /// A guest's NIC.

@@ -5,6 +5,13 @@
 //! host tests and the fuzzers adapt plain memory. A packet therefore has one verdict, wherever it is judged.
 #![cfg_attr(not(test), no_std)]
 
+pub mod classify;
+pub mod conntrack;
 pub mod event;
+pub mod flow;
+pub mod limit;
 pub mod maps;
+pub mod pipeline;
+pub mod tables;
 pub mod verdict;
+pub mod wire;

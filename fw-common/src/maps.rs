@@ -23,3 +23,270 @@ pub mod traits {
     /// TCP with a combination of flags that no stack sends (spec: `tcpflags`).
     pub const BAD_TCP_FLAGS: u8 = 1 << 5;
 }
+
+/// Name of each map, as in the object file, in the pin directory and for `fwctl map dump`.
+pub mod name {
+    /// `u32` interface index → [`super::Port`].
+    pub const PORTS: &str = "PORTS";
+    /// Array of `u64` words: all policies, see [`super::policy`].
+    pub const ARENA: &str = "ARENA";
+    /// LPM trie: class space and IPv4 prefix → class.
+    pub const CLASSES_V4: &str = "CLASSES_V4";
+    /// LPM trie: class space and IPv6 prefix → class.
+    pub const CLASSES_V6: &str = "CLASSES_V6";
+    /// LRU hash: [`crate::flow::FlowKey`] → [`crate::flow::Flow`] of flows that both ends have taken part in.
+    pub const FLOWS: &str = "FLOWS";
+    /// LRU hash likewise: flows that only one end knows of so far. A flood can only evict these.
+    pub const HALF_OPEN: &str = "HALF_OPEN";
+    /// LRU hash: [`super::FragmentKey`] → ports of a datagram's first fragment.
+    pub const FRAGMENTS: &str = "FRAGMENTS";
+    /// Per-CPU array: packets and bytes by [`crate::verdict::Reason`].
+    pub const COUNTERS: &str = "COUNTERS";
+    /// Per-CPU array of one: token bucket of REJECT answers.
+    pub const REJECTS: &str = "REJECTS";
+    /// Ring buffer of [`crate::event::Event`].
+    pub const EVENTS: &str = "EVENTS";
+    /// Array of one [`super::Settings`].
+    pub const SETTINGS: &str = "SETTINGS";
+
+    /// All of them.
+    pub const ALL: [&str; 11] = [
+        PORTS, ARENA, CLASSES_V4, CLASSES_V6, FLOWS, HALF_OPEN, FRAGMENTS, COUNTERS, REJECTS,
+        EVENTS, SETTINGS,
+    ];
+}
+
+/// How many entries each map takes.
+pub mod capacity {
+    /// Ports of a node.
+    pub const PORTS: u32 = 8192;
+    /// Words of the arena (8 MiB).
+    pub const ARENA: u32 = 1 << 20;
+    /// Prefixes of one IP version, all class spaces together.
+    pub const CLASSES: u32 = 4 << 20;
+    /// Flows that both ends have taken part in (as `nf_conntrack_max` of the reference).
+    pub const FLOWS: u32 = 262_144;
+    /// Flows that wait for an answer.
+    pub const HALF_OPEN: u32 = 65_536;
+    /// Fragmented datagrams in flight.
+    pub const FRAGMENTS: u32 = 4096;
+    /// Bytes of the ring buffer.
+    pub const EVENTS: u32 = 1 << 20;
+}
+
+/// Entries of [`name::COUNTERS`] behind those of the reasons.
+pub mod counter {
+    use crate::verdict::REASONS;
+
+    /// Events that found no room in the ring buffer.
+    pub const LOST_EVENTS: u32 = REASONS as u32;
+    /// Flows that found no room in their table.
+    pub const FLOWS_REFUSED: u32 = REASONS as u32 + 1;
+    /// REJECT answers that were not sent because there were too many.
+    pub const REJECTS_LIMITED: u32 = REASONS as u32 + 2;
+    /// Entries in all.
+    pub const ENTRIES: u32 = REASONS as u32 + 3;
+}
+
+/// Mark of replies that a hook made itself, so that the hook they come back through knows them. Compared as a whole: guests cannot set
+/// marks, and the kernel's own leftovers in the field do not look like it.
+pub const HAIRPIN_MARK: u32 = 0x7a11_0001;
+
+/// What the kernel knows of one guest NIC. Writing this value is what switches a port to a new policy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Port {
+    /// The NIC's hardware address as in [`crate::wire::Headers::source_mac`]; 0 if not known.
+    pub mac: u64,
+    /// Guest; 0 is the host.
+    pub vmid: u32,
+    /// Number of the guest's NIC.
+    pub net: u16,
+    /// Bits of [`port_flag`].
+    pub flags: u16,
+    /// First word of the policy in the arena, by [`crate::verdict::Direction`]; 0: none, closed.
+    pub policy: [u32; 2],
+    /// Class space that the policies were built against.
+    pub space: u32,
+    /// Generation of the configuration; flows remember the one they were accepted under.
+    pub epoch: u32,
+}
+
+const _: () = assert!(size_of::<Port>() == 32);
+
+/// Switches of a [`Port`].
+pub mod port_flag {
+    /// Frames from the guest must carry its own hardware address.
+    pub const MACFILTER: u16 = 1 << 0;
+    /// DHCP requests from the guest are exempt from the IP checks.
+    pub const DHCP: u16 = 1 << 1;
+}
+
+/// Key of the LPM tries for IPv4: the class space and the address, both in network order. Prefix lengths count the space's 32 bits.
+pub type ClassKeyV4 = [u32; 2];
+
+/// Key of the LPM tries for IPv6, likewise.
+pub type ClassKeyV6 = [u32; 5];
+
+/// Bits of a class key that hold the class space.
+pub const SPACE_BITS: u32 = 32;
+
+/// A fragmented datagram of a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct FragmentKey {
+    /// Guest.
+    pub vmid: u32,
+    /// NIC.
+    pub net: u16,
+    /// IP protocol.
+    pub protocol: u8,
+    /// [`crate::verdict::Direction`] as a number.
+    pub direction: u8,
+    /// Identification field.
+    pub id: u32,
+    /// Source.
+    pub source: crate::wire::Address,
+    /// Destination.
+    pub dest: crate::wire::Address,
+}
+
+const _: () = assert!(size_of::<FragmentKey>() == 44);
+
+/// What the first fragment told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct FragmentValue {
+    /// Nanoseconds of the coarse clock.
+    pub seen: u64,
+    /// Source port (or ICMP type).
+    pub sport: u16,
+    /// Destination port (or ICMP code).
+    pub dport: u16,
+    /// Echo identifier.
+    pub echo_id: u16,
+    /// TCP flags.
+    pub tcp_flags: u8,
+    /// Zero.
+    pub reserved: u8,
+}
+
+/// Packets and bytes of one reason on one CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Counter {
+    /// Packets; the segments of a super-packet count singly.
+    pub packets: u64,
+    /// Bytes of frames.
+    pub bytes: u64,
+}
+
+/// What holds for the whole node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Settings {
+    /// Seconds after which an idle established TCP flow is forgotten.
+    pub tcp_established: u32,
+    /// Seconds after which a TCP handshake that got an answer but no end is forgotten.
+    pub tcp_syn_recv: u32,
+}
+
+impl Default for Settings {
+    /// The reference's defaults.
+    fn default() -> Self {
+        Self {
+            tcp_established: 432_000,
+            tcp_syn_recv: 60,
+        }
+    }
+}
+
+/// Layout of a policy in the arena, in words from its first.
+///
+/// ```text
+/// 0               length in words | summary words << 32 | rules << 40
+/// 1 + field       offset of the field's map | offset of the field's common vector << 32
+/// 1 + FIELDS      offset of the rule words
+/// map             top entries | offset of blocks << 32;  offset of vector references;  top entries;  blocks;  vector references
+///   top entry     bitmap of 64 blocks that have a boundary;  number of such blocks before
+///   block         bitmap of 64 values that begin an interval;  number of boundaries before
+///   reference     one per interval: offset of its vector
+/// vector          `summary words` words, bit w: word w follows;  the words, bit r: rule r is satisfied
+/// rule word       rule identity | verdict << 32 | reason << 40 | log level << 48
+/// ```
+///
+/// The rules that a field's value satisfies are the union of the field's common vector (rules without a condition on the field) and
+/// the vector of the interval the value lies in.
+pub mod policy {
+    /// A packet's source class.
+    pub const SOURCE: usize = 0;
+    /// Its destination class.
+    pub const DEST: usize = 1;
+    /// Its source port; [`NO_PORT`] if it has none.
+    pub const SPORT: usize = 2;
+    /// Its destination port likewise.
+    pub const DPORT: usize = 3;
+    /// Its protocol, plus [`PROTOCOL_V6`] for IPv6.
+    pub const PROTOCOL: usize = 4;
+    /// Its [`super::traits`].
+    pub const TRAITS: usize = 5;
+    /// Number of fields.
+    pub const FIELDS: usize = 6;
+
+    /// Added to the protocol number of IPv6 packets.
+    pub const PROTOCOL_V6: u32 = 256;
+    /// Value of the port fields of a packet without ports.
+    pub const NO_PORT: u32 = 65_536;
+    /// Rules of one policy at the most: 4 summary words of 64 words of 64 rules.
+    pub const MAX_RULES: usize = 16_384;
+    /// Summary words at the most.
+    pub const MAX_SUMMARY: usize = 4;
+}
+
+/// A rule as it stands in the arena.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RuleWord(pub u64);
+
+impl RuleWord {
+    /// Packs a rule's identity and consequences.
+    pub const fn new(
+        rule: u32,
+        verdict: crate::verdict::Verdict,
+        reason: crate::verdict::Reason,
+        log: u8,
+    ) -> Self {
+        Self(rule as u64 | (verdict as u64) << 32 | (reason as u64) << 40 | (log as u64) << 48)
+    }
+
+    /// The judgement that the rule makes; closed if the word is not one that [`RuleWord::new`] makes.
+    #[inline(always)]
+    pub fn judgement(self) -> crate::verdict::Judgement {
+        let Some(reason) = crate::verdict::Reason::from_u8((self.0 >> 40) as u8) else {
+            return crate::verdict::Judgement::drop(crate::verdict::Reason::BadPolicy);
+        };
+        crate::verdict::Judgement {
+            verdict: crate::verdict::Verdict::from_u8((self.0 >> 32) as u8),
+            reason,
+            rule: self.0 as u32,
+            log: (self.0 >> 48) as u8,
+        }
+    }
+}
+
+#[cfg(feature = "user")]
+mod pod {
+    // SAFETY (all of these): `repr(C)`, plain integers, no padding, sizes asserted where they are defined.
+    unsafe impl aya::Pod for super::Port {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::FragmentKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::FragmentValue {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Counter {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Settings {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::flow::FlowKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::flow::Flow {}
+}

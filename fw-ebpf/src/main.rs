@@ -1,2 +1,80 @@
+//! Tapwall's kernel programs: the two TC hooks of a guest's tap or veth device.
+//!
+//! What a guest sends comes in at the device (hook ingress, direction Out); what it is to receive goes out of it (hook egress, direction
+//! In). Both hooks run the pipeline of `fw-common` on BPF maps, then
+//!
+//! 1. count the packet under its reason, 2. write an event if the judgement says so, 3. turn the verdict into a TC action.
+//!
+//! Invariant: a packet passes only by [`Verdict::Accept`] or as a reply that [`hairpin`] made itself. An accept lets later programs and
+//! filters run (`TC_ACT_UNSPEC`, which is also `TCX_NEXT`).
 #![no_std]
 #![no_main]
+
+mod hairpin;
+mod log;
+mod skb;
+mod stage;
+mod tables;
+
+use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use fw_common::maps::HAIRPIN_MARK;
+use fw_common::pipeline;
+use fw_common::tables::Tables;
+use fw_common::verdict::{Direction, Judgement, Reason, Verdict};
+use fw_common::wire::Headers;
+
+use crate::skb::Skb;
+use crate::tables::{Maps, count};
+
+/// What a guest sends.
+#[classifier]
+pub fn tapwall_ingress(ctx: TcContext) -> i32 {
+    handle(Skb::of(ctx.skb.skb), Direction::Out)
+}
+
+/// What a guest is to receive.
+#[classifier]
+pub fn tapwall_egress(ctx: TcContext) -> i32 {
+    handle(Skb::of(ctx.skb.skb), Direction::In)
+}
+
+#[inline(always)]
+fn handle(skb: Skb, direction: Direction) -> i32 {
+    if skb.mark() == HAIRPIN_MARK {
+        skb.set_mark(0);
+        count(Reason::Hairpin as u32, &skb);
+        return TC_ACT_UNSPEC;
+    }
+    let Some(port) = Maps.port(skb.ifindex()) else {
+        count(Reason::NoPolicy as u32, &skb);
+        return TC_ACT_SHOT;
+    };
+    let mut headers = Headers::default();
+    let judgement: Judgement = pipeline::judge(&skb, Maps, port, direction, &mut headers);
+    count(judgement.reason as u32, &skb);
+    if judgement.log != fw_common::verdict::NO_LOG {
+        log::emit(&skb, port, direction, &judgement);
+    }
+    match judgement.verdict {
+        Verdict::Accept => TC_ACT_UNSPEC,
+        Verdict::Drop => TC_ACT_SHOT,
+        Verdict::Reject => match stage::reject(skb.raw(), &headers, port.mac, direction as u32) {
+            action @ 0.. => action,
+            _ => TC_ACT_SHOT,
+        },
+    }
+}
+
+/// A panic would be an endless loop, which the verifier refuses: a program that can panic does not load.
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// The programs call helpers that the kernel reserves for GPL-compatible ones.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

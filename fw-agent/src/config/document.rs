@@ -1,0 +1,403 @@
+//! One firewall file: its sections, line by line.
+//!
+//! In: the bytes of a file. Out: a [`Document`]; whatever a line says wrong is reported and changes no other line.
+//!
+//! 1. A line that begins with `[` is a header; a header that is unknown, or not allowed in this kind of file, takes the lines up to the next
+//!    good header with it. 2. Repeated `[OPTIONS]`, `[ALIASES]` and `[RULES]` add up; a repeated set or group replaces the earlier one.
+//! 3. Names are folded to lower case. Nothing is looked up here, so the order of definitions does not matter.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::address::{
+    LONGEST_GROUP, LONGEST_NAME, Name, alias_name, is_name, parse_item, parse_net,
+};
+use super::line::{Fault, Line, Reporter, before_comment, decode, lines, quote};
+use super::options::OptionTable;
+use super::rule::{self, List, RuleLine};
+
+/// A parsed file; `O` are its options.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Document<O> {
+    /// Path of the file, as in [`super::Sources`].
+    pub file: Arc<str>,
+    /// `[OPTIONS]`.
+    pub options: O,
+    /// `[ALIASES]` by name.
+    pub aliases: BTreeMap<Arc<str>, Alias>,
+    /// `[IPSET name]` by name.
+    pub sets: BTreeMap<Arc<str>, IpSet>,
+    /// `[group name]` by name; only in `cluster.fw`.
+    pub groups: BTreeMap<Arc<str>, Group>,
+    /// `[RULES]` in order.
+    pub rules: Vec<RuleLine>,
+}
+
+/// An alias.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Alias {
+    /// What it stands for, host bits cleared.
+    pub net: IpNet,
+    /// Where it is defined.
+    pub line: u32,
+}
+
+/// A set of addresses as written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IpSet {
+    /// Line of the header.
+    pub line: u32,
+    /// The entries in order.
+    pub entries: Vec<Entry>,
+}
+
+/// An entry of a set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Line number.
+    pub line: u32,
+    /// `!`: addresses of this entry are not in the set.
+    pub nomatch: bool,
+    /// What the entry names.
+    pub member: Member,
+}
+
+/// What an entry of a set names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Member {
+    /// A network, host bits cleared; a range is several entries.
+    Net(IpNet),
+    /// An alias.
+    Alias(Box<Name>),
+}
+
+/// A security group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Group {
+    /// Line of the header.
+    pub line: u32,
+    /// The rules in order.
+    pub rules: Vec<RuleLine>,
+}
+
+/// The kind of a file decides which sections it may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `cluster.fw`.
+    Cluster,
+    /// `host.fw`.
+    Host,
+    /// `<vmid>.fw`.
+    Guest,
+}
+
+#[derive(Clone, Debug)]
+enum Section {
+    Before,
+    Skipped,
+    Options,
+    Aliases,
+    Rules,
+    Set(Arc<str>),
+    Group(Arc<str>),
+}
+
+const RULE_SKIPPED: &str = "the rule is not enforced";
+const ENTRY_SKIPPED: &str = "the entry is not in the set";
+const LINES_SKIPPED: &str = "the lines up to the next section are ignored";
+
+impl<O: OptionTable> Document<O> {
+    /// A file that does not exist: every option has its default.
+    pub fn empty(file: Arc<str>) -> Self {
+        Self {
+            file,
+            options: O::default(),
+            aliases: BTreeMap::new(),
+            sets: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            rules: Vec::new(),
+        }
+    }
+
+    /// Reads a file.
+    pub fn parse(bytes: &[u8], kind: Kind, reporter: &mut Reporter<'_>) -> Self {
+        let mut document = Self::empty(Arc::clone(reporter.file()));
+        reporter.encoding(bytes);
+        let text = decode(bytes);
+        let mut section = Section::Before;
+        let mut listed = HashSet::new();
+        for line in lines(&text) {
+            let body = line.text.trim_ascii();
+            if body.is_empty() || body.starts_with('#') {
+                continue;
+            }
+            if body.starts_with('[') {
+                section = document.open(&line, body, kind, reporter);
+                listed.clear();
+                continue;
+            }
+            match &section {
+                Section::Before => reporter.error(
+                    line.number,
+                    Fault::new(&line, body, "the line stands before any section"),
+                    "the line is ignored",
+                ),
+                Section::Skipped => {}
+                Section::Options => document.option(&line, reporter),
+                Section::Aliases => document.alias(&line, reporter),
+                Section::Rules => {
+                    let list = if kind == Kind::Guest {
+                        List::Guest
+                    } else {
+                        List::Host
+                    };
+                    document.rules.extend(rule_line(&line, list, reporter));
+                }
+                Section::Group(name) => {
+                    let rule = rule_line(&line, List::Group, reporter);
+                    document
+                        .groups
+                        .entry(Arc::clone(name))
+                        .or_default()
+                        .rules
+                        .extend(rule);
+                }
+                Section::Set(name) => match entries(&line, &mut listed) {
+                    Ok(entries) => document
+                        .sets
+                        .entry(Arc::clone(name))
+                        .or_default()
+                        .entries
+                        .extend(entries),
+                    Err(fault) => reporter.error(line.number, fault, ENTRY_SKIPPED),
+                },
+            }
+        }
+        document
+    }
+
+    /// Begins the section of a header line.
+    fn open(
+        &mut self,
+        line: &Line<'_>,
+        body: &str,
+        kind: Kind,
+        reporter: &mut Reporter<'_>,
+    ) -> Section {
+        match header(line, body, kind) {
+            Err(fault) => {
+                reporter.error(line.number, fault, LINES_SKIPPED);
+                Section::Skipped
+            }
+            Ok(section) => {
+                let before = match &section {
+                    Section::Set(name) => {
+                        let set = IpSet {
+                            line: line.number,
+                            entries: Vec::new(),
+                        };
+                        self.sets.insert(Arc::clone(name), set).map(|set| set.line)
+                    }
+                    Section::Group(name) => {
+                        let group = Group {
+                            line: line.number,
+                            rules: Vec::new(),
+                        };
+                        self.groups
+                            .insert(Arc::clone(name), group)
+                            .map(|group| group.line)
+                    }
+                    Section::Before
+                    | Section::Skipped
+                    | Section::Options
+                    | Section::Aliases
+                    | Section::Rules => None,
+                };
+                if let Some(before) = before {
+                    let fault = Fault::new(
+                        line,
+                        body,
+                        format!("this section replaces the one of line {before}"),
+                    );
+                    reporter.warning(line.number, fault, "only the later section is used");
+                }
+                section
+            }
+        }
+    }
+
+    fn option(&mut self, line: &Line<'_>, reporter: &mut Reporter<'_>) {
+        match self.options.read(line) {
+            Ok(None) => {}
+            Ok(Some(note)) => reporter.warning(line.number, note, "the option is set"),
+            Err(fault) => reporter.error(line.number, fault, "the line is ignored"),
+        }
+    }
+
+    fn alias(&mut self, line: &Line<'_>, reporter: &mut Reporter<'_>) {
+        match alias(line) {
+            Ok((name, net)) => {
+                if let Some(before) = self.aliases.insert(
+                    Arc::clone(&name),
+                    Alias {
+                        net,
+                        line: line.number,
+                    },
+                ) {
+                    let fault = Fault::new(
+                        line,
+                        line.text.trim_ascii(),
+                        format!(
+                            "alias {} is defined in line {} already",
+                            quote(&name),
+                            before.line
+                        ),
+                    );
+                    reporter.warning(line.number, fault, "the later definition is used");
+                }
+            }
+            Err(fault) => reporter.error(line.number, fault, "the alias is not defined"),
+        }
+    }
+}
+
+/// Reads `[KEYWORD]` or `[KEYWORD name]` with perhaps a comment behind it.
+fn header(line: &Line<'_>, body: &str, kind: Kind) -> Result<Section, Fault> {
+    let body = before_comment(body);
+    let inner = body
+        .strip_prefix('[')
+        .and_then(|body| body.strip_suffix(']'));
+    let mut words = inner.unwrap_or_default().split_ascii_whitespace();
+    let (Some(keyword), name, None) = (words.next(), words.next(), words.next()) else {
+        return Err(Fault::new(
+            line,
+            body,
+            format!("{} is not a section", quote(body)),
+        ));
+    };
+    let (section, allowed) = match (keyword.to_ascii_uppercase().as_str(), name) {
+        ("OPTIONS", None) => (Section::Options, true),
+        ("RULES", None) => (Section::Rules, true),
+        ("ALIASES", None) => (Section::Aliases, kind != Kind::Host),
+        ("IPSET", Some(name)) => (
+            Section::Set(section_name(line, name, LONGEST_NAME)?),
+            kind != Kind::Host,
+        ),
+        ("GROUP", Some(name)) => (
+            Section::Group(section_name(line, name, LONGEST_GROUP)?),
+            kind == Kind::Cluster,
+        ),
+        _ => {
+            let hint = "sections are [OPTIONS], [ALIASES], [IPSET name], [RULES] and [group name]"
+                .to_owned();
+            return Err(
+                Fault::new(line, body, format!("{} is not a section", quote(body))).hint(hint),
+            );
+        }
+    };
+    if allowed {
+        Ok(section)
+    } else {
+        Err(Fault::new(
+            line,
+            body,
+            format!("{} is not a section of this kind of file", quote(body)),
+        ))
+    }
+}
+
+fn section_name(line: &Line<'_>, name: &str, longest: usize) -> Result<Arc<str>, Fault> {
+    if is_name(name) && name.len() <= longest {
+        return Ok(name.to_ascii_lowercase().into());
+    }
+    let rule = format!(
+        "a name is a letter and 1 to {} letters, digits, `-` or `_`",
+        longest - 1
+    );
+    Err(Fault::new(line, name, format!("{} is not a valid name", quote(name))).hint(rule))
+}
+
+fn alias(line: &Line<'_>) -> Result<(Arc<str>, IpNet), Fault> {
+    let text = before_comment(line.text);
+    let mut words = text.split_ascii_whitespace();
+    let (Some(name), Some(address), None) = (words.next(), words.next(), words.next()) else {
+        return Err(Fault::new(
+            line,
+            text,
+            "an alias has the form `name address`",
+        ));
+    };
+    let name = section_name(line, name, LONGEST_NAME)?;
+    let net = parse_net(address).map_err(|message| Fault::new(line, address, message))?;
+    Ok((name, net))
+}
+
+fn rule_line(line: &Line<'_>, list: List, reporter: &mut Reporter<'_>) -> Option<RuleLine> {
+    let mut notes = Vec::new();
+    match rule::parse(line, list, &mut notes) {
+        Ok(rule) => {
+            for note in notes {
+                reporter.warning(line.number, note, "the rule is enforced");
+            }
+            rule
+        }
+        Err(fault) => {
+            reporter.error(line.number, fault, RULE_SKIPPED);
+            None
+        }
+    }
+}
+
+/// Reads a line of a set; `listed` holds what the set lists already.
+fn entries(line: &Line<'_>, listed: &mut HashSet<String>) -> Result<Vec<Entry>, Fault> {
+    let text = before_comment(line.text);
+    let (nomatch, token) = match text.strip_prefix('!') {
+        Some(token) => (true, token.trim_ascii_start()),
+        None => (false, text),
+    };
+    if token.is_empty() {
+        return Err(Fault::new(line, text, "an address is missing"));
+    }
+    if token.contains(|char: char| char.is_ascii_whitespace()) {
+        return Err(Fault::new(line, token, "a line of a set holds one address")
+            .hint("write one address per line".to_owned()));
+    }
+    let entry = |member| Entry {
+        line: line.number,
+        nomatch,
+        member,
+    };
+    let found = if let Some(name) = alias_name(line, token) {
+        vec![entry(Member::Alias(Box::new(name)))]
+    } else {
+        let mut nets = Vec::new();
+        parse_item(token, &mut nets).map_err(|message| Fault::new(line, token, message))?;
+        if nets.iter().any(|net| net.prefix_len() == 0) {
+            return Err(Fault::new(line, token, "a set cannot hold every address")
+                .hint("use 0.0.0.0/1 and 128.0.0.0/1 instead".to_owned()));
+        }
+        nets.into_iter()
+            .map(|net| entry(Member::Net(net)))
+            .collect()
+    };
+    let key = token
+        .strip_suffix("/32")
+        .filter(|text| !text.contains(':'))
+        .or_else(|| token.strip_suffix("/128"))
+        .unwrap_or(token);
+    let fresh = match found.first().map(|entry| &entry.member) {
+        Some(Member::Alias(_)) => listed.insert(token.to_ascii_lowercase()),
+        Some(Member::Net(_)) | None => listed.insert(key.to_owned()),
+    };
+    if fresh {
+        Ok(found)
+    } else {
+        Err(Fault::new(
+            line,
+            token,
+            format!("{} is listed in this set already", quote(token)),
+        ))
+    }
+}

@@ -1,0 +1,221 @@
+//! The files of the configuration, as bytes.
+//!
+//! [`Sources::read`] is the only place where the configuration is read from disk; everything behind it is pure. Two equal [`Sources`] mean the
+//! same configuration, so the agent compares them to see whether anything changed. A file that does not exist is absent; a file or a directory
+//! that cannot be read is recorded with the error.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use super::line::decode;
+
+/// Every file that the configuration of one node consists of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sources {
+    /// The node.
+    pub node: String,
+    /// Contents by path relative to the root, with `/` between the parts.
+    pub files: BTreeMap<String, Vec<u8>>,
+    /// Paths that exist but could not be read, with the reason.
+    pub unreadable: BTreeMap<String, String>,
+}
+
+impl Sources {
+    /// Reads the files of `node` below `root`, a tree laid out like `/etc/pve`.
+    pub fn read(root: &Path, node: &str) -> Self {
+        let mut sources = Self {
+            node: node.to_owned(),
+            ..Self::default()
+        };
+        for path in [".members", ".vmlist", "corosync.conf"] {
+            sources.file(root, path);
+        }
+        sources.directory(root, "firewall", ".fw");
+        sources.directory(root, "sdn/firewall", ".fw");
+        sources.file(root, &host_file(node));
+        sources.directory(root, &qemu_directory(node), ".conf");
+        sources.directory(root, &lxc_directory(node), ".conf");
+        sources
+    }
+
+    /// The text of a file as the parser reads it.
+    pub fn text(&self, path: &str) -> Option<Cow<'_, str>> {
+        self.files.get(path).map(|bytes| decode(bytes))
+    }
+
+    /// Files directly in `directory` whose name is a guest's number followed by `suffix`, in order of the number.
+    pub(crate) fn numbered<'a>(
+        &'a self,
+        directory: &str,
+        suffix: &'a str,
+    ) -> BTreeMap<u32, (&'a str, &'a [u8])> {
+        let prefix = format!("{directory}/");
+        let below = self
+            .files
+            .range(prefix.clone()..)
+            .take_while(|(path, _)| path.starts_with(&prefix));
+        below
+            .filter_map(|(path, bytes)| {
+                let name = path.get(prefix.len()..)?.strip_suffix(suffix)?;
+                Some((guest_number(name)?, (path.as_str(), bytes.as_slice())))
+            })
+            .collect()
+    }
+
+    fn file(&mut self, root: &Path, path: &str) {
+        match std::fs::read(root.join(path)) {
+            Ok(bytes) => {
+                self.files.insert(path.to_owned(), bytes);
+            }
+            Err(error) => self.failed(path, &error),
+        }
+    }
+
+    fn directory(&mut self, root: &Path, directory: &str, suffix: &str) {
+        let entries = match std::fs::read_dir(root.join(directory)) {
+            Ok(entries) => entries,
+            Err(error) => return self.failed(directory, &error),
+        };
+        for entry in entries {
+            match entry {
+                Ok(entry) => {
+                    let name = entry.file_name();
+                    if let Some(name) = name.to_str().filter(|name| name.ends_with(suffix)) {
+                        self.file(root, &format!("{directory}/{name}"));
+                    }
+                }
+                Err(error) => self.failed(directory, &error),
+            }
+        }
+    }
+
+    fn failed(&mut self, path: &str, error: &std::io::Error) {
+        if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) {
+            self.unreadable.insert(path.to_owned(), error.to_string());
+        }
+    }
+}
+
+/// A guest's number as the reference writes it: digits without a leading zero.
+fn guest_number(name: &str) -> Option<u32> {
+    let digits = !name.starts_with('0') && name.bytes().all(|byte| byte.is_ascii_digit());
+    if digits { name.parse().ok() } else { None }
+}
+
+/// Path of the cluster's file.
+pub const CLUSTER_FILE: &str = "firewall/cluster.fw";
+
+/// Path of a node's own file.
+pub fn host_file(node: &str) -> String {
+    format!("nodes/{node}/host.fw")
+}
+
+/// Path of a guest's firewall file.
+pub fn guest_file(vmid: u32) -> String {
+    format!("firewall/{vmid}.fw")
+}
+
+/// Directory of a node's virtual machines.
+pub fn qemu_directory(node: &str) -> String {
+    format!("nodes/{node}/qemu-server")
+}
+
+/// Directory of a node's containers.
+pub fn lxc_directory(node: &str) -> String {
+    format!("nodes/{node}/lxc")
+}
+
+/// The node to use when none is named: this machine's host name if the tree has such a node, else the node that `.members` says the tree is
+/// seen from, else the tree's only node, else the host name.
+pub fn node_name(root: &Path) -> Option<String> {
+    let uname = rustix::system::uname();
+    let host = uname
+        .nodename()
+        .to_str()
+        .ok()
+        .and_then(|name| name.split('.').next());
+    let host = host.filter(|name| !name.is_empty()).map(str::to_owned);
+    let nodes = root.join("nodes");
+    for name in [host.clone(), member_name(root)].into_iter().flatten() {
+        if !name.contains('/') && nodes.join(&name).is_dir() {
+            return Some(name);
+        }
+    }
+    let mut names = std::fs::read_dir(&nodes)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| {
+            entry
+                .ok()
+                .filter(|entry| entry.path().is_dir())?
+                .file_name()
+                .into_string()
+                .ok()
+        });
+    match (names.next(), names.next()) {
+        (Some(only), None) => Some(only),
+        _ => host,
+    }
+}
+
+fn member_name(root: &Path) -> Option<String> {
+    let members: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(root.join(".members")).ok()?).ok()?;
+    members
+        .get("nodename")?
+        .as_str()
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_is_there_and_nothing_else() {
+        let root = tempfile::tempdir().unwrap();
+        for path in [
+            "firewall/cluster.fw",
+            "firewall/100.fw",
+            "firewall/notes.txt",
+            "nodes/a/host.fw",
+            "nodes/a/lxc/100.conf",
+            "nodes/b/lxc/7.conf",
+        ] {
+            let path = root.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "x").unwrap();
+        }
+        std::fs::create_dir(root.path().join("firewall/200.fw")).unwrap();
+        let sources = Sources::read(root.path(), "a");
+        let paths: Vec<_> = sources.files.keys().map(String::as_str).collect();
+        assert_eq!(
+            paths,
+            [
+                "firewall/100.fw",
+                "firewall/cluster.fw",
+                "nodes/a/host.fw",
+                "nodes/a/lxc/100.conf"
+            ]
+        );
+        assert_eq!(
+            sources.unreadable.keys().collect::<Vec<_>>(),
+            ["firewall/200.fw"]
+        );
+        assert_eq!(sources, Sources::read(root.path(), "a"));
+        assert_eq!(
+            sources
+                .numbered("firewall", ".fw")
+                .into_keys()
+                .collect::<Vec<_>>(),
+            [100]
+        );
+        std::fs::write(root.path().join(".members"), r#"{"nodename": "b"}"#).unwrap();
+        assert_eq!(node_name(root.path()).as_deref(), Some("b"));
+        std::fs::remove_dir_all(root.path().join("nodes/b")).unwrap();
+        assert_eq!(node_name(root.path()).as_deref(), Some("a"));
+    }
+}

@@ -1,0 +1,114 @@
+//! How a [`crate::image::MapImage`] gets into the kernel. The only user of aya.
+//!
+//! 1. [`Kernel::open`] loads the programs and opens or makes the pinned maps. 2. [`plan`](plan::plan) compares what the kernel holds with
+//! the image and the devices that are there, and lists [`Action`]s. 3. [`Kernel::apply`] carries them out in order.
+//!
+//! Invariants: make before break, so that stopping after any action leaves every port with a whole policy, old or new, or closed.
+//! Maps and links are pinned below one directory, named after the layout version; without the agent the last policy stays in force.
+
+mod arena;
+mod attach;
+mod kernel;
+pub mod pins;
+pub mod plan;
+
+pub use attach::{AttachMode, Hook};
+pub use kernel::{Kernel, missing_privilege};
+pub use plan::{Action, Plan, State};
+
+use std::path::PathBuf;
+
+/// The kernel programs, as built by `cargo xtask build`.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TAPWALL_BPF_OBJECT"));
+
+/// What can go wrong between the agent and the kernel.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The pin directory is not usable.
+    #[error("cannot use the pin directory {path}")]
+    PinDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A pin cannot be removed.
+    #[error("cannot remove the pin {path}")]
+    Unpin {
+        /// The pin.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The object does not load.
+    #[error("cannot load the kernel object")]
+    Load {
+        /// Why.
+        #[source]
+        source: aya::EbpfError,
+    },
+    /// A program is refused.
+    #[error("the kernel refuses the program {program}")]
+    Program {
+        /// Its name.
+        program: &'static str,
+        /// Why, with the verifier's log.
+        #[source]
+        source: aya::programs::ProgramError,
+    },
+    /// A map or program that the object should have is not there.
+    #[error("the kernel object has no {name}")]
+    Missing {
+        /// Its name.
+        name: &'static str,
+    },
+    /// A map operation failed.
+    #[error("cannot {verb} map {map}")]
+    Map {
+        /// What was tried.
+        verb: &'static str,
+        /// The map's name.
+        map: &'static str,
+        /// Why.
+        #[source]
+        source: aya::maps::MapError,
+    },
+    /// A program cannot be attached.
+    #[error("cannot attach to {device}")]
+    Attach {
+        /// The device.
+        device: String,
+        /// Why.
+        #[source]
+        source: aya::programs::ProgramError,
+    },
+    /// The clsact qdisc cannot be added.
+    #[error("cannot add the clsact qdisc to {device}")]
+    Qdisc {
+        /// The device.
+        device: String,
+        /// Why.
+        #[source]
+        source: aya::programs::tc::TcError,
+    },
+    /// A link cannot be opened or pinned.
+    #[error("cannot pin the link of {device}")]
+    Link {
+        /// The device.
+        device: String,
+        /// Why.
+        #[source]
+        source: aya::programs::links::LinkError,
+    },
+    /// A link cannot be pinned.
+    #[error("cannot pin the link of {device}")]
+    Pin {
+        /// The device.
+        device: String,
+        /// Why.
+        #[source]
+        source: aya::pin::PinError,
+    },
+}

@@ -1,0 +1,172 @@
+//! Where maps and links are pinned, and reading pinned maps without the agent.
+//!
+//! ```text
+//! <pin directory>/v<ABI>/maps/<NAME>            see fw_common::maps::name
+//! <pin directory>/v<ABI>/links/<device>-<hook>  TCX links (kernel 6.6 and later)
+//! ```
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use aya::Pod;
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray};
+use fw_common::maps::{ABI, name};
+
+use super::{Error, Hook};
+
+/// Where the agent pins unless told otherwise.
+pub const DEFAULT: &str = "/sys/fs/bpf/tapwall";
+
+/// A pin directory.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    root: PathBuf,
+}
+
+impl Pins {
+    /// The pins below `root`.
+    pub fn new(root: &Path) -> Self {
+        Self {
+            root: root.to_path_buf(),
+        }
+    }
+
+    /// Makes the directories.
+    pub(super) fn create(&self) -> Result<(), Error> {
+        for path in [self.maps(), self.links()] {
+            std::fs::create_dir_all(&path)
+                .map_err(|source| Error::PinDirectory { path, source })?;
+        }
+        Ok(())
+    }
+
+    fn version(&self) -> PathBuf {
+        self.root.join(format!("v{ABI}"))
+    }
+
+    fn maps(&self) -> PathBuf {
+        self.version().join("maps")
+    }
+
+    fn links(&self) -> PathBuf {
+        self.version().join("links")
+    }
+
+    /// Pin of a map.
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.maps().join(name)
+    }
+
+    /// Pin of a device's link.
+    pub(super) fn link(&self, device: &str, hook: Hook) -> PathBuf {
+        self.links().join(format!("{device}-{}", hook.name()))
+    }
+
+    /// Devices that have a pinned link.
+    pub fn devices(&self) -> BTreeSet<String> {
+        let Ok(entries) = std::fs::read_dir(self.links()) else {
+            return BTreeSet::new();
+        };
+        entries
+            .filter_map(|entry| {
+                let name = entry.ok()?.file_name().into_string().ok()?;
+                let (device, _) = name.rsplit_once('-')?;
+                Some(device.to_owned())
+            })
+            .collect()
+    }
+
+    /// Removes a pin; that it is not there is fine.
+    pub(super) fn remove(path: PathBuf) -> Result<(), Error> {
+        match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::Unpin { path, source })
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Removes everything: programs whose links were pinned here are detached, and nothing is filtered any more.
+    ///
+    /// # Errors
+    /// A pin that is there but cannot be removed.
+    pub fn remove_all(&self) -> Result<(), Error> {
+        match std::fs::remove_dir_all(&self.root) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(Error::Unpin {
+                path: self.root.clone(),
+                source,
+            }),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Whether an agent has pinned its maps here.
+    pub fn exist(&self) -> bool {
+        self.map(name::PORTS).exists()
+    }
+
+    /// A pinned hash map.
+    ///
+    /// # Errors
+    /// There is none, or its layout is another.
+    pub fn hash<K: Pod, V: Pod>(
+        &self,
+        name: &'static str,
+    ) -> Result<HashMap<MapData, K, V>, Error> {
+        let data = self.data(name)?;
+        let map = match name {
+            name::FLOWS | name::HALF_OPEN | name::FRAGMENTS => Map::LruHashMap(data),
+            _ => Map::HashMap(data),
+        };
+        map.try_into().map_err(|source| layout(name, source))
+    }
+
+    /// A pinned LPM trie.
+    ///
+    /// # Errors
+    /// As [`Pins::hash`].
+    pub fn trie<K: Pod, V: Pod>(
+        &self,
+        name: &'static str,
+    ) -> Result<LpmTrie<MapData, K, V>, Error> {
+        Map::LpmTrie(self.data(name)?)
+            .try_into()
+            .map_err(|source| layout(name, source))
+    }
+
+    /// A pinned array.
+    ///
+    /// # Errors
+    /// As [`Pins::hash`].
+    pub fn array<V: Pod>(&self, name: &'static str) -> Result<Array<MapData, V>, Error> {
+        Map::Array(self.data(name)?)
+            .try_into()
+            .map_err(|source| layout(name, source))
+    }
+
+    /// A pinned array with one entry per CPU.
+    ///
+    /// # Errors
+    /// As [`Pins::hash`].
+    pub fn per_cpu<V: Pod>(&self, name: &'static str) -> Result<PerCpuArray<MapData, V>, Error> {
+        Map::PerCpuArray(self.data(name)?)
+            .try_into()
+            .map_err(|source| layout(name, source))
+    }
+
+    fn data(&self, name: &'static str) -> Result<MapData, Error> {
+        MapData::from_pin(self.map(name)).map_err(|source| Error::Map {
+            verb: "open",
+            map: name,
+            source,
+        })
+    }
+}
+
+fn layout(map: &'static str, source: MapError) -> Error {
+    Error::Map {
+        verb: "read the layout of",
+        map,
+        source,
+    }
+}

@@ -1,0 +1,293 @@
+//! What has to be done so that the kernel holds an image: decisions as data.
+//!
+//! In: [`State`] (what the kernel holds), a [`MapImage`], and the devices that exist. Out: a [`Plan`], and with it the state after it.
+//!
+//! Order: 1. a new class space, 2. new policies, 3. port values (each switches one port), 4. attach, 5. detach, 6. forget ports, 7. remove
+//! class spaces that no port uses. Policies that no port uses any more are released at the end.
+//!
+//! Invariant: no action takes away anything that a port in use still refers to. An image equal to the last one gives an empty plan.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use fw_common::maps::{Port, Settings, capacity};
+
+use super::arena::Arena;
+use crate::image::{ClassSpace, MapImage, port_value};
+use crate::policy::PortId;
+
+/// One step of a [`Plan`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Fill a class space that nobody uses yet.
+    WriteClasses {
+        /// Its number.
+        space: u32,
+        /// Its contents.
+        classes: ClassSpace,
+    },
+    /// Fill free words of the arena.
+    WritePolicy {
+        /// First word.
+        start: u32,
+        /// The words.
+        words: Vec<u64>,
+    },
+    /// Replace the node's settings.
+    WriteSettings(Settings),
+    /// Switch a port to new policies.
+    SetPort {
+        /// Interface index.
+        ifindex: u32,
+        /// Name, for messages.
+        device: String,
+        /// The value.
+        port: Port,
+    },
+    /// Attach the programs to a device, or update them there.
+    Attach {
+        /// Name.
+        device: String,
+        /// Interface index.
+        ifindex: u32,
+    },
+    /// Take the programs off a device; it is unfiltered then.
+    Detach {
+        /// Name.
+        device: String,
+    },
+    /// Forget a port whose programs are gone.
+    RemovePort {
+        /// Interface index.
+        ifindex: u32,
+    },
+    /// Remove a class space that no port uses.
+    RemoveClasses {
+        /// Its number.
+        space: u32,
+    },
+}
+
+/// What to do, and what is not possible.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Steps in order.
+    pub actions: Vec<Action>,
+    /// Ports whose policy found no room: they keep the one they have, or stay closed.
+    pub no_room: Vec<PortId>,
+}
+
+/// What the kernel holds, as far as the agent knows.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// Ports by interface index.
+    pub ports: BTreeMap<u32, Port>,
+    /// Devices with programs attached by this agent, and their interface index.
+    pub attached: BTreeMap<String, u32>,
+    /// Devices with programs that an earlier agent attached.
+    pub inherited: BTreeSet<String>,
+    /// Class spaces that may have contents, the current one with what it holds.
+    pub spaces: BTreeMap<u32, Option<ClassSpace>>,
+    /// Policies in the arena by their words.
+    policies: HashMap<Vec<u64>, u32>,
+    arena: Arena,
+    settings: Option<Settings>,
+}
+
+impl Default for State {
+    /// A kernel that holds nothing.
+    fn default() -> Self {
+        Self {
+            ports: BTreeMap::new(),
+            attached: BTreeMap::new(),
+            inherited: BTreeSet::new(),
+            spaces: BTreeMap::new(),
+            policies: HashMap::new(),
+            arena: Arena::new(capacity::ARENA),
+            settings: None,
+        }
+    }
+}
+
+impl State {
+    /// Notes a policy that was found in the arena.
+    pub fn adopt_policy(&mut self, start: u32, words: Vec<u64>) {
+        if self.arena.claim(start, words.len() as u32) {
+            self.policies.insert(words, start);
+        }
+    }
+
+    /// Words of the arena that are free.
+    pub fn free_words(&self) -> u32 {
+        self.arena.available()
+    }
+
+    /// Forgets that a device has programs (it vanished, or attaching failed).
+    pub fn lost(&mut self, device: &str) {
+        self.attached.remove(device);
+        self.inherited.remove(device);
+    }
+}
+
+/// Plans how the kernel gets from `state` to `image` with the devices that exist (name → interface index), and updates `state` to what
+/// holds after the plan.
+pub fn plan(state: &mut State, image: &MapImage, devices: &BTreeMap<String, u32>) -> Plan {
+    state.arena.settle();
+    let mut plan = Plan::default();
+    if state.settings != Some(image.settings) {
+        plan.actions.push(Action::WriteSettings(image.settings));
+        state.settings = Some(image.settings);
+    }
+    let space = choose_space(state, image, &mut plan);
+    let starts = place_policies(state, image, &mut plan);
+    let wanted = switch_ports(state, image, devices, space, &starts, &mut plan);
+
+    for (device, ifindex) in &wanted {
+        if state.attached.get(device) != Some(ifindex) {
+            plan.actions.push(Action::Attach {
+                device: device.clone(),
+                ifindex: *ifindex,
+            });
+            state.attached.insert(device.clone(), *ifindex);
+        }
+        state.inherited.remove(device);
+    }
+    let unwanted: BTreeSet<String> = state
+        .attached
+        .keys()
+        .chain(&state.inherited)
+        .filter(|device| !wanted.contains_key(*device))
+        .cloned()
+        .collect();
+    for device in unwanted {
+        state.lost(&device);
+        plan.actions.push(Action::Detach { device });
+    }
+    let indices: BTreeSet<u32> = wanted.values().copied().collect();
+    let forgotten: Vec<u32> = state
+        .ports
+        .keys()
+        .filter(|ifindex| !indices.contains(ifindex))
+        .copied()
+        .collect();
+    for ifindex in forgotten {
+        state.ports.remove(&ifindex);
+        plan.actions.push(Action::RemovePort { ifindex });
+    }
+    release(state, space, &mut plan);
+    plan
+}
+
+/// The class space for `image`: the current one if its contents are right, else a new one.
+fn choose_space(state: &mut State, image: &MapImage, plan: &mut Plan) -> u32 {
+    let current = state
+        .spaces
+        .iter()
+        .find(|(_, classes)| classes.as_ref() == Some(&image.space));
+    if let Some((space, _)) = current {
+        return *space;
+    }
+    let space = state.spaces.keys().next_back().map_or(0, |last| last + 1);
+    plan.actions.push(Action::WriteClasses {
+        space,
+        classes: image.space.clone(),
+    });
+    state.spaces.insert(space, Some(image.space.clone()));
+    space
+}
+
+/// Where each policy of `image` is in the arena; none if there was no room.
+fn place_policies(state: &mut State, image: &MapImage, plan: &mut Plan) -> Vec<Option<u32>> {
+    image
+        .policies
+        .iter()
+        .map(|policy| {
+            if let Some(start) = state.policies.get(&policy.words) {
+                return Some(*start);
+            }
+            let start = state.arena.allocate(policy.words.len() as u32)?;
+            state.policies.insert(policy.words.clone(), start);
+            plan.actions.push(Action::WritePolicy {
+                start,
+                words: policy.words.clone(),
+            });
+            Some(start)
+        })
+        .collect()
+}
+
+/// Switches the ports whose value changes; returns the devices that must have programs.
+fn switch_ports(
+    state: &mut State,
+    image: &MapImage,
+    devices: &BTreeMap<String, u32>,
+    space: u32,
+    starts: &[Option<u32>],
+    plan: &mut Plan,
+) -> BTreeMap<String, u32> {
+    let mut wanted = BTreeMap::new();
+    // A port without a policy that can be built keeps what it has, and its programs.
+    for (id, _, _) in &image.failures {
+        for (device, ifindex) in devices {
+            if state.ports.get(ifindex).is_some_and(|port| is(port, *id)) {
+                wanted.insert(device.clone(), *ifindex);
+            }
+        }
+    }
+    for (id, port) in &image.ports {
+        let Some(ifindex) = devices.get(&port.device) else {
+            continue;
+        };
+        wanted.insert(port.device.clone(), *ifindex);
+        let old = state.ports.get(ifindex).copied();
+        let (Some(inbound), Some(outbound)) = (starts[port.policies[0]], starts[port.policies[1]])
+        else {
+            plan.no_room.push(*id);
+            continue;
+        };
+        let epoch = old.map_or(0, |old| old.epoch);
+        let mut value = port_value(*id, port, [inbound, outbound], space, epoch);
+        if old != Some(value) {
+            value.epoch = epoch.wrapping_add(1);
+            state.ports.insert(*ifindex, value);
+            plan.actions.push(Action::SetPort {
+                ifindex: *ifindex,
+                device: port.device.clone(),
+                port: value,
+            });
+        }
+    }
+    wanted
+}
+
+fn is(port: &Port, id: PortId) -> bool {
+    (port.vmid, port.net) == (id.vmid, id.net)
+}
+
+/// Drops class spaces and policies that no port refers to.
+fn release(state: &mut State, space: u32, plan: &mut Plan) {
+    let used: BTreeSet<u32> = state
+        .ports
+        .values()
+        .map(|port| port.space)
+        .chain([space])
+        .collect();
+    let unused: Vec<u32> = state
+        .spaces
+        .keys()
+        .filter(|space| !used.contains(space))
+        .copied()
+        .collect();
+    for space in unused {
+        state.spaces.remove(&space);
+        plan.actions.push(Action::RemoveClasses { space });
+    }
+    let starts: BTreeSet<u32> = state.ports.values().flat_map(|port| port.policy).collect();
+    let arena = &mut state.arena;
+    state.policies.retain(|words, start| {
+        let keep = starts.contains(start);
+        if !keep {
+            arena.release(*start, words.len() as u32);
+        }
+        keep
+    });
+}

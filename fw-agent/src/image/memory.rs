@@ -1,0 +1,197 @@
+//! The packet pipeline's tables in plain memory, filled from a [`MapImage`].
+//!
+//! What the kernel does with maps, `fwctl simulate` and the host tests do with this. One thread at a time (`&Memory` is not `Sync`).
+
+use std::cell::{Cell, RefCell, UnsafeCell};
+use std::collections::HashMap;
+
+use fw_common::flow::{Flow, FlowKey, FlowRef};
+use fw_common::maps::{FragmentKey, FragmentValue, Port, Settings};
+use fw_common::tables::{Step, Tables};
+use fw_common::wire::{Address, IpVersion};
+use ipnet::{Ipv4Net, Ipv6Net};
+use prefix_trie::PrefixMap;
+
+use super::{MapImage, PortImage};
+use crate::policy::PortId;
+
+type FlowTable = RefCell<HashMap<FlowKey, Box<UnsafeCell<Flow>>>>;
+
+/// All tables of one node. Ports are numbered from 1 in the order of their identity, in place of interface indices.
+#[derive(Default)]
+pub struct Memory {
+    ports: Vec<(PortId, Port)>,
+    arena: Vec<u64>,
+    v4: PrefixMap<Ipv4Net, u32>,
+    v6: PrefixMap<Ipv6Net, u32>,
+    flows: FlowTable,
+    half_open: FlowTable,
+    /// Flows that were removed while a reference to them may be in use.
+    removed: RefCell<Vec<Box<UnsafeCell<Flow>>>>,
+    fragments: RefCell<HashMap<FragmentKey, FragmentValue>>,
+    settings: Settings,
+    now: Cell<u64>,
+}
+
+impl Memory {
+    /// Tables with the contents of `image` and no flows.
+    pub fn new(image: &MapImage) -> Self {
+        let mut memory = Self {
+            arena: vec![0],
+            settings: image.settings,
+            now: Cell::new(3_600 * 1_000_000_000),
+            ..Self::default()
+        };
+        let mut starts = Vec::new();
+        for policy in &image.policies {
+            starts.push(memory.arena.len() as u32);
+            memory.arena.extend(&policy.words);
+        }
+        for (net, class) in &image.space.v4 {
+            memory.v4.insert(*net, *class);
+        }
+        for (net, class) in &image.space.v6 {
+            memory.v6.insert(*net, *class);
+        }
+        for (id, port) in &image.ports {
+            let policy = port.policies.map(|index| starts[index]);
+            memory
+                .ports
+                .push((*id, port_value(*id, port, policy, 0, 0)));
+        }
+        memory
+    }
+
+    /// The port of a guest's NIC.
+    pub fn port_of(&self, id: PortId) -> Option<&Port> {
+        let index = self.ports.binary_search_by_key(&id, |(id, _)| *id).ok()?;
+        Some(&self.ports[index].1)
+    }
+
+    /// Moves the clock.
+    pub fn advance(&self, nanoseconds: u64) {
+        self.now.set(self.now.get() + nanoseconds);
+    }
+
+    /// Forgets all flows and fragments.
+    pub fn forget_flows(&mut self) {
+        self.flows.get_mut().clear();
+        self.half_open.get_mut().clear();
+        self.removed.get_mut().clear();
+        self.fragments.get_mut().clear();
+    }
+
+    fn find<'a>(&'a self, table: &'a FlowTable, key: &FlowKey) -> Option<FlowRef<'a>> {
+        let table = table.borrow();
+        let flow = table.get(key)?.get();
+        // SAFETY: the box is only dropped by `forget_flows`, which borrows `self` mutably; all access is through `FlowRef`.
+        Some(unsafe { FlowRef::new(flow) })
+    }
+
+    fn take_out(&self, table: &FlowTable, key: &FlowKey) {
+        if let Some(flow) = table.borrow_mut().remove(key) {
+            self.removed.borrow_mut().push(flow);
+        }
+    }
+
+    fn put_in(&self, table: &FlowTable, key: &FlowKey, flow: &Flow) {
+        self.take_out(table, key);
+        let flow = Box::new(UnsafeCell::new(*flow));
+        table.borrow_mut().insert(*key, flow);
+    }
+}
+
+/// A port's value in the map `PORTS`.
+pub(crate) fn port_value(
+    id: PortId,
+    port: &PortImage,
+    policy: [u32; 2],
+    space: u32,
+    epoch: u32,
+) -> Port {
+    Port {
+        mac: port.mac,
+        vmid: id.vmid,
+        net: id.net,
+        flags: port.flags,
+        policy,
+        space,
+        epoch,
+    }
+}
+
+impl Tables for &Memory {
+    fn port(&self, ifindex: u32) -> Option<&Port> {
+        let index = (ifindex as usize).checked_sub(1)?;
+        self.ports.get(index).map(|(_, port)| port)
+    }
+
+    fn word(&self, index: u32) -> Option<u64> {
+        self.arena.get(index as usize).copied()
+    }
+
+    fn class(&self, _space: u32, version: IpVersion, address: &Address) -> u32 {
+        let class = match version {
+            IpVersion::V4 => {
+                let net = Ipv4Net::from(std::net::Ipv4Addr::from(u32::from_be(address.0[3])));
+                self.v4.get_lpm(&net).map(|(_, class)| *class)
+            }
+            IpVersion::V6 => {
+                let number = address.0.iter().fold(0, |number, word| {
+                    number << 32 | u128::from(u32::from_be(*word))
+                });
+                let net = Ipv6Net::from(std::net::Ipv6Addr::from(number));
+                self.v6.get_lpm(&net).map(|(_, class)| *class)
+            }
+            IpVersion::None => None,
+        };
+        class.unwrap_or(0)
+    }
+
+    fn flow(&self, key: &FlowKey) -> Option<FlowRef<'_>> {
+        self.find(&self.flows, key)
+    }
+
+    fn half_open(&self, key: &FlowKey) -> Option<FlowRef<'_>> {
+        self.find(&self.half_open, key)
+    }
+
+    fn insert_half_open(&self, key: &FlowKey, flow: &Flow) -> bool {
+        self.put_in(&self.half_open, key, flow);
+        true
+    }
+
+    fn establish(&self, key: &FlowKey, flow: &Flow) -> bool {
+        self.put_in(&self.flows, key, flow);
+        self.take_out(&self.half_open, key);
+        true
+    }
+
+    fn remove_flow(&self, key: &FlowKey) {
+        self.take_out(&self.flows, key);
+    }
+
+    fn remember_fragment(&self, key: &FragmentKey, value: &FragmentValue) {
+        self.fragments.borrow_mut().insert(*key, *value);
+    }
+
+    fn first_fragment(&self, key: &FragmentKey) -> Option<FragmentValue> {
+        self.fragments.borrow().get(key).copied()
+    }
+
+    fn settings(&self) -> Settings {
+        self.settings
+    }
+
+    fn now(&self) -> u64 {
+        self.now.get()
+    }
+
+    fn repeat<S: Step>(count: u32, step: &mut S) {
+        for _ in 0..count {
+            if !step.step() {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! TCP's part of connection tracking: which flags may follow in which state.
+//!
+//! The table is netfilter's behaviour (RFC 9293 seen from the middle), written by packet kind. Sequence numbers are not checked.
+
+use super::State;
+use crate::flow::Side;
+use crate::wire::tcp_flag::{ACK, FIN, PSH, RST, SYN, URG};
+
+/// What a segment says, by its most telling flag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// SYN without ACK.
+    Syn,
+    /// SYN with ACK.
+    SynAck,
+    /// FIN.
+    Fin,
+    /// ACK and nothing more telling.
+    Ack,
+    /// RST.
+    Rst,
+    /// None of these.
+    Nothing,
+}
+
+/// What a segment does to a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// The flow is now in this state.
+    State(State),
+    /// The segment is part of the flow and changes nothing.
+    Keep,
+    /// The flow is over and the segment begins another between the same ends.
+    Reopen,
+    /// The segment makes no sense here.
+    Invalid,
+}
+
+/// The kind of a segment with these flags.
+#[inline(always)]
+pub const fn kind(flags: u8) -> Kind {
+    if flags & RST != 0 {
+        Kind::Rst
+    } else if flags & SYN != 0 {
+        if flags & ACK != 0 {
+            Kind::SynAck
+        } else {
+            Kind::Syn
+        }
+    } else if flags & FIN != 0 {
+        Kind::Fin
+    } else if flags & ACK != 0 {
+        Kind::Ack
+    } else {
+        Kind::Nothing
+    }
+}
+
+/// Whether any TCP sends this combination of flags.
+#[inline(always)]
+pub const fn plausible(flags: u8) -> bool {
+    const SYN_ACK: u8 = SYN | ACK;
+    const SYN_URG: u8 = SYN | URG;
+    const RST_ACK: u8 = RST | ACK;
+    const FIN_ACK: u8 = FIN | ACK;
+    const FIN_ACK_URG: u8 = FIN | ACK | URG;
+    const ACK_URG: u8 = ACK | URG;
+    matches!(
+        flags & (FIN | SYN | RST | ACK | URG),
+        SYN | SYN_URG | SYN_ACK | RST | RST_ACK | FIN_ACK | FIN_ACK_URG | ACK | ACK_URG
+    )
+}
+
+/// The state that a segment without a flow begins, if it can begin one.
+#[inline(always)]
+pub const fn first(kind: Kind) -> Option<State> {
+    match kind {
+        Kind::Syn => Some(State::SynSent),
+        Kind::Ack => Some(State::Established),
+        Kind::SynAck | Kind::Fin | Kind::Rst | Kind::Nothing => None,
+    }
+}
+
+/// What a segment of `side` does to a flow in `state`.
+#[inline(always)]
+pub const fn next(side: Side, kind: Kind, state: State) -> Next {
+    match kind {
+        Kind::Rst => Next::State(State::Close),
+        Kind::Nothing => Next::Invalid,
+        Kind::Fin => match state {
+            State::SynSent | State::SynSent2 => Next::Invalid,
+            State::SynRecv | State::Established => Next::State(State::FinWait),
+            State::FinWait | State::CloseWait | State::LastAck => Next::State(State::LastAck),
+            State::TimeWait | State::Close | State::Asked | State::Answered => Next::Keep,
+        },
+        Kind::Syn => match (side, state) {
+            (_, State::TimeWait) | (Side::Original, State::Close) => Next::Reopen,
+            (Side::Original, State::SynSent) => Next::Keep,
+            (Side::Reply, State::SynSent | State::SynSent2) | (Side::Original, State::SynSent2) => {
+                Next::State(State::SynSent2)
+            }
+            (Side::Original, _) => Next::Keep,
+            (Side::Reply, _) => Next::Invalid,
+        },
+        Kind::SynAck => match (side, state) {
+            (_, State::SynSent2)
+            | (Side::Original, State::SynRecv)
+            | (Side::Reply, State::SynSent) => Next::State(State::SynRecv),
+            (Side::Original, _) => Next::Invalid,
+            (Side::Reply, _) => Next::Keep,
+        },
+        Kind::Ack => match (side, state) {
+            (Side::Original, State::SynSent | State::SynSent2) => Next::Invalid,
+            (Side::Reply, State::SynSent | State::SynSent2) => Next::Keep,
+            (Side::Original, State::SynRecv) | (_, State::Established) => {
+                Next::State(State::Established)
+            }
+            (Side::Reply, State::SynRecv) => Next::Keep,
+            (_, State::FinWait | State::CloseWait) => Next::State(State::CloseWait),
+            (_, State::LastAck | State::TimeWait) => Next::State(State::TimeWait),
+            (_, State::Close | State::Asked | State::Answered) => Next::Keep,
+        },
+    }
+}
+
+/// Whether flags are one of the combinations that option `tcpflags` drops (spec: masks and values of the reference).
+#[inline(always)]
+pub const fn is_scan(flags: u8, sport: u16) -> bool {
+    const ALL: u8 = FIN | SYN | RST | PSH | ACK | URG;
+    flags & ALL == FIN | PSH | URG
+        || flags & ALL == 0
+        || flags & (SYN | RST) == SYN | RST
+        || flags & (FIN | SYN) == FIN | SYN
+        || (flags & (FIN | SYN | RST | ACK) == SYN && sport == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_from_syn_to_time_wait() {
+        let mut state = first(Kind::Syn).unwrap();
+        for (side, flags, expected) in [
+            (Side::Original, SYN, State::SynSent),
+            (Side::Reply, SYN | ACK, State::SynRecv),
+            (Side::Original, ACK, State::Established),
+            (Side::Reply, ACK | PSH, State::Established),
+            (Side::Original, FIN | ACK, State::FinWait),
+            (Side::Reply, ACK, State::CloseWait),
+            (Side::Reply, FIN | ACK, State::LastAck),
+            (Side::Original, ACK, State::TimeWait),
+        ] {
+            match next(side, kind(flags), state) {
+                Next::State(new) => state = new,
+                Next::Keep => {}
+                other @ (Next::Reopen | Next::Invalid) => panic!("{flags:#x}: {other:?}"),
+            }
+            assert_eq!(state, expected, "{side:?} {flags:#x}");
+        }
+        assert_eq!(next(Side::Original, Kind::Syn, state), Next::Reopen);
+    }
+
+    #[test]
+    fn what_cannot_begin_a_flow() {
+        for flags in [SYN | ACK, FIN | ACK, RST, RST | ACK, 0, URG, PSH] {
+            assert_eq!(first(kind(flags)), None, "{flags:#x}");
+        }
+        assert_eq!(first(kind(SYN)), Some(State::SynSent));
+        assert_eq!(first(kind(ACK | PSH)), Some(State::Established));
+    }
+
+    #[test]
+    fn implausible_flags() {
+        for flags in [0, URG, FIN, SYN | FIN, SYN | RST, FIN | PSH | URG, 63] {
+            assert!(!plausible(flags), "{flags:#x}");
+        }
+        for flags in [
+            SYN,
+            SYN | PSH,
+            SYN | ACK,
+            ACK,
+            ACK | PSH | URG,
+            FIN | ACK,
+            RST,
+            0xc2,
+        ] {
+            assert!(plausible(flags), "{flags:#x}");
+        }
+    }
+
+    #[test]
+    fn scans() {
+        for (flags, sport, expected) in [
+            (FIN | PSH | URG, 5, true),
+            (0, 5, true),
+            (SYN | RST | ACK, 5, true),
+            (SYN | FIN, 5, true),
+            (SYN, 0, true),
+            (SYN, 5, false),
+            (SYN | ACK, 0, false),
+            (ACK, 0, false),
+        ] {
+            assert_eq!(is_scan(flags, sport), expected, "{flags:#x} {sport}");
+        }
+    }
+}

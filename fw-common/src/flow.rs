@@ -1,0 +1,187 @@
+//! Flows: what is remembered of an accepted packet so that its relatives need no rules.
+//!
+//! A [`FlowKey`] is normalised to (port, local end, remote end): the packet that goes out and its answer that comes in have the same key,
+//! so one lookup serves both. Local is the guest's side. The [`Side`] of a packet follows from the direction of the flow's first packet.
+//!
+//! Invariant: fields of a [`Flow`] that change while others read it are only accessed through [`FlowRef`].
+
+use core::marker::PhantomData;
+
+use crate::maps::Port;
+use crate::verdict::Direction;
+use crate::wire::{
+    Address, Headers, ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, ICMPV6_ECHO_REPLY, ICMPV6_ECHO_REQUEST,
+    IpVersion, protocol,
+};
+
+/// Names one flow of one port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct FlowKey {
+    /// Guest of the port; 0 is the host.
+    pub vmid: u32,
+    /// Number of the guest's NIC.
+    pub net: u16,
+    /// IP protocol.
+    pub protocol: u8,
+    /// IP version, 4 or 6.
+    pub version: u8,
+    /// The guest's (or host's) address.
+    pub local: Address,
+    /// The other end's address.
+    pub remote: Address,
+    /// The guest's port; for echoes the identifier.
+    pub local_port: u16,
+    /// The other end's port; for echoes 1 if the local end asks, 0 if it answers.
+    pub remote_port: u16,
+}
+
+const _: () = assert!(size_of::<FlowKey>() == 44);
+
+impl FlowKey {
+    /// The key of a packet of `port`.
+    #[inline(always)]
+    pub fn of(headers: &Headers, port: &Port, direction: Direction) -> Self {
+        let (local, remote, local_port, remote_port) = match direction {
+            Direction::In => (headers.dest, headers.source, headers.dport, headers.sport),
+            Direction::Out => (headers.source, headers.dest, headers.sport, headers.dport),
+        };
+        let (local_port, remote_port) = match echo(headers) {
+            None if headers.protocol == protocol::ICMP || headers.protocol == protocol::ICMPV6 => {
+                (0, 0)
+            }
+            None => (local_port, remote_port),
+            Some(part) => {
+                let local_asks = (part == Echo::Request) == (direction == Direction::Out);
+                (headers.echo_id, u16::from(local_asks))
+            }
+        };
+        Self {
+            vmid: port.vmid,
+            net: port.net,
+            protocol: headers.protocol,
+            version: headers.version as u8,
+            local,
+            remote,
+            local_port,
+            remote_port,
+        }
+    }
+}
+
+/// The two parts of a ping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Echo {
+    /// The question.
+    Request,
+    /// The answer.
+    Reply,
+}
+
+/// The part of a ping that a packet is, if it is one.
+#[inline(always)]
+pub fn echo(headers: &Headers) -> Option<Echo> {
+    match (headers.version, headers.protocol, headers.sport) {
+        (IpVersion::V4, protocol::ICMP, ICMP_ECHO_REQUEST)
+        | (IpVersion::V6, protocol::ICMPV6, ICMPV6_ECHO_REQUEST) => Some(Echo::Request),
+        (IpVersion::V4, protocol::ICMP, ICMP_ECHO_REPLY)
+        | (IpVersion::V6, protocol::ICMPV6, ICMPV6_ECHO_REPLY) => Some(Echo::Reply),
+        _ => None,
+    }
+}
+
+/// Which end of a flow a packet comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The end that sent the flow's first packet.
+    Original,
+    /// The other end.
+    Reply,
+}
+
+/// What is remembered of a flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Flow {
+    /// Nanoseconds of the coarse monotonic clock at the last packet (stored at most twice a second).
+    pub seen: u64,
+    /// Nanoseconds at the first packet.
+    pub created: u64,
+    /// [`crate::conntrack::State`] as a number, with [`crate::conntrack::ANSWERED`].
+    pub state: u32,
+    /// The port's epoch under which the flow was accepted.
+    pub epoch: u32,
+    /// Rule that accepted it.
+    pub rule: u32,
+    /// [`Direction`] of the first packet as a number.
+    pub origin: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
+}
+
+const _: () = assert!(size_of::<Flow>() == 32);
+
+/// A flow that lives in a table where others read and write it at the same time.
+///
+/// Aligned words are read and written one at a time and never cached (the kernel's `READ_ONCE` and `WRITE_ONCE`; BPF has no atomic
+/// loads before its fourth version). Two CPUs that see packets of one flow at once may lose one of two updates of `seen` or `state`,
+/// as they could have arrived in the other order.
+#[derive(Clone, Copy, Debug)]
+pub struct FlowRef<'a> {
+    flow: *mut Flow,
+    lives: PhantomData<&'a Flow>,
+}
+
+impl<'a> FlowRef<'a> {
+    /// # Safety
+    /// `flow` points to an aligned `Flow` that stays allocated for `'a` and is only written through `FlowRef`s meanwhile.
+    pub const unsafe fn new(flow: *mut Flow) -> Self {
+        Self {
+            flow,
+            lives: PhantomData,
+        }
+    }
+
+    /// Time of the last packet.
+    #[inline(always)]
+    pub fn seen(self) -> u64 {
+        // SAFETY: see `new`.
+        unsafe { (&raw const (*self.flow).seen).read_volatile() }
+    }
+
+    /// State as a number.
+    #[inline(always)]
+    pub fn state(self) -> u32 {
+        // SAFETY: see `new`.
+        unsafe { (&raw const (*self.flow).state).read_volatile() }
+    }
+
+    /// Direction of the first packet.
+    #[inline(always)]
+    pub fn origin(self) -> Direction {
+        // SAFETY: see `new`; the field never changes after insertion.
+        Direction::from_u8(unsafe { (*self.flow).origin })
+    }
+
+    /// A copy of the whole record.
+    #[inline(always)]
+    pub fn copy(self) -> Flow {
+        // SAFETY: see `new`.
+        unsafe { self.flow.read_volatile() }
+    }
+
+    /// Notes a packet seen `now` that leads to `state`; writes only what changes, so that hot flows stay shared between CPUs.
+    #[inline(always)]
+    pub fn touch(self, now: u64, state: u32) {
+        /// Half a second: the finest timeout is ten.
+        const GRAIN: u64 = 1 << 29;
+        if now.wrapping_sub(self.seen()) > GRAIN {
+            // SAFETY: see `new`.
+            unsafe { (&raw mut (*self.flow).seen).write_volatile(now) }
+        }
+        if state != self.state() {
+            // SAFETY: see `new`.
+            unsafe { (&raw mut (*self.flow).state).write_volatile(state) }
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! What the pipeline looks up and writes down: in the kernel BPF maps, elsewhere plain memory.
+
+use crate::classify::{Values, classify};
+use crate::conntrack::Tracked;
+use crate::flow::{Flow, FlowKey, FlowRef};
+use crate::maps::{FragmentKey, FragmentValue, Port, RuleWord, Settings};
+use crate::pipeline::{commit_flow, complete_fragment, track_flow};
+use crate::verdict::{Direction, Reason};
+use crate::wire::{Address, Headers, IpVersion};
+
+/// Access to everything that lives in maps. Cheap to copy: a handle, not the tables.
+pub trait Tables: Copy {
+    /// The port of an interface.
+    fn port(&self, ifindex: u32) -> Option<&Port>;
+
+    /// A word of the policy arena. Word 0 is 0.
+    fn word(&self, index: u32) -> Option<u64>;
+
+    /// The class of an address in a class space: that of the longest prefix that holds it, or 0.
+    fn class(&self, space: u32, version: IpVersion, address: &Address) -> u32;
+
+    /// A flow that both ends have taken part in.
+    fn flow(&self, key: &FlowKey) -> Option<FlowRef<'_>>;
+
+    /// A flow that waits for an answer.
+    fn half_open(&self, key: &FlowKey) -> Option<FlowRef<'_>>;
+
+    /// Makes a half-open flow; false if there was no room.
+    fn insert_half_open(&self, key: &FlowKey, flow: &Flow) -> bool;
+
+    /// Moves a flow from the half-open ones to the others; false (and nothing is lost) if there was no room.
+    fn establish(&self, key: &FlowKey, flow: &Flow) -> bool;
+
+    /// Forgets a flow that both ends had taken part in.
+    fn remove_flow(&self, key: &FlowKey);
+
+    /// Remembers a datagram's first fragment.
+    fn remember_fragment(&self, key: &FragmentKey, value: &FragmentValue);
+
+    /// What the first fragment told, if it was seen.
+    fn first_fragment(&self, key: &FragmentKey) -> Option<FragmentValue>;
+
+    /// The node's settings.
+    fn settings(&self) -> Settings;
+
+    /// Nanoseconds of a monotonic clock, fine to some milliseconds.
+    fn now(&self) -> u64;
+
+    /// Calls `step` until it returns false, `count` times at the most.
+    fn repeat<S: Step>(count: u32, step: &mut S);
+
+    /// The pipeline's stage [`track_flow`]. This and the following are methods so that the kernel can put function boundaries around
+    /// them: the verifier then goes through each stage once, and their stack frames do not add up.
+    #[inline(always)]
+    fn track(&self, port: &Port, direction: Direction, headers: &Headers) -> Tracked {
+        track_flow(*self, port, direction, headers)
+    }
+
+    /// The stage [`complete_fragment`].
+    ///
+    /// # Errors
+    /// As [`complete_fragment`].
+    #[inline(always)]
+    fn complete_fragment(
+        &self,
+        port: &Port,
+        direction: Direction,
+        headers: &mut Headers,
+    ) -> Result<(), Reason> {
+        complete_fragment(*self, port, direction, headers)
+    }
+
+    /// The stage [`classify`].
+    #[inline(always)]
+    fn classify(&self, policy: u32, values: &Values) -> Option<RuleWord> {
+        classify(*self, policy, values)
+    }
+
+    /// The stage [`commit_flow`].
+    #[inline(always)]
+    fn commit(
+        &self,
+        port: &Port,
+        direction: Direction,
+        headers: &Headers,
+        tracked: Tracked,
+        rule: u32,
+    ) {
+        commit_flow(*self, port, direction, headers, tracked, rule);
+    }
+}
+
+/// The body of a bounded loop; a type and not a closure, so that the kernel can verify it once (`bpf_loop`).
+pub trait Step {
+    /// One round; false ends the loop.
+    fn step(&mut self) -> bool;
+}

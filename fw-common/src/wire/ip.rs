@@ -1,0 +1,122 @@
+//! IPv4 (RFC 791) and IPv6 (RFC 8200) with its extension headers.
+//!
+//! Lengths are checked against the frame: a datagram that claims more bytes than the frame has is malformed. A total length of 0 is a
+//! super-packet of more than 64 KiB that the kernel will cut up (BIG TCP); its length is the frame's.
+
+use super::transport;
+use super::{Address, Fragment, Headers, IpVersion, Packet};
+use crate::verdict::Reason;
+
+/// IPv6 extension headers that are walked; a longer chain is dropped.
+const MAX_EXTENSIONS: usize = 8;
+
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
+const DESTINATION_OPTIONS: u8 = 60;
+
+#[inline(always)]
+pub(super) fn parse_v4<P: Packet>(
+    packet: &P,
+    offset: u32,
+    headers: &mut Headers,
+) -> Result<(), Reason> {
+    let words: [u32; 5] = packet.load(offset).ok_or(Reason::Malformed)?;
+    let first = u32::from_be(words[0]);
+    let header_bytes = (first >> 24 & 0xf) * 4;
+    if first >> 28 != 4 || header_bytes < 20 {
+        return Err(Reason::Malformed);
+    }
+    let present = packet.length().wrapping_sub(offset);
+    let total = match first & 0xffff {
+        0 => present,
+        total => total,
+    };
+    if total > present || total < header_bytes {
+        return Err(Reason::Malformed);
+    }
+    headers.version = IpVersion::V4;
+    headers.source = Address::v4(words[3]);
+    headers.dest = Address::v4(words[4]);
+    headers.protocol = (u32::from_be(words[2]) >> 16) as u8;
+    let second = u32::from_be(words[1]);
+    headers.fragment_id = second >> 16;
+    headers.fragment = fragment(second & 0x1fff, second & 0x2000 != 0);
+    let l4 = offset + header_bytes;
+    headers.l4 = l4 as u16;
+    transport::parse(packet, l4, total - header_bytes, headers)
+}
+
+#[inline(always)]
+pub(super) fn parse_v6<P: Packet>(
+    packet: &P,
+    offset: u32,
+    headers: &mut Headers,
+) -> Result<(), Reason> {
+    let words: [u32; 10] = packet.load(offset).ok_or(Reason::Malformed)?;
+    if u32::from_be(words[0]) >> 28 != 6 {
+        return Err(Reason::Malformed);
+    }
+    let second = u32::from_be(words[1]);
+    let present = packet.length().wrapping_sub(offset + 40);
+    let payload = match second >> 16 {
+        0 => present,
+        payload => payload,
+    };
+    if payload > present {
+        return Err(Reason::Malformed);
+    }
+    headers.version = IpVersion::V6;
+    headers.source = Address([words[2], words[3], words[4], words[5]]);
+    headers.dest = Address([words[6], words[7], words[8], words[9]]);
+    let start = offset + 40;
+    let mut next = (second >> 8) as u8;
+    let mut walked = 0_u32;
+    for _ in 0..MAX_EXTENSIONS {
+        if !is_extension(next) || headers.fragment == Fragment::Later {
+            break;
+        }
+        let head: [u8; 8] = packet.load(start + walked).ok_or(Reason::Malformed)?;
+        let bytes = match next {
+            FRAGMENT => {
+                let word = u32::from(head[2]) << 8 | u32::from(head[3]);
+                headers.fragment = fragment(word >> 3, word & 1 != 0);
+                headers.fragment_id = u32::from(head[4]) << 24
+                    | u32::from(head[5]) << 16
+                    | u32::from(head[6]) << 8
+                    | u32::from(head[7]);
+                8
+            }
+            AUTHENTICATION => (u32::from(head[1]) + 2) * 4,
+            _ => (u32::from(head[1]) + 1) * 8,
+        };
+        next = head[0];
+        walked += bytes;
+        if walked > payload {
+            return Err(Reason::Malformed);
+        }
+    }
+    if is_extension(next) && headers.fragment != Fragment::Later {
+        return Err(Reason::HeaderChain);
+    }
+    headers.protocol = next;
+    headers.l4 = (start + walked) as u16;
+    transport::parse(packet, start + walked, payload - walked, headers)
+}
+
+const fn is_extension(next: u8) -> bool {
+    matches!(
+        next,
+        HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS
+    )
+}
+
+/// `offset` in units of 8 bytes.
+const fn fragment(offset: u32, more: bool) -> Fragment {
+    match (offset, more) {
+        (0, false) => Fragment::Whole,
+        (0, true) => Fragment::First,
+        _ => Fragment::Later,
+    }
+}

@@ -1,0 +1,148 @@
+//! The socket buffer as packet bytes. The only code of this crate that touches it.
+//!
+//! Bytes are read with `bpf_skb_load_bytes`, which works wherever they are: the linear part of a frame can end before its headers do, and
+//! with virtio the guest chooses where.
+
+use core::ffi::c_void;
+use core::mem::MaybeUninit;
+
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::helpers::{
+    bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
+};
+use fw_common::verdict::Reason;
+use fw_common::wire::{Headers, Packet, Wire};
+
+use crate::stage;
+
+/// A frame at a TC hook.
+pub struct Skb {
+    raw: *mut __sk_buff,
+}
+
+/// Reads one field of the context by its constant offset.
+macro_rules! field {
+    ($skb:expr, $name:ident) => {{
+        // SAFETY: the context pointer is valid for the whole run of the program.
+        unsafe { (*$skb.raw).$name }
+    }};
+}
+
+impl Skb {
+    /// The frame of a program's context.
+    #[inline(always)]
+    pub fn of(raw: *mut __sk_buff) -> Self {
+        Self { raw }
+    }
+
+    /// The context again, for a [`stage`].
+    #[inline(always)]
+    pub fn raw(&self) -> *mut __sk_buff {
+        self.raw
+    }
+
+    #[inline(always)]
+    pub fn ifindex(&self) -> u32 {
+        field!(self, ifindex)
+    }
+
+    #[inline(always)]
+    pub fn mark(&self) -> u32 {
+        field!(self, mark)
+    }
+
+    #[inline(always)]
+    pub fn set_mark(&self, mark: u32) {
+        // SAFETY: as in `field!`; TC programs may write the mark.
+        unsafe { (*self.raw).mark = mark }
+    }
+
+    /// Frames that a super-packet will be cut into.
+    #[inline(always)]
+    pub fn segments(&self) -> u32 {
+        core::cmp::max(field!(self, gso_segs), 1)
+    }
+
+    /// Copies the frame's first `length` bytes to `to`; false if it has fewer.
+    ///
+    /// # Safety
+    /// `to` has room for `length` bytes, and 1 ≤ `length`.
+    #[inline(always)]
+    pub unsafe fn copy_head(&self, to: *mut u8, length: u32) -> bool {
+        // SAFETY: the caller vouches for `to`.
+        unsafe { bpf_skb_load_bytes(self.raw.cast::<c_void>(), 0, to.cast(), length) == 0 }
+    }
+
+    /// Overwrites the bytes from `offset` on with `record`.
+    #[inline(always)]
+    pub fn store<T: Wire>(&self, offset: u32, record: &T) -> Option<()> {
+        let from = core::ptr::from_ref(record).cast::<c_void>();
+        // SAFETY: `record` is a readable `T` without padding (see `Wire`).
+        match unsafe { bpf_skb_store_bytes(self.raw, offset, from, size_of::<T>() as u32, 0) } {
+            0 => Some(()),
+            _ => None,
+        }
+    }
+
+    /// Cuts or grows the frame to `length` bytes.
+    #[inline(always)]
+    pub fn resize(&self, length: u32) -> Option<()> {
+        // SAFETY: the helper checks its arguments.
+        match unsafe { bpf_skb_change_tail(self.raw, length, 0) } {
+            0 => Some(()),
+            _ => None,
+        }
+    }
+
+    /// Opens a gap of `bytes` between the link and the network header.
+    #[inline(always)]
+    pub fn open_gap(&self, bytes: i32) -> Option<()> {
+        /// `BPF_ADJ_ROOM_MAC` of the kernel's `bpf.h`.
+        const AT_MAC: u32 = 1;
+        // SAFETY: the helper checks its arguments.
+        match unsafe { bpf_skb_adjust_room(self.raw, bytes, AT_MAC, 0) } {
+            0 => Some(()),
+            _ => None,
+        }
+    }
+}
+
+impl Packet for Skb {
+    #[inline(always)]
+    fn parse(&self, headers: &mut Headers) -> Result<(), Reason> {
+        stage::result(stage::parse(self.raw, headers))
+    }
+
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        field!(self, len)
+    }
+
+    #[inline(always)]
+    fn load<T: Wire>(&self, offset: u32) -> Option<T> {
+        let mut record = MaybeUninit::<T>::uninit();
+        let size = size_of::<T>() as u32;
+        // SAFETY: `record` has room for `size` bytes.
+        let result = unsafe {
+            bpf_skb_load_bytes(
+                self.raw.cast::<c_void>(),
+                offset,
+                record.as_mut_ptr().cast(),
+                size,
+            )
+        };
+        if result != 0 {
+            return None;
+        }
+        // SAFETY: the helper filled all of it, and any bytes make a `T` (see `Wire`).
+        Some(unsafe { record.assume_init() })
+    }
+
+    #[inline(always)]
+    fn offloaded_tag(&self) -> Option<u16> {
+        match field!(self, vlan_present) {
+            0 => None,
+            _ => Some(field!(self, vlan_tci) as u16),
+        }
+    }
+}

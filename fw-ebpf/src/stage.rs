@@ -1,0 +1,121 @@
+//! The pipeline's stages as functions that the verifier goes through one at a time.
+//!
+//! A global function is verified once, for any arguments, and a caller sees only what it returns; so the states of one stage do not multiply
+//! with those of the next, and their stack frames are not alive together. The price: arguments are at most five scalars or pointers, and
+//! pointers may be null as far as the verifier knows. A null (which no caller passes) is closed.
+
+use aya_ebpf::bindings::__sk_buff;
+use fw_common::classify::{self, Values};
+use fw_common::conntrack::{Commit, CtState, Tracked};
+use fw_common::maps::Port;
+use fw_common::pipeline;
+use fw_common::verdict::{Direction, Reason};
+use fw_common::wire::{self, Headers};
+
+use crate::hairpin;
+use crate::skb::Skb;
+use crate::tables::Maps;
+
+/// What a stage returns that went well; else the number of the reason why not.
+const DONE: u32 = u32::MAX;
+
+/// What [`classify`] returns if the arena is inconsistent; no rule word has all bits set.
+pub const NO_RULE_WORD: u64 = u64::MAX;
+
+/// The result of a stage from what its function returned.
+#[inline(always)]
+pub fn result(returned: u32) -> Result<(), Reason> {
+    match returned {
+        DONE => Ok(()),
+        reason => Err(Reason::from_u8(reason as u8).unwrap_or(Reason::Malformed)),
+    }
+}
+
+#[inline(always)]
+fn returned(result: Result<(), Reason>) -> u32 {
+    match result {
+        Ok(()) => DONE,
+        Err(reason) => reason as u32,
+    }
+}
+
+/// A stage's argument, or return from the stage.
+macro_rules! argument {
+    ($pointer:ident . $as:ident or $closed:expr) => {
+        // SAFETY: the verifier passes null or a whole value, and only this call uses those that are mutable.
+        match unsafe { $pointer.$as() } {
+            Some(argument) => argument,
+            None => return $closed,
+        }
+    };
+}
+
+/// [`wire::parse`].
+#[unsafe(no_mangle)]
+pub extern "C" fn parse(skb: *mut __sk_buff, headers: *mut Headers) -> u32 {
+    let headers = argument!(headers.as_mut or Reason::Malformed as u32);
+    returned(wire::parse(&Skb::of(skb), headers))
+}
+
+/// [`pipeline::complete_fragment`].
+#[unsafe(no_mangle)]
+pub extern "C" fn complete_fragment(
+    port: *const Port,
+    direction: u32,
+    headers: *mut Headers,
+) -> u32 {
+    let port = argument!(port.as_ref or Reason::Fragment as u32);
+    let headers = argument!(headers.as_mut or Reason::Fragment as u32);
+    let direction = Direction::from_u8(direction as u8);
+    returned(pipeline::complete_fragment(Maps, port, direction, headers))
+}
+
+/// [`pipeline::track_flow`].
+#[unsafe(no_mangle)]
+pub extern "C" fn track(port: *const Port, direction: u32, headers: *const Headers) -> u32 {
+    const CLOSED: u32 = Tracked {
+        state: CtState::Invalid,
+        commit: Commit::Nothing,
+    }
+    .to_bits();
+    let port = argument!(port.as_ref or CLOSED);
+    let headers = argument!(headers.as_ref or CLOSED);
+    pipeline::track_flow(Maps, port, Direction::from_u8(direction as u8), headers).to_bits()
+}
+
+/// [`classify::classify`].
+#[unsafe(no_mangle)]
+pub extern "C" fn classify(policy: u32, values: *const Values) -> u64 {
+    let values = argument!(values.as_ref or NO_RULE_WORD);
+    classify::classify(Maps, policy, values).map_or(NO_RULE_WORD, |word| word.0)
+}
+
+/// [`pipeline::commit_flow`]. Returns 0: global functions return a number.
+#[unsafe(no_mangle)]
+pub extern "C" fn commit(
+    port: *const Port,
+    direction: u32,
+    headers: *const Headers,
+    tracked: u32,
+    rule: u32,
+) -> u32 {
+    let port = argument!(port.as_ref or 0);
+    let headers = argument!(headers.as_ref or 0);
+    let direction = Direction::from_u8(direction as u8);
+    let tracked = Tracked::from_bits(tracked);
+    pipeline::commit_flow(Maps, port, direction, headers, tracked, rule);
+    0
+}
+
+/// [`hairpin::answer`]; returns the TC action, or a negative number if the frame is not answered.
+#[unsafe(no_mangle)]
+pub extern "C" fn reject(
+    skb: *mut __sk_buff,
+    headers: *const Headers,
+    guest_mac: u64,
+    direction: u32,
+) -> i32 {
+    let headers = argument!(headers.as_ref or -1);
+    let direction = Direction::from_u8(direction as u8);
+    hairpin::answer(&Skb::of(skb), guest_mac, direction, headers).unwrap_or(-1)
+}

@@ -1,0 +1,217 @@
+//! The pipeline's tables as BPF maps. Layouts, names and capacities: `fw_common::maps`.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_loop};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
+use fw_common::classify::Values;
+use fw_common::conntrack::Tracked;
+use fw_common::flow::{Flow, FlowKey, FlowRef};
+use fw_common::maps::{
+    ClassKeyV4, ClassKeyV6, Counter, FragmentKey, FragmentValue, Port, RuleWord, SPACE_BITS,
+    Settings, capacity, counter,
+};
+use fw_common::tables::{Step, Tables};
+use fw_common::verdict::{Direction, Reason};
+use fw_common::wire::{Address, Headers, IpVersion, Packet};
+
+use crate::skb::Skb;
+use crate::stage;
+
+#[map]
+static PORTS: HashMap<u32, Port> = HashMap::with_max_entries(capacity::PORTS, 0);
+#[map]
+static ARENA: Array<u64> = Array::with_max_entries(capacity::ARENA, 0);
+#[map]
+static CLASSES_V4: LpmTrie<ClassKeyV4, u32> = LpmTrie::with_max_entries(capacity::CLASSES, 0);
+#[map]
+static CLASSES_V6: LpmTrie<ClassKeyV6, u32> = LpmTrie::with_max_entries(capacity::CLASSES, 0);
+#[map]
+static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(capacity::FLOWS, 0);
+#[map]
+static HALF_OPEN: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(capacity::HALF_OPEN, 0);
+#[map]
+static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue> =
+    LruHashMap::with_max_entries(capacity::FRAGMENTS, 0);
+#[map]
+static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(counter::ENTRIES, 0);
+#[map]
+static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
+
+/// Handle of all maps.
+#[derive(Clone, Copy)]
+pub struct Maps;
+
+/// Counts a frame under a reason (or another entry of [`counter`]).
+#[inline(always)]
+pub fn count(index: u32, skb: &Skb) {
+    if let Some(entry) = COUNTERS.get_ptr_mut(index) {
+        // SAFETY: this CPU's own entry; programs at these hooks do not interrupt each other.
+        unsafe {
+            (*entry).packets += u64::from(skb.segments());
+            (*entry).bytes += u64::from(skb.length());
+        }
+    }
+}
+
+/// Counts something that is no frame.
+#[inline(always)]
+fn count_once(index: u32) {
+    if let Some(entry) = COUNTERS.get_ptr_mut(index) {
+        // SAFETY: as in `count`.
+        unsafe { (*entry).packets += 1 }
+    }
+}
+
+#[inline(always)]
+fn flow_ref<'a>(entry: Option<*mut Flow>) -> Option<FlowRef<'a>> {
+    // SAFETY: map values are aligned, and stay readable until the program ends even if the entry is deleted meanwhile.
+    entry.map(|flow| unsafe { FlowRef::new(flow) })
+}
+
+/// The body of `bpf_loop`: 0 goes on, 1 ends.
+#[inline(never)]
+unsafe extern "C" fn round<S: Step>(_index: u64, step: *mut c_void) -> i64 {
+    // SAFETY: `repeat` passes a live `S` that nothing else uses meanwhile.
+    match unsafe { (*step.cast::<S>()).step() } {
+        true => 0,
+        false => 1,
+    }
+}
+
+impl Tables for Maps {
+    #[inline(always)]
+    fn port(&self, ifindex: u32) -> Option<&Port> {
+        // SAFETY: the agent replaces whole values; a reader sees one or the other entry.
+        unsafe { PORTS.get(ifindex) }
+    }
+
+    #[inline(always)]
+    fn word(&self, index: u32) -> Option<u64> {
+        ARENA.get(index).copied()
+    }
+
+    #[inline(always)]
+    fn class(&self, space: u32, version: IpVersion, address: &Address) -> u32 {
+        let space = space.to_be();
+        let class = match version {
+            IpVersion::V4 => CLASSES_V4.get(Key::new(SPACE_BITS + 32, [space, address.0[3]])),
+            IpVersion::V6 => {
+                let [a, b, c, d] = address.0;
+                CLASSES_V6.get(Key::new(SPACE_BITS + 128, [space, a, b, c, d]))
+            }
+            IpVersion::None => None,
+        };
+        class.copied().unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn flow(&self, key: &FlowKey) -> Option<FlowRef<'_>> {
+        flow_ref(FLOWS.get_ptr_mut(key))
+    }
+
+    #[inline(always)]
+    fn half_open(&self, key: &FlowKey) -> Option<FlowRef<'_>> {
+        flow_ref(HALF_OPEN.get_ptr_mut(key))
+    }
+
+    #[inline(always)]
+    fn insert_half_open(&self, key: &FlowKey, flow: &Flow) -> bool {
+        let done = HALF_OPEN.insert(key, flow, 0).is_ok();
+        if !done {
+            count_once(counter::FLOWS_REFUSED);
+        }
+        done
+    }
+
+    #[inline(always)]
+    fn establish(&self, key: &FlowKey, flow: &Flow) -> bool {
+        if FLOWS.insert(key, flow, 0).is_err() {
+            count_once(counter::FLOWS_REFUSED);
+            return false;
+        }
+        // Not there any more is fine: the other direction's packet was faster.
+        HALF_OPEN.remove(key).is_ok()
+    }
+
+    #[inline(always)]
+    fn remove_flow(&self, key: &FlowKey) {
+        if FLOWS.remove(key).is_err() {
+            // Evicted meanwhile: gone is what was asked for.
+        }
+    }
+
+    #[inline(always)]
+    fn remember_fragment(&self, key: &FragmentKey, value: &FragmentValue) {
+        if FRAGMENTS.insert(key, value, 0).is_err() {
+            // The datagram's later fragments will be dropped, and counted as that.
+        }
+    }
+
+    #[inline(always)]
+    fn first_fragment(&self, key: &FragmentKey) -> Option<FragmentValue> {
+        // SAFETY: values are replaced as a whole; a torn read could only mix two first fragments of one datagram.
+        unsafe { FRAGMENTS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn settings(&self) -> Settings {
+        SETTINGS.get(0).copied().unwrap_or_default()
+    }
+
+    #[inline(always)]
+    fn now(&self) -> u64 {
+        // SAFETY: the helper has no arguments.
+        unsafe { bpf_ktime_get_coarse_ns() }
+    }
+
+    #[inline(always)]
+    fn repeat<S: Step>(count: u32, step: &mut S) {
+        // SAFETY: `round::<S>` gets the `S` it expects; it lives on this stack until the helper returns.
+        unsafe {
+            bpf_loop(
+                count,
+                round::<S> as *mut c_void,
+                core::ptr::from_mut(step).cast(),
+                0,
+            );
+        }
+    }
+
+    #[inline(always)]
+    fn track(&self, port: &Port, direction: Direction, headers: &Headers) -> Tracked {
+        Tracked::from_bits(stage::track(port, direction as u32, headers))
+    }
+
+    #[inline(always)]
+    fn complete_fragment(
+        &self,
+        port: &Port,
+        direction: Direction,
+        headers: &mut Headers,
+    ) -> Result<(), Reason> {
+        stage::result(stage::complete_fragment(port, direction as u32, headers))
+    }
+
+    #[inline(always)]
+    fn classify(&self, policy: u32, values: &Values) -> Option<RuleWord> {
+        match stage::classify(policy, values) {
+            stage::NO_RULE_WORD => None,
+            word => Some(RuleWord(word)),
+        }
+    }
+
+    #[inline(always)]
+    fn commit(
+        &self,
+        port: &Port,
+        direction: Direction,
+        headers: &Headers,
+        tracked: Tracked,
+        rule: u32,
+    ) {
+        stage::commit(port, direction as u32, headers, tracked.to_bits(), rule);
+    }
+}

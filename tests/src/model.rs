@@ -1,0 +1,101 @@
+//! The reference model: what a policy means, as plainly as it can be written.
+//!
+//! In: a resolved [`Policy`] and one packet's headers. Out: the index of the first rule whose conditions hold. The model walks the rules in order
+//! and scans every set and range from its start; it knows no maps, classes or bit vectors, and nothing of it may be shared with the pipeline that
+//! it is compared with.
+//!
+//! Deliberately absent: flows, guards, verdicts of anything but rules. Ports are those of the packet, or for ICMP and ICMPv6 the type in the
+//! place of the source port and the code in that of the destination port; a packet without them (another protocol, a later fragment) meets no
+//! rule that asks for them.
+
+use std::net::IpAddr;
+
+use fw_agent::policy::{AddressSet, Family, Matches, Policy};
+
+/// What rules look at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// IP version; that of both addresses.
+    pub family: Family,
+    /// IP protocol, for IPv6 that of the final header.
+    pub protocol: u8,
+    /// Source address.
+    pub source: IpAddr,
+    /// Destination address.
+    pub dest: IpAddr,
+    /// Source port, or ICMP type.
+    pub sport: Option<u16>,
+    /// Destination port, or ICMP code.
+    pub dport: Option<u16>,
+    /// Bits of `fw_common::maps::traits`.
+    pub traits: u8,
+}
+
+/// Index of the rule that decides; the number of rules if none does, which a policy's last rule excludes.
+pub fn judge(policy: &Policy, packet: &Packet) -> usize {
+    for (index, rule) in policy.rules.iter().enumerate() {
+        if holds(&rule.matches, packet) {
+            return index;
+        }
+    }
+    policy.rules.len()
+}
+
+/// Whether all conditions hold for the packet.
+pub fn holds(matches: &Matches, packet: &Packet) -> bool {
+    if let Some(family) = matches.family
+        && family != packet.family
+    {
+        return false;
+    }
+    if let Some(protocol) = matches.protocol
+        && protocol != packet.protocol
+    {
+        return false;
+    }
+    if let Some(set) = &matches.source
+        && !contains(set, packet.source)
+    {
+        return false;
+    }
+    if let Some(set) = &matches.dest
+        && !contains(set, packet.dest)
+    {
+        return false;
+    }
+    in_ranges(&matches.sport, packet.sport)
+        && in_ranges(&matches.dport, packet.dport)
+        && packet.traits & matches.traits_mask == matches.traits_value
+}
+
+/// Whether the longest prefix that holds `address` is there and is not a `nomatch`.
+pub fn contains(set: &AddressSet, address: IpAddr) -> bool {
+    let mut longest = None;
+    let mut member = false;
+    for entry in &set.entries {
+        let length = entry.net.prefix_len();
+        if entry.net.contains(&address) && longest.is_none_or(|known| length > known) {
+            longest = Some(length);
+            member = !entry.nomatch;
+        }
+    }
+    member
+}
+
+fn in_ranges(ranges: &[(u16, u16)], value: Option<u16>) -> bool {
+    if ranges.is_empty() {
+        return true;
+    }
+    let Some(value) = value else {
+        return false;
+    };
+    for &(first, last) in ranges {
+        if first <= value && value <= last {
+            return true;
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests;
