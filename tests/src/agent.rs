@@ -13,12 +13,12 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use serde::Deserialize;
 use tempfile::TempDir;
 
 use crate::netns::Netns;
-use crate::tree::{ConfigTree, NODE};
+use crate::tree::{ConfigTree, NODE, temporary_directory};
 
 /// How long the agent may take to load its programs and to apply the first time (debug build, busy machine).
 const START: Duration = Duration::from_secs(20);
@@ -108,10 +108,7 @@ impl Agent {
         let places = Places {
             root: tree.path().to_path_buf(),
             pins: PathBuf::from(format!("/sys/fs/bpf/tapwall-test-{}-{number}", id())),
-            run: tempfile::Builder::new()
-                .prefix("tapwall-run-")
-                .tempdir()
-                .context("making a directory for the agent")?,
+            run: temporary_directory("run")?,
         };
         Self::launch(namespace.path(), places)
     }
@@ -119,10 +116,7 @@ impl Agent {
     /// Ends the agent and starts another on the same tree, pins and record: what an upgrade does.
     pub fn restart(mut self, namespace: &Netns) -> Result<Self> {
         self.terminate()?;
-        let run = tempfile::Builder::new()
-            .prefix("tapwall-run-")
-            .tempdir()
-            .context("making a directory for the agent")?;
+        let run = temporary_directory("run")?;
         let places = Places {
             root: self.places.root.clone(),
             pins: self.places.pins.clone(),
@@ -328,9 +322,13 @@ impl Agent {
         Ok(())
     }
 
+    /// Without taking its exit status away from [`Self::terminate`].
     fn is_running(&self) -> bool {
-        // A zombie has no command line; it is this process's child and stays one until it is waited for.
-        fs::read(format!("/proc/{}/cmdline", self.pid())).is_ok_and(|line| !line.is_empty())
+        let Some(pid) = i32::try_from(self.pid()).ok().and_then(Pid::from_raw) else {
+            return false;
+        };
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        waitid(WaitId::Pid(pid), options).is_ok_and(|ended| ended.is_none())
     }
 
     fn stop(&mut self) -> Result<()> {
