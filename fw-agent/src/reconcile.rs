@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::logger::{LogNames, Logger};
@@ -48,7 +48,7 @@ pub struct Options {
     pub log_file: PathBuf,
 }
 
-/// Changes that come within this time of each other are carried out together …
+/// Changes of files that come within this time of each other are carried out together …
 const QUIET: Duration = Duration::from_millis(10);
 /// … but none waits longer than this.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -98,10 +98,11 @@ pub async fn run(options: Options) -> Result<()> {
             ..Record::default()
         },
         retry: false,
+        read_error: None,
     };
-    agent.reconcile(present);
+    agent.reconcile(present, true);
     loop {
-        let work = tokio::select! {
+        let files_changed = tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = hangup.recv() => {
@@ -109,23 +110,27 @@ pub async fn run(options: Options) -> Result<()> {
                 true
             }
             () = files.changed() => true,
-            Some(()) = links.next() => true,
-            _ = ticks.tick() => files.look() || agent.is_due(),
+            // A new device must not wait: only what has come with it is taken together.
+            Some(()) = links.next() => {
+                while links.next().now_or_never().flatten().is_some() {}
+                false
+            }
+            _ = ticks.tick() => match files.look() || agent.is_due() {
+                true => true,
+                false => continue,
+            },
         };
-        if !work {
-            continue;
-        }
         let deadline = tokio::time::Instant::now() + PATIENCE;
-        loop {
+        while files_changed {
             tokio::select! {
                 () = files.changed() => {}
-                Some(()) = links.next() => {}
                 () = tokio::time::sleep(QUIET) => break,
                 () = tokio::time::sleep_until(deadline) => break,
+                Some(()) = links.next() => break,
             }
         }
         match Devices::list(&netlink).await {
-            Ok(present) => agent.reconcile(present),
+            Ok(present) => agent.reconcile(present, files_changed),
             Err(error) => tracing::error!(%error, "cannot list the network devices"),
         }
     }
@@ -147,6 +152,8 @@ struct Agent {
     record: Record,
     /// Something failed that may go better next time.
     retry: bool,
+    /// Why the files could not be read last time; said once.
+    read_error: Option<String>,
 }
 
 impl Agent {
@@ -159,40 +166,57 @@ impl Agent {
         self.retry || expired
     }
 
-    /// One round: from the files to the maps.
-    fn reconcile(&mut self, present: Devices) {
-        let sources = match self.read() {
-            Ok(sources) => sources,
-            Err(error) => {
-                tracing::error!("{error:#}; the last policy stays in force");
-                self.retry = true;
-                return;
+    /// One round: from the files (read anew if they `changed`) and the devices to the maps.
+    fn reconcile(&mut self, present: Devices, changed: bool) {
+        let retry = std::mem::take(&mut self.retry);
+        let mut news = retry || present != self.devices;
+        self.devices = present;
+        if changed || retry || self.compiled.is_none() {
+            match self.read() {
+                Ok(sources) => {
+                    self.read_error = None;
+                    if self.compiled.is_none() || sources != self.sources || self.is_due() {
+                        let compiled = compile(&sources, unix_time());
+                        self.report(&compiled);
+                        self.sources = sources;
+                        self.compiled = Some(compiled);
+                        news = true;
+                    }
+                }
+                Err(error) => {
+                    let error = format!("{error:#}");
+                    if self.read_error.as_ref() != Some(&error) {
+                        tracing::error!("{error}; the last policy stays in force");
+                    }
+                    self.read_error = Some(error);
+                    self.retry = true;
+                }
             }
-        };
-        let unchanged = sources == self.sources && present == self.devices;
-        if unchanged && self.compiled.is_some() && !self.is_due() {
-            return;
         }
-        self.retry = false;
-        let compiled = compile(&sources, unix_time());
-        self.report(&compiled);
+        if news && let Some(compiled) = self.compiled.take() {
+            self.carry_out(&compiled);
+            self.compiled = Some(compiled);
+        }
+    }
+
+    /// Makes the kernel hold what the configuration says, for the devices that are there.
+    fn carry_out(&mut self, compiled: &Compiled) {
         self.names.send_modify(|names| {
-            names.previous = Arc::clone(&names.rules);
-            names.rules = Arc::new(compiled.image.rules.clone());
-            names.devices = present.names();
+            if *names.rules != compiled.image.rules {
+                let rules = Arc::new(compiled.image.rules.clone());
+                names.previous = std::mem::replace(&mut names.rules, rules);
+            }
+            names.devices = self.devices.names();
         });
         let nothing = MapImage::default();
         let image = match compiled.policy.enabled {
             true => &compiled.image,
             false => &nothing,
         };
-        let indices = present.indices();
-        let certain = sources.unreadable.is_empty();
-        let applied = self.apply(image, &indices, certain);
-        self.note(&compiled, &indices, &applied);
-        self.sources = sources;
-        self.devices = present;
-        self.compiled = Some(compiled);
+        let devices = self.devices.indices();
+        let certain = self.sources.unreadable.is_empty();
+        let degraded = self.apply(image, &devices, certain);
+        self.note(compiled, &devices, &degraded);
     }
 
     /// Reads the files. Those that exist but cannot be read keep the contents they had.
