@@ -56,7 +56,7 @@ enum Verb {
     /// Print every port's policy: the rules in order, with where they come from.
     Compile(compile::Arguments),
     /// Say what would happen to a packet, and why.
-    Simulate(simulate::Arguments),
+    Simulate(Box<simulate::Arguments>),
     /// Look into the maps of the kernel programs.
     #[command(subcommand)]
     Map(map::Arguments),
@@ -79,7 +79,7 @@ pub fn main() -> ExitCode {
     let result = match cli.verb {
         Verb::Check(arguments) => check::run(&cli.place, &arguments),
         Verb::Compile(arguments) => compile::run(&cli.place, &arguments),
-        Verb::Simulate(arguments) => simulate::run(&cli.place, arguments),
+        Verb::Simulate(arguments) => simulate::run(&cli.place, &arguments),
         Verb::Map(arguments) => map::run(&cli.place, &arguments),
         Verb::Status(arguments) => status::run(&cli.place, &arguments),
         Verb::Stop => stop::run(&cli.place),

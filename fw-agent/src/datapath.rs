@@ -1,7 +1,8 @@
 //! How a [`crate::image::MapImage`] gets into the kernel. The only user of aya.
 //!
-//! 1. [`Kernel::open`] loads the programs and opens or makes the pinned maps. 2. [`plan`](plan::plan) compares what the kernel holds with
-//! the image and the devices that are there, and lists [`Action`]s. 3. [`Kernel::apply`] carries them out in order.
+//! 1. [`Kernel::open`] loads the programs and opens or makes the pinned maps.
+//! 2. [`plan`](plan::plan) compares what the kernel holds with the image and the devices that are there, and lists [`Action`]s.
+//! 3. [`Kernel::apply`] carries them out in order.
 //!
 //! Invariants: make before break, so that stopping after any action leaves every port with a whole policy, old or new, or closed.
 //! Maps and links are pinned below one directory, named after the layout version; without the agent the last policy stays in force.

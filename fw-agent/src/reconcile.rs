@@ -4,7 +4,9 @@
 //! write the record. Anything that fails leaves the last policy in force and is tried again.
 //!
 //! 1. [`watch`] says when files may have changed: at once by inotify, within a second by looking (`/etc/pve` is a FUSE file system whose
-//! remote changes raise no events). 2. Netlink says when devices came or went. 3. Changes that come together are carried out together.
+//!    remote changes raise no events).
+//! 2. Netlink says when devices came or went.
+//! 3. Changes that come together are carried out together.
 //!
 //! Invariant: the firewall is opened only by a configuration that says so and that could be read. A root directory that is gone, or a file that
 //! exists and cannot be read, changes nothing.
@@ -185,7 +187,8 @@ impl Agent {
             false => &nothing,
         };
         let indices = present.indices();
-        let applied = self.apply(image, &indices);
+        let certain = sources.unreadable.is_empty();
+        let applied = self.apply(image, &indices, certain);
         self.note(&compiled, &indices, &applied);
         self.sources = sources;
         self.devices = present;
@@ -194,24 +197,11 @@ impl Agent {
 
     /// Reads the files. Those that exist but cannot be read keep the contents they had.
     fn read(&self) -> Result<Sources> {
-        let root = &self.options.root;
-        if let Err(error) = std::fs::read_dir(root) {
-            return Err(error).with_context(|| format!("cannot read {}", root.display()));
-        }
-        let mut sources = Sources::read(root, &self.options.node);
-        for path in sources.unreadable.keys() {
-            let known = self.sources.files.get(path);
-            match known {
-                Some(bytes) => {
-                    sources.files.insert(path.clone(), bytes.clone());
-                }
-                None => anyhow::bail!(
-                    "cannot read {}: {}",
-                    root.join(path).display(),
-                    sources.unreadable[path]
-                ),
-            }
-        }
+        // Both directories exist on every node. If they do not, the cluster file system is not there.
+        let node = self.options.root.join("nodes").join(&self.options.node);
+        std::fs::read_dir(&node).with_context(|| format!("cannot read {}", node.display()))?;
+        let mut sources = Sources::read(&self.options.root, &self.options.node);
+        sources.keep_from(&self.sources);
         Ok(sources)
     }
 
@@ -228,8 +218,14 @@ impl Agent {
         }
     }
 
-    /// Carries out the plan for `image`; says which scopes are not as they should be.
-    fn apply(&mut self, image: &MapImage, devices: &BTreeMap<String, u32>) -> Vec<String> {
+    /// Carries out the plan for `image`; says which scopes are not as they should be. Not `certain`: a guest that `image` does not know may
+    /// only be unreadable, and keeps what it has.
+    fn apply(
+        &mut self,
+        image: &MapImage,
+        devices: &BTreeMap<String, u32>,
+        certain: bool,
+    ) -> Vec<String> {
         let mut degraded: Vec<String> = image
             .failures
             .iter()
@@ -242,7 +238,7 @@ impl Agent {
                 )
             })
             .collect();
-        let plan = plan(&mut self.state, image, devices);
+        let plan = plan(&mut self.state, image, devices, certain);
         for port in &plan.no_room {
             degraded.push(format!(
                 "guest {} net{}: no room for its policy; its last one stays, or it is closed",

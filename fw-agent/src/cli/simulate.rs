@@ -66,7 +66,7 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-pub(super) fn run(place: &Place, arguments: Arguments) -> Result<Outcome> {
+pub(super) fn run(place: &Place, arguments: &Arguments) -> Result<Outcome> {
     let sources = place.sources()?;
     let compiled = crate::compile::compile(&sources, crate::reconcile::unix_time());
     let mut pipeline = Pipeline::new(&compiled);
@@ -88,11 +88,10 @@ pub(super) fn run(place: &Place, arguments: Arguments) -> Result<Outcome> {
             _ => Outcome::Diagnostics,
         });
     }
-    let json = arguments.json;
-    let mut query = query(&arguments)?;
+    let mut query = query(arguments)?;
     query.set_host_addresses(host.v4, host.v6);
     let outcome = simulate(&query, &compiled.policy, &mut judge)?;
-    if json {
+    if arguments.json {
         println!("{}", serde_json::to_string_pretty(&outcome)?);
     } else {
         print!("{}", text::print(&query, &outcome));

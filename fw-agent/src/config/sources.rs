@@ -20,6 +20,8 @@ pub struct Sources {
     pub files: BTreeMap<String, Vec<u8>>,
     /// Paths that exist but could not be read, with the reason.
     pub unreadable: BTreeMap<String, String>,
+    /// Files that cannot be read now but could before, with the reason; `files` has the contents they had.
+    pub stale: BTreeMap<String, String>,
 }
 
 impl Sources {
@@ -38,6 +40,27 @@ impl Sources {
         sources.directory(root, &qemu_directory(node), ".conf");
         sources.directory(root, &lxc_directory(node), ".conf");
         sources
+    }
+
+    /// Gives files that cannot be read the contents that they have in `last`.
+    pub fn keep_from(&mut self, last: &Self) {
+        let unreadable = std::mem::take(&mut self.unreadable);
+        for (path, reason) in unreadable {
+            let below = format!("{path}/");
+            let known: Vec<_> = last
+                .files
+                .iter()
+                .filter(|(file, _)| **file == path || file.starts_with(&below))
+                .collect();
+            if known.is_empty() {
+                self.unreadable.insert(path, reason);
+                continue;
+            }
+            for (file, bytes) in known {
+                self.files.insert(file.clone(), bytes.clone());
+                self.stale.insert(file.clone(), reason.clone());
+            }
+        }
     }
 
     /// The text of a file as the parser reads it.

@@ -39,7 +39,7 @@ pub fn missing_privilege(pin_directory: &Path) -> Option<String> {
         return Some("Tapwall loads eBPF programs and must be run as root".to_owned());
     }
     let existing = pin_directory.ancestors().find(|path| path.exists())?;
-    let is_bpf = statfs(existing).is_ok_and(|fs: StatFs| fs.f_type as i64 == BPF_FS);
+    let is_bpf = statfs(existing).is_ok_and(|fs: StatFs| fs.f_type == BPF_FS);
     if is_bpf {
         return None;
     }

@@ -129,8 +129,13 @@ impl State {
 }
 
 /// Plans how the kernel gets from `state` to `image` with the devices that exist (name → interface index), and updates `state` to what
-/// holds after the plan.
-pub fn plan(state: &mut State, image: &MapImage, devices: &BTreeMap<String, u32>) -> Plan {
+/// holds after the plan. Unless the image is `complete`, ports that it does not know stay as they are.
+pub fn plan(
+    state: &mut State,
+    image: &MapImage,
+    devices: &BTreeMap<String, u32>,
+    complete: bool,
+) -> Plan {
     state.arena.settle();
     let mut plan = Plan::default();
     if state.settings != Some(image.settings) {
@@ -139,7 +144,13 @@ pub fn plan(state: &mut State, image: &MapImage, devices: &BTreeMap<String, u32>
     }
     let space = choose_space(state, image, &mut plan);
     let starts = place_policies(state, image, &mut plan);
-    let wanted = switch_ports(state, image, devices, space, &starts, &mut plan);
+    let mut wanted = switch_ports(state, image, devices, space, &starts, &mut plan);
+    if !complete {
+        let kept = devices
+            .iter()
+            .filter(|(_, ifindex)| state.ports.contains_key(ifindex));
+        wanted.extend(kept.map(|(device, ifindex)| (device.clone(), *ifindex)));
+    }
 
     for (device, ifindex) in &wanted {
         if state.attached.get(device) != Some(ifindex) {

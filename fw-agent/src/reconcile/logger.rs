@@ -1,7 +1,7 @@
 //! The log reader: from the ring buffer to the firewall's log file, in place of `pvefw-logger`.
 //!
-//! 1. Wait until the kernel has written events. 2. Format each with the names of its rule and device. 3. Write the batch at once.
-//! What the kernel could not hand over is counted there; the log says how many. A task of its own: a slow apply does not delay it.
+//! Events are formatted with the names of their rule and device, and written a batch at a time. What the kernel could not hand over is
+//! counted there; the log says how many. A task of its own: a slow apply does not delay it.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
