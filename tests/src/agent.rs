@@ -58,8 +58,8 @@ pub struct RecordedPort {
     pub vmid: u32,
     /// Number of the guest's NIC.
     pub net: u16,
-    /// Interface index of the device.
-    pub ifindex: u32,
+    /// Interface index of the device; none while there is no such device.
+    pub ifindex: Option<u32>,
     /// Whether the kernel programs are attached.
     pub attached: bool,
 }
@@ -200,10 +200,12 @@ impl Agent {
     /// Waits until a device is attached under another interface index than `not`.
     pub fn wait_attached(&self, device: &str, not: Option<u32>) -> Result<Record> {
         self.wait_for(APPLY, &format!("{device} attached"), |record| {
-            record
-                .ports
-                .iter()
-                .any(|port| port.device == device && port.attached && Some(port.ifindex) != not)
+            record.ports.iter().any(|port| {
+                port.device == device
+                    && port.attached
+                    && port.ifindex.is_some()
+                    && port.ifindex != not
+            })
         })
     }
 
