@@ -9,6 +9,7 @@
 
 pub mod address;
 mod closest;
+pub mod corosync;
 pub mod document;
 mod entry;
 pub mod icmp;
@@ -21,16 +22,19 @@ pub mod service;
 mod sources;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
 pub use self::closest::did_you_mean;
+use self::corosync::Corosync;
 use self::document::{Document, Kind};
 use self::line::{Fault, Reporter, Span};
-use self::options::{ClusterOptions, GuestOptions, HostOptions};
+use self::options::{ClusterOptions, GuestOptions, HostOptions, VnetOptions};
 pub use self::sources::{
-    CLUSTER_FILE, Sources, guest_file, host_file, lxc_directory, node_name, qemu_directory,
+    CLUSTER_FILE, COROSYNC_FILE, MEMBERS_FILE, Sources, VNET_DIRECTORY, guest_file, host_file,
+    lxc_directory, node_name, qemu_directory,
 };
 use crate::diagnostic::Diagnostic;
 use crate::inventory::{self, Guest};
@@ -49,6 +53,12 @@ pub struct Config {
     pub local_network: Option<IpNet>,
     /// The guests of this node by number.
     pub guests: BTreeMap<u32, GuestConfig>,
+    /// Firewall files of SDN VNets by the VNet's name.
+    pub vnets: BTreeMap<Arc<str>, Document<VnetOptions>>,
+    /// `corosync.conf`, if there is one.
+    pub corosync: Option<Corosync>,
+    /// Addresses of the cluster's members by name.
+    pub members: BTreeMap<String, IpAddr>,
 }
 
 /// A guest and its firewall file.
@@ -84,12 +94,26 @@ pub fn parse(sources: &Sources) -> (Config, Vec<Diagnostic>) {
             (guest.vmid, GuestConfig { guest, firewall })
         })
         .collect();
+    let vnets = sources
+        .named(VNET_DIRECTORY, ".fw")
+        .map(|(name, path)| (name.into(), document(sources, path, Kind::Vnet, &mut found)))
+        .collect();
     let config = Config {
         node: sources.node.clone(),
         cluster,
         host,
         local_network: None,
         guests,
+        vnets,
+        corosync: sources
+            .files
+            .get(COROSYNC_FILE)
+            .map(|bytes| Corosync::parse(bytes)),
+        members: sources
+            .files
+            .get(MEMBERS_FILE)
+            .map(|bytes| corosync::members(bytes))
+            .unwrap_or_default(),
     };
     (config, found)
 }

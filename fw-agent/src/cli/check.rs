@@ -18,7 +18,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(place: &Place, arguments: &Arguments) -> Result<Outcome> {
     let sources = place.sources()?;
-    let compiled = compile(&sources, unix_time());
+    let compiled = compile(&sources, &place.facts()?, unix_time());
     let mut out = std::io::stdout().lock();
     if arguments.json {
         serde_json::to_writer_pretty(&mut out, &compiled.diagnostics)?;

@@ -92,6 +92,8 @@ pub enum Kind {
     Host,
     /// `<vmid>.fw`.
     Guest,
+    /// `sdn/firewall/<vnet>.fw`.
+    Vnet,
 }
 
 #[derive(Clone, Debug)]
@@ -150,10 +152,10 @@ impl<O: OptionTable> Document<O> {
                 Section::Options => document.option(&line, reporter),
                 Section::Aliases => document.alias(&line, reporter),
                 Section::Rules => {
-                    let list = if kind == Kind::Guest {
-                        List::Guest
-                    } else {
-                        List::Host
+                    let list = match kind {
+                        Kind::Guest => List::Guest,
+                        Kind::Vnet => List::Vnet,
+                        Kind::Cluster | Kind::Host => List::Host,
                     };
                     document.rules.extend(rule_line(&line, list, reporter));
                 }
@@ -279,13 +281,14 @@ fn header(line: &Line<'_>, body: &str, kind: Kind) -> Result<Section, Fault> {
             format!("{} is not a section", quote(body)),
         ));
     };
+    let has_names = matches!(kind, Kind::Cluster | Kind::Guest);
     let (section, allowed) = match (keyword.to_ascii_uppercase().as_str(), name) {
         ("OPTIONS", None) => (Section::Options, true),
         ("RULES", None) => (Section::Rules, true),
-        ("ALIASES", None) => (Section::Aliases, kind != Kind::Host),
+        ("ALIASES", None) => (Section::Aliases, has_names),
         ("IPSET", Some(name)) => (
             Section::Set(section_name(line, name, LONGEST_NAME)?),
-            kind != Kind::Host,
+            has_names,
         ),
         ("GROUP", Some(name)) => (
             Section::Group(section_name(line, name, LONGEST_GROUP)?),

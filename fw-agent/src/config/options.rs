@@ -200,5 +200,17 @@ options! {
     }
 }
 
+options! {
+    /// `[OPTIONS]` of a VNet; not enforced.
+    VnetOptions {
+        /// Filter what is forwarded in this VNet.
+        "enable" enable: bool = false, boolean;
+        /// Forwarded.
+        "policy_forward" policy_forward: Verdict = Verdict::Accept, policy;
+        /// Level of the policy's log line.
+        "log_level_forward" log_level_forward: Option<u8> = None, level;
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -50,7 +50,7 @@ pub enum Action {
 pub enum Flow {
     /// `IN` or `OUT`.
     Local(Direction),
-    /// `FORWARD`: never enforced on guests.
+    /// `FORWARD`: what the host or a VNet forwards.
     Forward,
 }
 
@@ -91,6 +91,8 @@ pub enum List {
     Host,
     /// A security group.
     Group,
+    /// `[RULES]` of a VNet.
+    Vnet,
 }
 
 #[derive(Default)]
@@ -146,6 +148,10 @@ pub fn parse(
 
 fn parse_flow(line: &Line<'_>, text: &str, list: List) -> Result<Flow, Fault> {
     match text.to_ascii_uppercase().as_str() {
+        "IN" | "OUT" if list == List::Vnet => {
+            Err(Fault::new(line, text, "a VNet has only FORWARD rules")
+                .hint("use FORWARD".to_owned()))
+        }
         "IN" => Ok(Flow::Local(Direction::In)),
         "OUT" => Ok(Flow::Local(Direction::Out)),
         "FORWARD" if list != List::Guest => Ok(Flow::Forward),
@@ -345,6 +351,11 @@ fn parse_interface(line: &Line<'_>, text: &str, list: List) -> Result<Interface,
             "a rule of a security group cannot name an interface",
         )
         .hint("name it where the group is used".to_owned())),
+        List::Vnet => Err(Fault::new(
+            line,
+            text,
+            "a rule of a VNet cannot name an interface",
+        )),
         List::Guest => {
             let number = text
                 .strip_prefix("net")

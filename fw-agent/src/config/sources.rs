@@ -31,11 +31,11 @@ impl Sources {
             node: node.to_owned(),
             ..Self::default()
         };
-        for path in [".members", ".vmlist", "corosync.conf"] {
+        for path in [MEMBERS_FILE, ".vmlist", COROSYNC_FILE] {
             sources.file(root, path);
         }
         sources.directory(root, "firewall", ".fw");
-        sources.directory(root, "sdn/firewall", ".fw");
+        sources.directory(root, VNET_DIRECTORY, ".fw");
         sources.file(root, &host_file(node));
         sources.directory(root, &qemu_directory(node), ".conf");
         sources.directory(root, &lxc_directory(node), ".conf");
@@ -94,6 +94,18 @@ impl Sources {
             .collect()
     }
 
+    /// Files directly in `directory` whose name ends in `suffix`, with the part of the name before it, in order.
+    pub(super) fn named<'a>(
+        &'a self,
+        directory: &str,
+        suffix: &'a str,
+    ) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let prefix = format!("{directory}/");
+        let below = self.files.range(prefix.clone()..);
+        let below = below.map_while(move |(path, _)| Some((path.strip_prefix(&prefix)?, path)));
+        below.filter_map(move |(name, path)| Some((name.strip_suffix(suffix)?, path.as_str())))
+    }
+
     fn file(&mut self, root: &Path, path: &str) {
         match std::fs::read(root.join(path)) {
             Ok(bytes) => {
@@ -133,6 +145,15 @@ fn guest_number(name: &str) -> Option<u32> {
     let digits = !name.starts_with('0') && name.bytes().all(|byte| byte.is_ascii_digit());
     if digits { name.parse().ok() } else { None }
 }
+
+/// Path of the cluster's communication settings.
+pub const COROSYNC_FILE: &str = "corosync.conf";
+
+/// Path of the list of the cluster's members.
+pub const MEMBERS_FILE: &str = ".members";
+
+/// Directory of the VNets' firewall files.
+pub const VNET_DIRECTORY: &str = "sdn/firewall";
 
 /// Path of the cluster's file.
 pub const CLUSTER_FILE: &str = "firewall/cluster.fw";

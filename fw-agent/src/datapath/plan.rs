@@ -206,12 +206,19 @@ fn choose_space(state: &mut State, image: &MapImage, plan: &mut Plan) -> u32 {
     space
 }
 
-/// Where each policy of `image` is in the arena; none if there was no room.
+/// Where each policy of `image` is in the arena; none if there was no room, or if no port uses it.
 fn place_policies(state: &mut State, image: &MapImage, plan: &mut Plan) -> Vec<Option<u32>> {
-    image
-        .policies
-        .iter()
-        .map(|policy| {
+    let used: BTreeSet<usize> = image
+        .ports
+        .values()
+        .flat_map(|port| port.policies)
+        .collect();
+    let policies = image.policies.iter().enumerate();
+    policies
+        .map(|(index, policy)| {
+            if !used.contains(&index) {
+                return None;
+            }
             if let Some(start) = state.policies.get(&policy.words) {
                 return Some(*start);
             }

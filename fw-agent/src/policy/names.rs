@@ -9,15 +9,14 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::sets::Sets;
-use super::{AddressSet, Family, SetEntry};
+use super::{AddressSet, Family, SetEntry, localnet};
 use crate::config::address::{AddressSpec, Name, Scope, family};
 use crate::config::did_you_mean;
 use crate::config::document::{Document, Member};
 use crate::config::line::{Fault, Reporter, Span, quote};
 use crate::diagnostic::Diagnostic;
 
-/// Alias and set that the reference adds to every cluster.
-const LOCAL_NETWORK: &str = "local_network";
+/// Set that the reference adds to every cluster.
 const MANAGEMENT: &str = "management";
 
 /// The names of one file.
@@ -45,7 +44,7 @@ impl Names {
         let mut names = Self::default();
         names
             .aliases
-            .extend(local_network.map(|net| (Arc::from(LOCAL_NETWORK), net.trunc())));
+            .extend(local_network.map(|net| (Arc::from(localnet::ALIAS), net.trunc())));
         names.aliases.extend(
             document
                 .aliases
@@ -60,7 +59,7 @@ impl Names {
             .unwrap_or_default();
         let local = names
             .aliases
-            .get(LOCAL_NETWORK)
+            .get(localnet::ALIAS)
             .copied()
             .filter(|net| net.prefix_len() > 0);
         let own = local.map(SetEntry::member).into_iter();
@@ -87,6 +86,11 @@ impl Names {
         );
         names.resolve_sets(document, Some(cluster), sets, found);
         names
+    }
+
+    /// An alias by its name.
+    pub(super) fn alias(&self, name: &str) -> Option<IpNet> {
+        self.aliases.get(name).copied()
     }
 
     /// A set by its name.
