@@ -10,6 +10,9 @@
 //! 3. [`frame`] makes the Ethernet frame that the judge sees; nothing else of the query reaches it but the state that the flow is to have.
 //! 4. [`batch`] does this for a file of queries, [`text`] prints one for people.
 //!
+//! What is said to be the verdict is what happens to the packet: a REJECT that is never answered (ICMP, to a broadcast address, from a group) is
+//! a DROP, as in the reference. Whether an answer is due for other reasons (rate, loopback, a reset) is not looked at.
+//!
 //! Ports of bridges are places that packets come from and go to. A packet between them, and any other that meets no zone, is accepted.
 
 pub mod batch;
@@ -25,6 +28,8 @@ use serde::{Serialize, Serializer};
 
 pub use self::endpoint::Endpoint;
 use self::frame::{HOST_MAC, Link, NO_MAC, OUTSIDE_MAC};
+use self::protocol::{ICMP, ICMPV6};
+use self::query::{Addresses, DestType};
 pub use self::query::{Query, QueryError};
 use crate::policy::{GuestKind, HostPolicy, NodePolicy, Policy, PortPolicy, Rule};
 
@@ -205,7 +210,10 @@ pub fn run<'a>(
         if frame.is_empty() {
             query.frame_into(link, &mut frame);
         }
-        let judged = judge(zone, direction, &frame, query.state());
+        let mut judged = judge(zone, direction, &frame, query.state());
+        if judged.judgement.verdict == Verdict::Reject && is_silent(query) {
+            judged.judgement.verdict = Verdict::Drop;
+        }
         let hop = hop(zone, direction, judged);
         outcome.verdict = hop.verdict;
         outcome.reason = hop.reason;
@@ -216,6 +224,20 @@ pub fn run<'a>(
         }
     }
     Ok(outcome)
+}
+
+/// Whether a REJECT of the packet is not answered, whoever rejects it.
+fn is_silent(query: &Query) -> bool {
+    match query.addresses() {
+        Addresses::V4(source, dest) => {
+            let is_broadcast = match query.dsttype {
+                Some(DestType::Broadcast) => true,
+                Some(DestType::Unicast | DestType::Multicast) | None => dest.is_broadcast(),
+            };
+            query.protocol == ICMP || is_broadcast || source.is_multicast()
+        }
+        Addresses::V6(..) => query.protocol == ICMPV6,
+    }
 }
 
 /// What judges a packet at one end; the host on the interface that leads to the other.
