@@ -6,7 +6,7 @@
 //! - In: invalid, blacklist, smurfs, TCP flags; then, if the guest's firewall is on, DHCP, NDP, the guest's rules, noise, policy.
 //! - Out: invalid; then, if the guest's firewall is on, DHCP, router advertisements, IP filter, NDP, the guest's rules, noise, policy.
 //!
-//! Known difference: the reference appends the implicit members of an `ipfilter-netN` set; here an entry in the file wins over them.
+//! The implicit members of an `ipfilter-netN` set follow its entries: of equal networks the last decides.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -144,7 +144,13 @@ fn own_addresses(
             continue;
         }
         let is_named = written.is_some();
-        let set = sets.share(implicit(nic).chain(written.unwrap_or_default()).collect());
+        let set = sets.share(
+            written
+                .unwrap_or_default()
+                .into_iter()
+                .chain(implicit(nic))
+                .collect(),
+        );
         if is_named {
             names.replace(&name, Arc::clone(&set));
         }

@@ -65,7 +65,7 @@ impl Names {
         let own = local.map(SetEntry::member).into_iter();
         names.sets.insert(
             MANAGEMENT.into(),
-            sets.share(own.chain(management).collect()),
+            sets.share(management.into_iter().chain(own).collect()),
         );
         names
     }
