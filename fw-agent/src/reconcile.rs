@@ -121,12 +121,14 @@ pub async fn run(options: Options) -> Result<()> {
             },
         };
         let deadline = tokio::time::Instant::now() + PATIENCE;
-        while files_changed {
-            tokio::select! {
-                () = files.changed() => {}
-                () = tokio::time::sleep(QUIET) => break,
-                () = tokio::time::sleep_until(deadline) => break,
-                Some(()) = links.next() => break,
+        if files_changed {
+            loop {
+                tokio::select! {
+                    () = files.changed() => {}
+                    () = tokio::time::sleep(QUIET) => break,
+                    () = tokio::time::sleep_until(deadline) => break,
+                    Some(()) = links.next() => break,
+                }
             }
         }
         match Devices::list(&netlink).await {
