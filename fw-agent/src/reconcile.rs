@@ -294,6 +294,7 @@ impl Agent {
                 | Action::SetPort { .. }
                 | Action::Detach { .. }
                 | Action::RemovePort { .. }
+                | Action::AwaitReaders
                 | Action::RemoveClasses { .. } => {
                     tracing::error!("{error:#}; reading back what the kernel holds");
                     degraded.push(format!("{error:#}"));

@@ -2,8 +2,9 @@
 //!
 //! In: [`State`] (what the kernel holds), a [`MapImage`], and the devices that exist. Out: a [`Plan`], and with it the state after it.
 //!
-//! Order: 1. a new class space, 2. new policies, 3. port values (each switches one port), 4. attach, 5. detach, 6. forget ports, 7. remove
-//! class spaces that no port uses. Policies that no port uses any more are released at the end.
+//! Order: 1. a new class space, 2. new policies, 3. port values (each switches one port), 4. attach, 5. detach, 6. forget ports, 7. wait until no
+//! program reads what was replaced, 8. remove class spaces that no port uses. The words of policies that no port uses are handed out again by
+//! the next plan.
 //!
 //! Invariant: no action takes away anything that a port in use still refers to. An image equal to the last one gives an empty plan.
 
@@ -13,7 +14,7 @@ use fw_common::maps::{Port, Settings, capacity};
 
 use super::arena::Arena;
 use crate::image::{ClassSpace, MapImage, port_value};
-use crate::policy::PortId;
+use crate::policy::{GuestKind, PortId};
 
 /// One step of a [`Plan`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +61,8 @@ pub enum Action {
         /// Interface index.
         ifindex: u32,
     },
+    /// Wait until every program that was running has ended: it may still use what ports referred to when it began.
+    AwaitReaders,
     /// Remove a class space that no port uses.
     RemoveClasses {
         /// Its number.
@@ -236,11 +239,12 @@ fn switch_ports(
     plan: &mut Plan,
 ) -> BTreeMap<String, u32> {
     let mut wanted = BTreeMap::new();
-    // A port without a policy that can be built keeps what it has, and its programs.
+    // A port whose policy cannot be built keeps the one it has; without one it is closed, for its programs find no value.
     for (id, _, _) in &image.failures {
-        for (device, ifindex) in devices {
-            if state.ports.get(ifindex).is_some_and(|port| is(port, *id)) {
-                wanted.insert(device.clone(), *ifindex);
+        for kind in [GuestKind::Vm, GuestKind::Container] {
+            let device = kind.device(*id);
+            if let Some(ifindex) = devices.get(&device) {
+                wanted.insert(device, *ifindex);
             }
         }
     }
@@ -270,10 +274,6 @@ fn switch_ports(
     wanted
 }
 
-fn is(port: &Port, id: PortId) -> bool {
-    (port.vmid, port.net) == (id.vmid, id.net)
-}
-
 /// Drops class spaces and policies that no port refers to.
 fn release(state: &mut State, space: u32, plan: &mut Plan) {
     let used: BTreeSet<u32> = state
@@ -288,17 +288,22 @@ fn release(state: &mut State, space: u32, plan: &mut Plan) {
         .filter(|space| !used.contains(space))
         .copied()
         .collect();
-    for space in unused {
-        state.spaces.remove(&space);
-        plan.actions.push(Action::RemoveClasses { space });
-    }
     let starts: BTreeSet<u32> = state.ports.values().flat_map(|port| port.policy).collect();
     let arena = &mut state.arena;
+    let mut released = false;
     state.policies.retain(|words, start| {
         let keep = starts.contains(start);
         if !keep {
+            released = true;
             arena.release(*start, words.len() as u32);
         }
         keep
     });
+    if released || !unused.is_empty() {
+        plan.actions.push(Action::AwaitReaders);
+    }
+    for space in unused {
+        state.spaces.remove(&space);
+        plan.actions.push(Action::RemoveClasses { space });
+    }
 }
