@@ -8,10 +8,12 @@
 pub mod agent;
 pub mod background;
 pub mod frame;
+pub mod kernel;
 pub mod model;
 pub mod netns;
 pub mod node;
 pub mod probe;
+pub mod scenario;
 pub mod strategy;
 pub mod tap;
 pub mod tree;
