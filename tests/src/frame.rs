@@ -187,7 +187,7 @@ impl Datagram {
             None => (1, 0),
             Some(part) => (
                 part.id as u16,
-                part.offset / 8 | if part.more { 0x2000 } else { 0 },
+                (part.offset / 8) | if part.more { 0x2000 } else { 0 },
             ),
         };
         let start = bytes.len();

@@ -2,9 +2,10 @@
 //!
 //! In: an image, then frames for its ports. Out: for each frame the TC action, what the program said about it, and the answer if it made one.
 //!
-//! 1. [`TestKernel::new`] opens a kernel on a pin directory of its own, which vanishes with the value, also by a panic. 2. [`TestKernel::load`]
-//! plans and applies an image; nothing is attached, so every port gets an interface index that no device has. 3. [`TestKernel::run`] puts
-//! the port's value under the index of the loopback device, the only one that exists everywhere, and runs the program as at that device.
+//! 1. [`TestKernel::new`] opens a kernel on a pin directory of its own, which vanishes with the value, also by a panic.
+//! 2. [`TestKernel::load`] plans and applies an image; nothing is attached, so every port gets an interface index that no device has.
+//! 3. [`TestKernel::run`] puts the port's value under the index of the loopback device, the only one that exists everywhere, and runs
+//!    the program as at that device.
 //!
 //! The rule that decided is only in events, so [`TestKernel::load`] has every rule log. The reason is what the counters say: exactly one
 //! reason's counter may move, by one packet (the ledger), and an event must agree.
@@ -292,7 +293,7 @@ fn change<K: Pod, V: Pod>(table: &mut Table<K, V>, how: impl Fn(&mut V)) -> Resu
     for key in keys(table)? {
         let mut value = table.get(&key, 0).context("reading a table")?;
         how(&mut value);
-        table.insert(&key, value, 0).context("writing a table")?;
+        table.insert(key, value, 0).context("writing a table")?;
     }
     Ok(())
 }

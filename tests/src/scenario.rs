@@ -3,9 +3,11 @@
 //! In: a directory with a tree as `fwctl --root` takes it (node `pve1`) and a file `cases`. Out: every case that is not as expected, or not the
 //! same three ways: [`cases`] says what a line can be, [`packet`] what a packet can be.
 //!
-//! 1. The files are compiled as the agent does. 2. For each packet the hops are walked: Out at the firewalled NIC it comes from, In at the one
-//! it goes to, until one does not accept. 3. At each hop the packet is judged by the pipeline on tables in memory, by the kernel programs
-//! (`BPF_PROG_TEST_RUN`) and, if a rule decided, by the reference model, which is told the parsed headers and the connection-tracking state.
+//! 1. The files are compiled as the agent does.
+//! 2. For each packet the hops are walked: Out at the firewalled NIC it comes from, In at the one it goes to, until one does not accept.
+//! 3. At each hop the packet is judged by the pipeline on tables in memory, by the kernel programs (`BPF_PROG_TEST_RUN`) and, if a rule
+//!    decided, by the reference model, which is told the parsed headers and the connection-tracking state.
+//!
 //! All must agree on verdict, reason and rule, and the last hop's must be what the line says.
 //!
 //! Flows live on from case to case within a scenario, on both sides alike, until a line `reset`. A case that the kernel's test run does not

@@ -26,39 +26,22 @@
 //! | `set=2:ffff` | bytes from an offset behind the Ethernet header (and tags), in hex | none |
 //! | `cut=30` | the frame ends after so many bytes | 60 at least |
 
-use std::net::{IpAddr, SocketAddr};
+mod fields;
+
 use std::str::FromStr;
 
 use anyhow::{Context, Error, Result, bail, ensure};
 use fw_agent::simulate::Endpoint;
 
-use crate::frame::{Body, Datagram, Extension, Frame, Part, Transport};
+use self::fields::{
+    End, end, extensions, fields, flags, group_mac, has_ports, hex, number, protocol_number,
+};
+use crate::frame::{Body, Datagram, Frame, Part, Transport};
 
 const ICMP: u8 = 1;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
-
-const PROTOCOLS: [(&str, u8); 9] = [
-    ("icmp", ICMP),
-    ("igmp", 2),
-    ("tcp", TCP),
-    ("udp", UDP),
-    ("dccp", 33),
-    ("gre", 47),
-    ("icmpv6", ICMPV6),
-    ("sctp", 132),
-    ("udplite", 136),
-];
-
-const FLAGS: [(&str, u8); 6] = [
-    ("FIN", 1),
-    ("SYN", 2),
-    ("RST", 4),
-    ("PSH", 8),
-    ("ACK", 16),
-    ("URG", 32),
-];
 
 /// One packet.
 #[derive(Clone, Debug)]
@@ -84,12 +67,6 @@ enum What {
     },
     Other(u16),
     Hex(Vec<u8>),
-}
-
-#[derive(Clone, Copy, Debug)]
-struct End {
-    address: IpAddr,
-    port: u16,
 }
 
 /// A packet as written: a whole one, or how it differs from the last.
@@ -125,13 +102,7 @@ impl FromStr for Change {
                 Sketch::new(from, to, What::Arp { sender, target }, rest)
             }
             [from, ">", to, protocol, source, ">", dest, ref rest @ ..] => {
-                let known = PROTOCOLS.iter().find(|(name, _)| *name == protocol);
-                let protocol = match known {
-                    Some((_, number)) => *number,
-                    None => protocol
-                        .parse()
-                        .with_context(|| format!("{protocol} is no protocol"))?,
-                };
+                let protocol = protocol_number(protocol)?;
                 let (source, dest) = (end(source, protocol)?, end(dest, protocol)?);
                 ensure!(
                     source.address.is_ipv4() == dest.address.is_ipv4(),
@@ -355,132 +326,8 @@ impl Sketch {
         Ok(Datagram {
             part,
             options: vec![1; self.number("options", 0)?],
-            extensions: self.extensions()?,
+            extensions: self.field("ext").map_or(Ok(Vec::new()), extensions)?,
             ..Datagram::new(source.address, dest.address, protocol, payload)
         })
     }
-
-    fn extensions(&self) -> Result<Vec<Extension>> {
-        let mut extensions = Vec::new();
-        for said in self
-            .field("ext")
-            .into_iter()
-            .flat_map(|said| said.split(','))
-        {
-            let (name, count) = said.split_once('*').unwrap_or((said, "1"));
-            let extension = match name {
-                "hopbyhop" => Extension::HopByHop,
-                "routing" => Extension::Routing,
-                "destination" => Extension::Destination,
-                "authentication" => Extension::Authentication,
-                _ => bail!("{name} is no extension header"),
-            };
-            extensions.extend(std::iter::repeat_n(extension, number(count)?));
-        }
-        Ok(extensions)
-    }
-}
-
-/// Where packets to an IP group go (RFC 1112, RFC 2464).
-fn group_mac(address: IpAddr) -> Option<[u8; 6]> {
-    match address {
-        IpAddr::V4(address) if address.is_broadcast() => Some([0xff; 6]),
-        IpAddr::V4(address) if address.is_multicast() => {
-            let [_, b, c, d] = address.octets();
-            Some([0x01, 0x00, 0x5e, b & 0x7f, c, d])
-        }
-        IpAddr::V6(address) if address.is_multicast() => {
-            let [.., a, b, c, d] = address.octets();
-            Some([0x33, 0x33, a, b, c, d])
-        }
-        IpAddr::V4(_) | IpAddr::V6(_) => None,
-    }
-}
-
-const fn has_ports(protocol: u8) -> bool {
-    matches!(protocol, TCP | UDP | 33 | 132 | 136)
-}
-
-fn end(said: &str, protocol: u8) -> Result<End> {
-    if has_ports(protocol) {
-        let end: SocketAddr = said
-            .parse()
-            .with_context(|| format!("{said} is no address with a port"))?;
-        return Ok(End {
-            address: end.ip(),
-            port: end.port(),
-        });
-    }
-    let address = said
-        .parse()
-        .with_context(|| format!("{said} is no address"))?;
-    Ok(End { address, port: 0 })
-}
-
-/// Fields that there are.
-const KNOWN: [&str; 17] = [
-    "tcp_flags",
-    "icmp_type",
-    "icmp_code",
-    "id",
-    "data",
-    "mac_source",
-    "mac_dest",
-    "arp_mac",
-    "arp_operation",
-    "vlan",
-    "fragment",
-    "fragment_id",
-    "ext",
-    "options",
-    "payload",
-    "set",
-    "cut",
-];
-
-fn fields(words: &[&str]) -> Result<Vec<(String, String)>> {
-    let field = |word: &&str| {
-        let (name, value) = word
-            .split_once('=')
-            .with_context(|| format!("{word} is no field"))?;
-        ensure!(KNOWN.contains(&name), "there is no field {name}");
-        Ok((name.to_owned(), value.to_owned()))
-    };
-    words.iter().map(field).collect()
-}
-
-fn flags(said: &str) -> Result<u8> {
-    if said == "NONE" {
-        return Ok(0);
-    }
-    said.split(',').try_fold(0, |flags, word| {
-        let known = FLAGS.iter().find(|(name, _)| *name == word);
-        let (_, bit) = known.with_context(|| format!("{word} is no TCP flag"))?;
-        Ok(flags | bit)
-    })
-}
-
-fn number<T: TryFrom<u64>>(said: &str) -> Result<T> {
-    let number = match said.strip_prefix("0x") {
-        Some(digits) => u64::from_str_radix(digits, 16),
-        None => said.parse(),
-    };
-    let number = number.with_context(|| format!("{said} is no number"))?;
-    T::try_from(number)
-        .ok()
-        .with_context(|| format!("{said} is too large"))
-}
-
-fn hex(said: &str) -> Result<Vec<u8>> {
-    ensure!(
-        said.len().is_multiple_of(2) && said.is_ascii(),
-        "{said}: two hexadecimal digits a byte"
-    );
-    (0..said.len())
-        .step_by(2)
-        .map(|at| {
-            u8::from_str_radix(&said[at..at + 2], 16)
-                .with_context(|| format!("{said} is not hexadecimal"))
-        })
-        .collect()
 }
