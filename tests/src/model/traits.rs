@@ -88,10 +88,11 @@ pub fn first_state(v6: bool, protocol: u8, flags: u8, icmp_type: u16) -> CtState
             flags if flags & !URG == SYN || flags & !URG == ACK => CtState::New,
             _ => CtState::Invalid,
         },
-        (false, ICMP) if icmp_type == 8 => CtState::New,
+        // Echo, timestamp, information, address mask; for IPv6 echo and node information.
+        (false, ICMP) if matches!(icmp_type, 8 | 13 | 15 | 17) => CtState::New,
         (false, ICMP) => CtState::Invalid,
         (true, ICMPV6) => match icmp_type {
-            128 => CtState::New,
+            128 | 139 => CtState::New,
             130..=136 | 143 => CtState::Untracked,
             _ => CtState::Invalid,
         },
