@@ -10,6 +10,7 @@
 pub mod address;
 mod closest;
 pub mod document;
+mod entry;
 pub mod icmp;
 pub mod line;
 pub mod macros;
@@ -62,17 +63,17 @@ pub struct GuestConfig {
 /// Reads every file. Firewall files of guests that are not on this node are left alone.
 pub fn parse(sources: &Sources) -> (Config, Vec<Diagnostic>) {
     let mut found = Vec::new();
-    for (path, error) in &sources.unreadable {
+    let unreadable = sources.unreadable.iter();
+    let unreadable = unreadable.map(|entry| (entry, "what depends on it stays closed"));
+    let stale = sources.stale.iter();
+    let stale = stale.map(|entry| (entry, "its last readable contents stay in force"));
+    for ((path, error), effect) in unreadable.chain(stale) {
         let fault = Fault {
             span: Span::default(),
             message: format!("cannot be read: {error}"),
             hint: None,
         };
-        Reporter::new(path.as_str().into(), &mut found).error(
-            0,
-            fault,
-            "treated as if it were absent",
-        );
+        Reporter::new(path.as_str().into(), &mut found).error(0, fault, effect);
     }
     let cluster = document(sources, CLUSTER_FILE, Kind::Cluster, &mut found);
     let host = document(sources, &host_file(&sources.node), Kind::Host, &mut found);
@@ -102,6 +103,9 @@ fn document<O: options::OptionTable>(
     let file: Arc<str> = path.into();
     match sources.files.get(path) {
         Some(bytes) => Document::parse(bytes, kind, &mut Reporter::new(file, found)),
-        None => Document::empty(file),
+        None => Document {
+            readable: !sources.is_unreadable(path),
+            ..Document::empty(file)
+        },
     }
 }

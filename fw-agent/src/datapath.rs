@@ -1,7 +1,8 @@
 //! How a [`crate::image::MapImage`] gets into the kernel. The only user of aya.
 //!
-//! 1. [`Kernel::open`] loads the programs and opens or makes the pinned maps. 2. [`plan`](plan::plan) compares what the kernel holds with
-//! the image and the devices that are there, and lists [`Action`]s. 3. [`Kernel::apply`] carries them out in order.
+//! 1. [`Kernel::open`] loads the programs and opens or makes the pinned maps.
+//! 2. [`plan`](plan::plan) compares what the kernel holds with the image and the devices that are there, and lists [`Action`]s.
+//! 3. [`Kernel::apply`] carries them out in order.
 //!
 //! Invariants: make before break, so that stopping after any action leaves every port with a whole policy, old or new, or closed.
 //! Maps and links are pinned below one directory, named after the layout version; without the agent the last policy stays in force.
@@ -75,6 +76,13 @@ pub enum Error {
         #[source]
         source: aya::maps::MapError,
     },
+    /// The kernel does not tell when programs have ended.
+    #[error("cannot wait until running programs have ended")]
+    AwaitReaders {
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// A program cannot be attached.
     #[error("cannot attach to {device}")]
     Attach {
@@ -111,4 +119,36 @@ pub enum Error {
         #[source]
         source: aya::pin::PinError,
     },
+}
+
+/// Takes every program of ours off every device and removes all pins: nothing is filtered any more.
+///
+/// # Errors
+/// A pin or a program cannot be removed.
+pub fn detach_all(pins: &pins::Pins, mode: AttachMode) -> Result<(), Error> {
+    for device in pins.devices() {
+        attach::detach(pins, mode, &device)?;
+    }
+    pins.remove_all()
+}
+
+impl Error {
+    /// The device is not there (any more).
+    pub fn is_no_device(&self) -> bool {
+        let absent = [
+            rustix::io::Errno::NODEV.raw_os_error(),
+            rustix::io::Errno::NXIO.raw_os_error(),
+        ];
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = cause {
+            let code = error
+                .downcast_ref::<std::io::Error>()
+                .and_then(std::io::Error::raw_os_error);
+            if code.is_some_and(|code| absent.contains(&code)) {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
+    }
 }

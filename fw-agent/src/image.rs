@@ -3,13 +3,15 @@
 //! In: a [`NodePolicy`]. Out: a [`MapImage`], position-independent and complete: `datapath` decides where in the maps it goes, [`Memory`]
 //! answers the packet pipeline from it without a kernel. Pure: equal policies give equal images.
 //!
-//! 1. `classes`: all address sets of the node become one class space. 2. `vectors`: each policy becomes words of the arena; equal policies
-//! become one. 3. Rules get identities that survive reloads ([`RuleTable`]).
+//! 1. `classes`: all address sets of the node become one class space.
+//! 2. `vectors`: each policy becomes words of the arena; equal policies become one.
+//! 3. `rules`: rules get identities that survive reloads ([`RuleTable`]).
 //!
 //! Invariant: a port whose policy cannot be built is missing from `ports` and named in `failures`; nobody else is affected.
 
 mod classes;
 mod memory;
+mod print;
 mod rules;
 mod vectors;
 

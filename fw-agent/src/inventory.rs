@@ -3,6 +3,7 @@
 //! In: the guests' configuration files. Out: one [`Guest`] per file, in order of its number. A NIC whose line cannot be read counts as
 //! firewalled, because the opposite would open it by a typing mistake.
 
+pub mod devices;
 mod guest;
 
 use std::net::IpAddr;

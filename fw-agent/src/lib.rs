@@ -7,6 +7,7 @@
 //! `config` is what the admin wrote, `inventory` what exists on this node, `policy` what it means, `image` what goes in each map,
 //! `datapath` how it gets there, `events` what the kernel said, `reconcile` when.
 
+pub mod cli;
 pub mod compile;
 pub mod config;
 pub mod datapath;
@@ -15,4 +16,6 @@ pub mod events;
 pub mod image;
 pub mod inventory;
 pub mod policy;
+pub mod reconcile;
+pub mod record;
 pub mod simulate;

@@ -15,6 +15,7 @@
 pub mod batch;
 pub mod endpoint;
 pub mod frame;
+pub mod pipeline;
 pub mod protocol;
 pub mod query;
 pub mod text;

@@ -29,12 +29,13 @@ pub fn classify<T: Tables>(tables: T, policy: u32, values: &Values) -> Option<Ru
         fields: [[Vector::default(); 2]; FIELDS],
         found: NOT_FOUND,
     };
-    for field in 0..FIELDS {
-        let entry = tables.word(policy + 1 + field as u32)?;
+    let mut entry_at = policy;
+    for (value, field) in values.iter().zip(&mut search.fields) {
+        entry_at += 1;
+        let entry = tables.word(entry_at)?;
         let common = (entry >> 32) as u32;
-        let specific = interval_vector(tables, policy + entry as u32, values[field])?;
-        search.fields[field] =
-            [common, specific].map(|offset| Vector::at(policy + offset, search.summaries));
+        let specific = interval_vector(tables, policy + entry as u32, *value)?;
+        *field = [common, specific].map(|offset| Vector::at(policy + offset, search.summaries));
     }
     T::repeat(MAX_ROUNDS, &mut search);
     if search.found == NOT_FOUND {

@@ -275,7 +275,7 @@ impl RuleWord {
 
 #[cfg(feature = "user")]
 mod pod {
-    // SAFETY (all of these): `repr(C)`, plain integers, no padding, sizes asserted where they are defined.
+    // SAFETY: `repr(C)`, plain integers, no padding, size asserted where it is defined.
     unsafe impl aya::Pod for super::Port {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::FragmentKey {}
@@ -289,4 +289,6 @@ mod pod {
     unsafe impl aya::Pod for crate::flow::FlowKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::flow::Flow {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::limit::Bucket {}
 }

@@ -13,12 +13,12 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
-use serde::Deserialize;
+use fw_agent::record::{Record, RunDirectory};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tempfile::TempDir;
 
 use crate::netns::Netns;
-use crate::tree::{ConfigTree, NODE};
+use crate::tree::{ConfigTree, NODE, temporary_directory};
 
 /// How long the agent may take to load its programs and to apply the first time (debug build, busy machine).
 const START: Duration = Duration::from_secs(20);
@@ -31,38 +31,6 @@ const END: Duration = Duration::from_secs(5);
 
 /// Number of the next agent of this process.
 static NEXT: AtomicU32 = AtomicU32::new(0);
-
-/// What the agent recorded after an apply.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct Record {
-    /// The agent's process.
-    pub pid: u32,
-    /// Number of applies so far.
-    pub generation: u64,
-    /// Whether the cluster's firewall is on.
-    pub enabled: bool,
-    /// The ports it looks after.
-    pub ports: Vec<RecordedPort>,
-    /// Diagnostics that leave something unenforced.
-    pub errors: u32,
-    /// Other diagnostics.
-    pub warnings: u32,
-}
-
-/// One port in a [`Record`].
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct RecordedPort {
-    /// Its device.
-    pub device: String,
-    /// The guest.
-    pub vmid: u32,
-    /// Number of the guest's NIC.
-    pub net: u16,
-    /// Interface index of the device.
-    pub ifindex: u32,
-    /// Whether the kernel programs are attached.
-    pub attached: bool,
-}
 
 /// The agent and where it keeps things.
 pub struct Agent {
@@ -108,10 +76,7 @@ impl Agent {
         let places = Places {
             root: tree.path().to_path_buf(),
             pins: PathBuf::from(format!("/sys/fs/bpf/tapwall-test-{}-{number}", id())),
-            run: tempfile::Builder::new()
-                .prefix("tapwall-run-")
-                .tempdir()
-                .context("making a directory for the agent")?,
+            run: temporary_directory("run")?,
         };
         Self::launch(namespace.path(), places)
     }
@@ -119,10 +84,7 @@ impl Agent {
     /// Ends the agent and starts another on the same tree, pins and record: what an upgrade does.
     pub fn restart(mut self, namespace: &Netns) -> Result<Self> {
         self.terminate()?;
-        let run = tempfile::Builder::new()
-            .prefix("tapwall-run-")
-            .tempdir()
-            .context("making a directory for the agent")?;
+        let run = temporary_directory("run")?;
         let places = Places {
             root: self.places.root.clone(),
             pins: self.places.pins.clone(),
@@ -183,15 +145,9 @@ impl Agent {
 
     /// The latest record, if there is one.
     pub fn record(&self) -> Result<Option<Record>> {
-        let path = self.places.run.path().join("record.json");
-        let text = match fs::read(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
-        };
-        serde_json::from_slice(&text)
-            .with_context(|| format!("understanding {}", path.display()))
-            .map(Some)
+        RunDirectory::new(self.run_directory())
+            .read()
+            .context("reading the agent's record")
     }
 
     /// Makes a change and waits until the agent has recorded an apply that came after it.
@@ -206,10 +162,12 @@ impl Agent {
     /// Waits until a device is attached under another interface index than `not`.
     pub fn wait_attached(&self, device: &str, not: Option<u32>) -> Result<Record> {
         self.wait_for(APPLY, &format!("{device} attached"), |record| {
-            record
-                .ports
-                .iter()
-                .any(|port| port.device == device && port.attached && Some(port.ifindex) != not)
+            record.ports.iter().any(|port| {
+                port.device == device
+                    && port.attached
+                    && port.ifindex.is_some()
+                    && port.ifindex != not
+            })
         })
     }
 
@@ -328,9 +286,13 @@ impl Agent {
         Ok(())
     }
 
+    /// Without taking its exit status away from [`Self::terminate`].
     fn is_running(&self) -> bool {
-        // A zombie has no command line; it is this process's child and stays one until it is waited for.
-        fs::read(format!("/proc/{}/cmdline", self.pid())).is_ok_and(|line| !line.is_empty())
+        let Some(pid) = i32::try_from(self.pid()).ok().and_then(Pid::from_raw) else {
+            return false;
+        };
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        waitid(WaitId::Pid(pid), options).is_ok_and(|ended| ended.is_none())
     }
 
     fn stop(&mut self) -> Result<()> {

@@ -19,7 +19,7 @@ use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, bind, socket
 
 pub use self::frame::{send_frame, udp_frame};
 pub use self::ping::ping;
-pub use self::tcp::{TcpServer, Transfer, connect, transfer};
+pub use self::tcp::{Session, TcpServer, Transfer, connect, transfer};
 pub use self::udp::{UdpServer, exchange};
 use crate::netns::Netns;
 

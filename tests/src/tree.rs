@@ -20,10 +20,7 @@ pub struct ConfigTree {
 impl ConfigTree {
     /// A tree without any file.
     pub fn new() -> Result<Self> {
-        let directory = tempfile::Builder::new()
-            .prefix("tapwall-")
-            .tempdir()
-            .context("making a directory for the configuration")?;
+        let directory = temporary_directory("tree")?;
         for part in ["firewall", "qemu-server", "lxc"] {
             let path = if part == "firewall" {
                 directory.path().join(part)
@@ -96,4 +93,12 @@ impl ConfigTree {
         )?;
         self.write(&format!("nodes/{NODE}/lxc/{vmid}.conf"), &text)
     }
+}
+
+/// A directory that is removed when dropped. Its name has the process's id in it: `cargo xtask clean` recognises what a killed one left.
+pub fn temporary_directory(role: &str) -> Result<TempDir> {
+    tempfile::Builder::new()
+        .prefix(&format!("tapwall-test-{}-{role}-", std::process::id()))
+        .tempdir()
+        .context("making a temporary directory")
 }

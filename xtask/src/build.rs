@@ -49,7 +49,11 @@ pub fn kernel_cargo(workspace: &Workspace, tools: &Tools, verb: &str) -> Result<
         .env("RUSTC", &tools.compiler.rustc)
         // `-Z build-std` with whatever cargo this is: it may be a stable one even beside a nightly compiler.
         .env("RUSTC_BOOTSTRAP", "1")
-        .env("RUSTFLAGS", "-C debuginfo=2 -C link-arg=--btf")
+        // BPF v3 (kernel 5.1): 32-bit operations; the verifier follows fewer states than with the generic set.
+        .env(
+            "RUSTFLAGS",
+            "-C debuginfo=2 -C target-cpu=v3 -C link-arg=--btf",
+        )
         .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &tools.linker)
         .env("LD_LIBRARY_PATH", llvm_directory(workspace, tools)?)
         .env_remove("CARGO_ENCODED_RUSTFLAGS");

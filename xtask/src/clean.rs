@@ -1,11 +1,12 @@
 //! `cargo xtask clean`: what killed tests and demos left behind.
 //!
-//! Namespaces are called `tw<pid>-<number>-<role>` and pin directories `tapwall-test-<pid>-<number>`, after the process that made them.
+//! Namespaces are called `tw<pid>-<number>-<role>`, pin directories and temporary ones `tapwall-test-<pid>-…`, after the process that made them.
 //! Those of processes that are no more are removed, with the processes that still run in such a namespace. Nothing of a living process is
 //! touched, and nothing of any other name.
 
+use std::env;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -20,16 +21,23 @@ const NAMESPACES: &str = "/run/netns";
 
 /// The command.
 pub fn run() -> Result<()> {
-    let namespaces = left(NAMESPACES, namespace_owner);
-    let pins = left(PINS, pins_owner);
-    if namespaces.is_empty() && pins.is_empty() {
+    let temporary = env::temp_dir();
+    let namespaces = left(Path::new(NAMESPACES), namespace_owner);
+    let directories: Vec<PathBuf> = [Path::new(PINS), &temporary]
+        .into_iter()
+        .flat_map(|parent| {
+            let names = left(parent, directory_owner);
+            names.into_iter().map(move |name| parent.join(name))
+        })
+        .collect();
+    if namespaces.is_empty() && directories.is_empty() {
         return Ok(());
     }
     if !is_root() {
         bail!(
-            "removing what killed tests left ({} namespaces, {} pin directories) needs root",
+            "removing what killed tests left ({} namespaces, {} directories) needs root",
             namespaces.len(),
-            pins.len()
+            directories.len()
         );
     }
     for name in &namespaces {
@@ -52,9 +60,8 @@ pub fn run() -> Result<()> {
         }
         eprintln!("✓ removed namespace {name}");
     }
-    for name in &pins {
-        let directory = Path::new(PINS).join(name);
-        fs::remove_dir_all(&directory)
+    for directory in &directories {
+        fs::remove_dir_all(directory)
             .with_context(|| format!("removing {}", directory.display()))?;
         eprintln!("✓ removed {}", directory.display());
     }
@@ -62,7 +69,7 @@ pub fn run() -> Result<()> {
 }
 
 /// Names in a directory whose owner is no more.
-fn left(directory: &str, owner: fn(&str) -> Option<u32>) -> Vec<String> {
+fn left(directory: &Path, owner: fn(&str) -> Option<u32>) -> Vec<String> {
     let Ok(entries) = fs::read_dir(directory) else {
         return Vec::new();
     };
@@ -76,19 +83,15 @@ fn left(directory: &str, owner: fn(&str) -> Option<u32>) -> Vec<String> {
 }
 
 fn namespace_owner(name: &str) -> Option<u32> {
-    number_and_rest(name.strip_prefix("tw")?)
+    let (pid, rest) = name.strip_prefix("tw")?.split_once('-')?;
+    let (number, _) = rest.split_once('-')?;
+    number.parse::<u32>().ok()?;
+    pid.parse().ok()
 }
 
-fn pins_owner(name: &str) -> Option<u32> {
-    number_and_rest(name.strip_prefix("tapwall-test-")?)
-}
-
-/// The number in `<number>-<number>…`.
-fn number_and_rest(text: &str) -> Option<u32> {
-    let (pid, rest) = text.split_once('-')?;
-    rest.starts_with(|character: char| character.is_ascii_digit())
-        .then(|| pid.parse().ok())
-        .flatten()
+fn directory_owner(name: &str) -> Option<u32> {
+    let (pid, _) = name.strip_prefix("tapwall-test-")?.split_once('-')?;
+    pid.parse().ok()
 }
 
 fn processes_in(namespace: &str) -> Result<Vec<String>> {
@@ -118,8 +121,9 @@ mod tests {
         ] {
             assert_eq!(namespace_owner(name), expect, "{name}");
         }
-        assert_eq!(pins_owner("tapwall-test-77-2"), Some(77));
-        assert_eq!(pins_owner("tapwall"), None);
-        assert_eq!(pins_owner("tapwall-test-x-2"), None);
+        assert_eq!(directory_owner("tapwall-test-77-2"), Some(77));
+        assert_eq!(directory_owner("tapwall-test-77-tree-x7Yz"), Some(77));
+        assert_eq!(directory_owner("tapwall"), None);
+        assert_eq!(directory_owner("tapwall-test-x-2"), None);
     }
 }

@@ -10,14 +10,18 @@ use crate::{build, clean, progress};
 
 /// The command.
 pub fn run(workspace: &Workspace, keep: bool, only_clean: bool) -> Result<()> {
-    let tools = setup::ensure(workspace, Scope::Run)?;
-    build::all(workspace, &tools, false)?;
-    let mut demo = Command::new(workspace.programs(false).join("demo"));
+    let program = workspace.programs(false).join("demo");
     if only_clean {
-        progress::run_visible("removing the demo", demo.arg("--clean"))?;
+        // What was never built left nothing.
+        if program.exists() {
+            progress::run_visible("removing the demo", Command::new(&program).arg("--clean"))?;
+        }
         return clean::run();
     }
+    let tools = setup::ensure(workspace, Scope::Run)?;
+    build::all(workspace, &tools, false)?;
     clean::run()?;
+    let mut demo = Command::new(&program);
     if keep {
         demo.arg("--keep");
     }

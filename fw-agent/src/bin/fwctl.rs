@@ -1,1 +1,7 @@
-fn main() {}
+//! Tapwall's command line.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    fw_agent::cli::main()
+}

@@ -2,8 +2,8 @@
 //!
 //! Used for hints only. At most two edits away, and only for names of ordinary length, so that a file full of mistakes costs little.
 
-const LONGEST: usize = 64;
-const CANDIDATES: usize = 4096;
+const LONGEST: usize = 40;
+const CANDIDATES: usize = 512;
 
 /// The candidate closest to `name` without regard to case, if it is at most two edits away (one for names below five characters).
 pub fn closest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
@@ -16,13 +16,13 @@ pub fn closest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         .into_iter()
         .take(CANDIDATES)
         .filter(|candidate| candidate.len().abs_diff(name.len()) <= most)
-        .map(|candidate| {
-            (
-                distance(name.as_bytes(), candidate.to_ascii_lowercase().as_bytes()),
+        .filter_map(|candidate| {
+            let folded = candidate.to_ascii_lowercase();
+            Some((
+                distance(name.as_bytes(), folded.as_bytes(), most)?,
                 candidate,
-            )
+            ))
         })
-        .filter(|(distance, _)| *distance <= most)
         .min()
         .map(|(_, candidate)| candidate)
 }
@@ -35,24 +35,34 @@ pub fn did_you_mean<'a>(
     closest(name, candidates).map(|candidate| format!("did you mean `{candidate}`?"))
 }
 
-/// Insertions, deletions, replacements and swaps of neighbours that turn `a` into `b`.
-fn distance(a: &[u8], b: &[u8]) -> usize {
-    let mut before: Vec<usize> = Vec::new();
-    let mut last: Vec<usize> = (0..=b.len()).collect();
+/// Insertions, deletions, replacements and swaps of neighbours that turn `a` into `b`, if there are at most `most`. Both are at most
+/// [`LONGEST`] + 2 bytes long. Only cells near the diagonal can be that small, so only those are computed.
+fn distance(a: &[u8], b: &[u8], most: usize) -> Option<usize> {
+    const FAR: usize = usize::MAX / 2;
+    const WIDTH: usize = LONGEST + 3;
+    let shared = a.iter().zip(b).take_while(|(a, b)| a == b).count();
+    let (a, b) = (&a[shared..], &b[shared..]);
+    let mut before = [FAR; WIDTH];
+    let mut last: [usize; WIDTH] = std::array::from_fn(|column| column);
     for (i, from) in a.iter().enumerate() {
-        let mut row = vec![i + 1];
-        for (j, to) in b.iter().enumerate() {
-            let mut best = (last[j] + usize::from(from != to))
-                .min(last[j + 1] + 1)
-                .min(row[j] + 1);
-            if i > 0 && j > 0 && a[i - 1] == *to && b[j - 1] == *from {
+        let mut row = [FAR; WIDTH];
+        if i < most {
+            row[0] = i + 1;
+        }
+        for j in i.saturating_sub(most)..b.len().min(i + most + 1) {
+            let replaced = last[j] + usize::from(*from != b[j]);
+            let mut best = replaced.min(last[j + 1] + 1).min(row[j] + 1);
+            if i > 0 && j > 0 && a[i - 1] == b[j] && b[j - 1] == *from {
                 best = best.min(before[j - 1] + 1);
             }
-            row.push(best);
+            row[j + 1] = best;
+        }
+        if row.iter().chain(&last).all(|distance| *distance > most) {
+            return None;
         }
         before = std::mem::replace(&mut last, row);
     }
-    last[b.len()]
+    Some(last[b.len()]).filter(|distance| *distance <= most)
 }
 
 #[cfg(test)]
@@ -65,9 +75,13 @@ mod tests {
         for (name, expect) in [
             ("shs", Some("SSH")),
             ("SHH", Some("SSH")),
-            ("postgres", None),
+            ("postgres", Some("PostgreSQL")),
+            ("postgre", None),
             ("Postgresq", Some("PostgreSQL")),
             ("htps", Some("HTTPS")),
+            ("xHTTPS", Some("HTTPS")),
+            ("PostgreSQ", Some("PostgreSQL")),
+            ("ostgreSQLx", Some("PostgreSQL")),
             ("", None),
             ("zzz", None),
         ] {

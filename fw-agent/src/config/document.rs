@@ -11,9 +11,8 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::address::{
-    LONGEST_GROUP, LONGEST_NAME, Name, alias_name, is_name, parse_item, parse_net,
-};
+use super::address::{LONGEST_GROUP, LONGEST_NAME, Name};
+use super::entry::{alias, entries, section_name};
 use super::line::{Fault, Line, Reporter, before_comment, decode, lines, quote};
 use super::options::OptionTable;
 use super::rule::{self, List, RuleLine};
@@ -23,6 +22,8 @@ use super::rule::{self, List, RuleLine};
 pub struct Document<O> {
     /// Path of the file, as in [`super::Sources`].
     pub file: Arc<str>,
+    /// Whether the file could be read; one that does not exist is readable and empty.
+    pub readable: bool,
     /// `[OPTIONS]`.
     pub options: O,
     /// `[ALIASES]` by name.
@@ -113,6 +114,7 @@ impl<O: OptionTable> Document<O> {
     pub fn empty(file: Arc<str>) -> Self {
         Self {
             file,
+            readable: true,
             options: O::default(),
             aliases: BTreeMap::new(),
             sets: BTreeMap::new(),
@@ -308,32 +310,6 @@ fn header(line: &Line<'_>, body: &str, kind: Kind) -> Result<Section, Fault> {
     }
 }
 
-fn section_name(line: &Line<'_>, name: &str, longest: usize) -> Result<Arc<str>, Fault> {
-    if is_name(name) && name.len() <= longest {
-        return Ok(name.to_ascii_lowercase().into());
-    }
-    let rule = format!(
-        "a name is a letter and 1 to {} letters, digits, `-` or `_`",
-        longest - 1
-    );
-    Err(Fault::new(line, name, format!("{} is not a valid name", quote(name))).hint(rule))
-}
-
-fn alias(line: &Line<'_>) -> Result<(Arc<str>, IpNet), Fault> {
-    let text = before_comment(line.text);
-    let mut words = text.split_ascii_whitespace();
-    let (Some(name), Some(address), None) = (words.next(), words.next(), words.next()) else {
-        return Err(Fault::new(
-            line,
-            text,
-            "an alias has the form `name address`",
-        ));
-    };
-    let name = section_name(line, name, LONGEST_NAME)?;
-    let net = parse_net(address).map_err(|message| Fault::new(line, address, message))?;
-    Ok((name, net))
-}
-
 fn rule_line(line: &Line<'_>, list: List, reporter: &mut Reporter<'_>) -> Option<RuleLine> {
     let mut notes = Vec::new();
     match rule::parse(line, list, &mut notes) {
@@ -350,54 +326,5 @@ fn rule_line(line: &Line<'_>, list: List, reporter: &mut Reporter<'_>) -> Option
     }
 }
 
-/// Reads a line of a set; `listed` holds what the set lists already.
-fn entries(line: &Line<'_>, listed: &mut HashSet<String>) -> Result<Vec<Entry>, Fault> {
-    let text = before_comment(line.text);
-    let (nomatch, token) = match text.strip_prefix('!') {
-        Some(token) => (true, token.trim_ascii_start()),
-        None => (false, text),
-    };
-    if token.is_empty() {
-        return Err(Fault::new(line, text, "an address is missing"));
-    }
-    if token.contains(|char: char| char.is_ascii_whitespace()) {
-        return Err(Fault::new(line, token, "a line of a set holds one address")
-            .hint("write one address per line".to_owned()));
-    }
-    let entry = |member| Entry {
-        line: line.number,
-        nomatch,
-        member,
-    };
-    let found = if let Some(name) = alias_name(line, token) {
-        vec![entry(Member::Alias(Box::new(name)))]
-    } else {
-        let mut nets = Vec::new();
-        parse_item(token, &mut nets).map_err(|message| Fault::new(line, token, message))?;
-        if nets.iter().any(|net| net.prefix_len() == 0) {
-            return Err(Fault::new(line, token, "a set cannot hold every address")
-                .hint("use 0.0.0.0/1 and 128.0.0.0/1 instead".to_owned()));
-        }
-        nets.into_iter()
-            .map(|net| entry(Member::Net(net)))
-            .collect()
-    };
-    let key = token
-        .strip_suffix("/32")
-        .filter(|text| !text.contains(':'))
-        .or_else(|| token.strip_suffix("/128"))
-        .unwrap_or(token);
-    let fresh = match found.first().map(|entry| &entry.member) {
-        Some(Member::Alias(_)) => listed.insert(token.to_ascii_lowercase()),
-        Some(Member::Net(_)) | None => listed.insert(key.to_owned()),
-    };
-    if fresh {
-        Ok(found)
-    } else {
-        Err(Fault::new(
-            line,
-            token,
-            format!("{} is listed in this set already", quote(token)),
-        ))
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -383,3 +383,6 @@ fn is_host_interface(text: &str) -> bool {
             !suffix.is_empty() && suffix.bytes().all(|byte| byte.is_ascii_digit())
         })
 }
+
+#[cfg(test)]
+mod tests;

@@ -109,7 +109,7 @@ fn combine(
         (
             &own.sport,
             &row.sport,
-            written.sport.or(written.icmp_type),
+            written.sport.or(written.icmp_type).or(written.dport),
             "source port or ICMP type",
         ),
         (

@@ -20,6 +20,8 @@ pub struct Sources {
     pub files: BTreeMap<String, Vec<u8>>,
     /// Paths that exist but could not be read, with the reason.
     pub unreadable: BTreeMap<String, String>,
+    /// Files that cannot be read now but could before, with the reason; `files` has the contents they had.
+    pub stale: BTreeMap<String, String>,
 }
 
 impl Sources {
@@ -40,9 +42,37 @@ impl Sources {
         sources
     }
 
+    /// Gives files that cannot be read the contents that they have in `last`.
+    pub fn keep_from(&mut self, last: &Self) {
+        let unreadable = std::mem::take(&mut self.unreadable);
+        for (path, reason) in unreadable {
+            let below = format!("{path}/");
+            let known: Vec<_> = last
+                .files
+                .iter()
+                .filter(|(file, _)| **file == path || file.starts_with(&below))
+                .collect();
+            if known.is_empty() {
+                self.unreadable.insert(path, reason);
+                continue;
+            }
+            for (file, bytes) in known {
+                self.files.insert(file.clone(), bytes.clone());
+                self.stale.insert(file.clone(), reason.clone());
+            }
+        }
+    }
+
     /// The text of a file as the parser reads it.
     pub fn text(&self, path: &str) -> Option<Cow<'_, str>> {
         self.files.get(path).map(|bytes| decode(bytes))
+    }
+
+    /// Whether a file may exist but could not be read: itself, or its directory.
+    pub(super) fn is_unreadable(&self, path: &str) -> bool {
+        let directory = path.rsplit_once('/').map(|(directory, _)| directory);
+        self.unreadable.contains_key(path)
+            || directory.is_some_and(|directory| self.unreadable.contains_key(directory))
     }
 
     /// Files directly in `directory` whose name is a guest's number followed by `suffix`, in order of the number.

@@ -173,12 +173,10 @@ fn attach_tcx(
 
 /// The link's device is gone (`ENOLINK`); one of that name that exists now is another.
 fn is_stale(error: &ProgramError) -> bool {
-    match error {
-        ProgramError::SyscallError(error) => {
-            error.io_error.raw_os_error() == Some(rustix::io::Errno::NOLINK.raw_os_error())
-        }
-        _ => false,
-    }
+    let ProgramError::SyscallError(error) = error else {
+        return false;
+    };
+    error.io_error.raw_os_error() == Some(rustix::io::Errno::NOLINK.raw_os_error())
 }
 
 fn attach_clsact(program: &mut SchedClassifier, device: &str, hook: Hook) -> Result<(), Error> {

@@ -27,6 +27,10 @@ pub struct Memory {
     flows: FlowTable,
     half_open: FlowTable,
     /// Flows that were removed while a reference to them may be in use.
+    #[expect(
+        clippy::vec_box,
+        reason = "references point into the boxes while the vector grows"
+    )]
     removed: RefCell<Vec<Box<UnsafeCell<Flow>>>>,
     fragments: RefCell<HashMap<FragmentKey, FragmentValue>>,
     settings: Settings,

@@ -2,9 +2,11 @@
 //!
 //! In: a policy, the identity of each of its rules, and the classes of address sets. Out: the words of `fw_common::maps::policy`.
 //!
-//! 1. Every rule's condition on a field becomes ranges of values. 2. The ranges' ends cut the field into intervals; a sweep over them notes
-//! the rules that each interval satisfies. 3. Rules without a condition on the field go to its common vector instead, so that the size is
-//! bounded by what rules say, not by the product of rules and values. 4. Equal vectors are stored once.
+//! 1. Every rule's condition on a field becomes ranges of values.
+//! 2. The ranges' ends cut the field into intervals; a sweep over them notes the rules that each interval satisfies.
+//! 3. Rules without a condition on the field go to its common vector instead, so that the size is bounded by what rules say, not by the
+//!    product of rules and values.
+//! 4. Equal vectors are stored once.
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -214,3 +214,6 @@ fn parse_address(key: &str, text: &str) -> Result<Option<IpAddr>, ()> {
             .or(Err(())),
     }
 }
+
+#[cfg(test)]
+mod tests;

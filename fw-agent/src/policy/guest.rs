@@ -33,6 +33,8 @@ use crate::inventory::{Guest, Nic};
 /// What every guest of the node has in common.
 #[derive(Debug)]
 pub(super) struct Node<'a> {
+    /// The cluster's file could be read.
+    pub(super) readable: bool,
     pub(super) host: &'a Document<HostOptions>,
     pub(super) cluster: &'a Names,
     pub(super) groups: &'a Groups,
@@ -68,6 +70,7 @@ pub(super) fn resolve(
     );
     warn(guest, firewall, &own, &mut reporter);
     let options = &firewall.options;
+    let readable = node.readable && firewall.readable;
     let firewalled = guest.nics.iter().filter(|nic| nic.firewall);
     firewalled
         .map(|nic| {
@@ -75,6 +78,9 @@ pub(super) fn resolve(
                 vmid: guest.vmid,
                 net: nic.net,
             };
+            if !readable {
+                return unreadable(guest, nic);
+            }
             let list = |direction| collect(&items, node.groups, nic.net, direction);
             PortPolicy {
                 port,
@@ -101,6 +107,27 @@ pub(super) fn resolve(
             }
         })
         .collect()
+}
+
+/// A NIC whose rules are not known.
+fn unreadable(guest: &Guest, nic: &Nic) -> PortPolicy {
+    let policy = Policy {
+        rules: vec![standard::closed(
+            "standard: the configuration cannot be read",
+        )],
+    };
+    PortPolicy {
+        port: PortId {
+            vmid: guest.vmid,
+            net: nic.net,
+        },
+        kind: guest.kind,
+        mac: nic.mac,
+        macfilter: false,
+        dhcp: false,
+        inbound: policy.clone(),
+        outbound: policy,
+    }
 }
 
 fn set_name(net: u16) -> String {

@@ -3,7 +3,7 @@
 //! A rule or a set entry of a guest sees the guest's names first, then the cluster's; anything in `cluster.fw` or `host.fw` (security groups
 //! too) sees the cluster's only. `dc/` and `guest/` look in one place. Every set is resolved once; its bad entries are reported then.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -23,8 +23,8 @@ const MANAGEMENT: &str = "management";
 /// The names of one file.
 #[derive(Debug, Default)]
 pub(super) struct Names {
-    aliases: HashMap<Arc<str>, IpNet>,
-    sets: HashMap<Arc<str>, Arc<AddressSet>>,
+    aliases: BTreeMap<Arc<str>, IpNet>,
+    sets: BTreeMap<Arc<str>, Arc<AddressSet>>,
 }
 
 /// The names that a line can use.
@@ -107,7 +107,7 @@ impl Names {
         found: &mut Vec<Diagnostic>,
     ) {
         let mut reporter = Reporter::new(Arc::clone(&document.file), found);
-        let mut resolved = HashMap::new();
+        let mut resolved = BTreeMap::new();
         let view = View {
             cluster: cluster.unwrap_or(&*self),
             guest: cluster.map(|_| &*self),
@@ -173,7 +173,7 @@ impl<'a> View<'a> {
             let hint = if is_set {
                 Some(format!("a set is written `+{}`", name.name))
             } else {
-                did_you_mean(&name.name, sorted(candidates))
+                did_you_mean(&name.name, texts(candidates))
             };
             fault(
                 name.span,
@@ -206,7 +206,7 @@ impl<'a> View<'a> {
                     name.span,
                     format!("there is no set {}{}", quote(&name.name), place(name.scope)),
                 )
-                .hint(did_you_mean(&name.name, sorted(candidates)))
+                .hint(did_you_mean(&name.name, texts(candidates)))
             })
     }
 
@@ -229,11 +229,9 @@ impl<'a> View<'a> {
     }
 }
 
-/// Names in an order that does not depend on the hash table; the few thousand that a hint looks at.
-fn sorted<'a>(names: impl Iterator<Item = &'a Arc<str>>) -> Vec<&'a str> {
-    let mut names: Vec<&str> = names.map(|name| &**name).collect();
-    names.sort_unstable();
-    names
+/// Names as text.
+fn texts<'a>(names: impl Iterator<Item = &'a Arc<str>>) -> impl Iterator<Item = &'a str> {
+    names.map(|name| &**name)
 }
 
 fn place(scope: Option<Scope>) -> &'static str {

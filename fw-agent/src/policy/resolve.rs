@@ -2,6 +2,9 @@
 //!
 //! 1. Resolve the cluster's names and security groups. 2. Check the rules of the cluster and the host (their zone has no policy here).
 //! 3. Resolve each guest. Pure: equal configurations and times give equal policies.
+//!
+//! Invariant: a file that exists but cannot be read opens nothing. Without `cluster.fw` the firewall counts as on and every firewalled NIC is
+//! closed; without a guest's file that guest's are.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -76,6 +79,7 @@ pub fn resolve(config: &Config, now: u64) -> (NodePolicy, Vec<Diagnostic>) {
     });
     let node = guest::Node {
         host,
+        readable: cluster.readable,
         cluster: &names,
         groups: &groups,
         blacklist,
@@ -85,7 +89,7 @@ pub fn resolve(config: &Config, now: u64) -> (NodePolicy, Vec<Diagnostic>) {
         ports.extend(guest::resolve(config, &node, &mut sets, &mut found));
     }
     let policy = NodePolicy {
-        enabled: is_enabled(cluster.options.enable.value, now),
+        enabled: !cluster.readable || is_enabled(cluster.options.enable.value, now),
         ports,
         settings: settings(&host.options),
     };

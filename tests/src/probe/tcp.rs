@@ -16,7 +16,7 @@ use crate::background::{Background, wait};
 use crate::netns::Netns;
 
 /// How long a transfer may stand still.
-const STALL: Duration = Duration::from_secs(5);
+const STALL: Duration = Duration::from_secs(20);
 
 /// Accepts connections until it is dropped. A client may just connect, or ask for a [`transfer`].
 pub struct TcpServer {
@@ -97,43 +97,65 @@ pub struct Transfer {
     pub elapsed: Duration,
 }
 
-/// Sends `bytes` bytes to a [`TcpServer`] and gets as many back; both ends compare each byte.
+/// A connection to a [`TcpServer`] that stays open for several transfers.
+pub struct Session {
+    stream: TcpStream,
+    name: String,
+}
+
+impl Session {
+    /// Connects.
+    pub fn open(from: &Netns, source: IpAddr, to: SocketAddr) -> Result<Self> {
+        let name = format!("{source} to {to}");
+        let stream =
+            open(from, source, to, STALL)?.with_context(|| format!("connecting {name}"))?;
+        bound(&stream)?;
+        Ok(Self { stream, name })
+    }
+
+    /// Sends `bytes` bytes and gets as many back; both ends compare each byte.
+    pub fn transfer(&mut self, bytes: u64) -> Result<Transfer> {
+        let name = &self.name;
+        let started = Instant::now();
+        self.stream
+            .write_all(&bytes.to_be_bytes())
+            .and_then(|()| send_pattern(&mut self.stream, bytes))
+            .with_context(|| format!("sending, {name}"))?;
+        let mut intact = [0];
+        self.stream
+            .read_exact(&mut intact)
+            .with_context(|| format!("waiting for the other end's comparison, {name}"))?;
+        if intact != [1] {
+            bail!("other bytes arrived than were sent, {name}");
+        }
+        if !receive_pattern(&mut self.stream, bytes)
+            .with_context(|| format!("receiving, {name}"))?
+        {
+            bail!("other bytes came back than were sent, {name}");
+        }
+        Ok(Transfer {
+            bytes,
+            elapsed: started.elapsed(),
+        })
+    }
+}
+
+/// Connects for one [`Session::transfer`].
 pub fn transfer(from: &Netns, source: IpAddr, to: SocketAddr, bytes: u64) -> Result<Transfer> {
-    let started = Instant::now();
-    let mut stream = open(from, source, to, STALL)?
-        .with_context(|| format!("connecting from {source} to {to}"))?;
-    bound(&stream)?;
-    stream
-        .write_all(&bytes.to_be_bytes())
-        .and_then(|()| send_pattern(&mut stream, bytes))
-        .with_context(|| format!("sending from {source} to {to}"))?;
-    let mut intact = [0];
-    stream
-        .read_exact(&mut intact)
-        .with_context(|| format!("waiting for what {to} received"))?;
-    if intact != [1] {
-        bail!("{to} received other bytes than {source} sent");
-    }
-    if !receive_pattern(&mut stream, bytes)
-        .with_context(|| format!("receiving at {source} from {to}"))?
-    {
-        bail!("{source} received other bytes than {to} sent");
-    }
-    Ok(Transfer {
-        bytes,
-        elapsed: started.elapsed(),
-    })
+    Session::open(from, source, to)?.transfer(bytes)
 }
 
 fn serve(mut stream: TcpStream) -> io::Result<()> {
     stream.set_nonblocking(false)?;
     bound(&stream)?;
-    let mut bytes = [0; 8];
-    stream.read_exact(&mut bytes)?;
-    let bytes = u64::from_be_bytes(bytes);
-    let intact = receive_pattern(&mut stream, bytes)?;
-    stream.write_all(&[u8::from(intact)])?;
-    send_pattern(&mut stream, bytes)
+    loop {
+        let mut bytes = [0; 8];
+        stream.read_exact(&mut bytes)?;
+        let bytes = u64::from_be_bytes(bytes);
+        let intact = receive_pattern(&mut stream, bytes)?;
+        stream.write_all(&[u8::from(intact)])?;
+        send_pattern(&mut stream, bytes)?;
+    }
 }
 
 fn bound(stream: &TcpStream) -> io::Result<()> {

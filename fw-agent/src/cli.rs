@@ -1,0 +1,149 @@
+//! `fwctl`'s verbs, one per file. Each reads what it needs, prints, and returns how it went.
+//!
+//! Exit codes: 0 done, 1 diagnostics (or a verdict file with errors), 2 failure.
+
+mod check;
+mod compile;
+mod map;
+mod simulate;
+mod status;
+mod stop;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use comfy_table::{ContentArrangement, Table, presets};
+
+use crate::compile::{Compiled, compile as compile_sources};
+use crate::config::{self, Sources};
+use crate::datapath::pins::{self, Pins};
+use crate::reconcile::unix_time;
+use crate::record::{DEFAULT_RUN_DIRECTORY, RunDirectory};
+
+/// Looks at and controls Tapwall, the eBPF firewall of this node.
+#[derive(Debug, Parser)]
+#[command(name = "fwctl", version)]
+pub struct Cli {
+    #[command(flatten)]
+    place: Place,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// Where things are.
+#[derive(Debug, clap::Args)]
+struct Place {
+    /// Configuration tree, laid out like /etc/pve.
+    #[arg(long, value_name = "DIR", default_value = "/etc/pve", global = true)]
+    root: PathBuf,
+    /// Name of the node in the tree [default: the host's name].
+    #[arg(long, global = true)]
+    node: Option<String>,
+    /// Directory where the agent pins maps and links.
+    #[arg(long, value_name = "DIR", default_value = pins::DEFAULT, global = true)]
+    pin_dir: PathBuf,
+    /// Directory of the agent's lock and record.
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_RUN_DIRECTORY, global = true)]
+    run_dir: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Read the configuration and say what is wrong with it.
+    Check(check::Arguments),
+    /// Print every port's policy: the rules in order, with where they come from.
+    Compile(compile::Arguments),
+    /// Say what would happen to a packet, and why.
+    Simulate(Box<simulate::Arguments>),
+    /// Look into the maps of the kernel programs.
+    #[command(subcommand)]
+    Map(map::Arguments),
+    /// Say whether the firewall is on, and which ports are under policy.
+    Status(status::Arguments),
+    /// Stop the agent and take the firewall away: nothing is filtered any more.
+    Stop,
+}
+
+/// How a verb ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Done,
+    Diagnostics,
+}
+
+/// Runs `fwctl`.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.verb {
+        Verb::Check(arguments) => check::run(&cli.place, &arguments),
+        Verb::Compile(arguments) => compile::run(&cli.place, &arguments),
+        Verb::Simulate(arguments) => simulate::run(&cli.place, &arguments),
+        Verb::Map(arguments) => map::run(&cli.place, &arguments),
+        Verb::Status(arguments) => status::run(&cli.place, &arguments),
+        Verb::Stop => stop::run(&cli.place),
+    };
+    match result {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Diagnostics) => ExitCode::from(1),
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("fwctl: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// The reader of our output has seen enough.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+    })
+}
+
+impl Place {
+    fn sources(&self) -> Result<Sources> {
+        let root: &Path = &self.root;
+        std::fs::read_dir(root).with_context(|| format!("cannot read {}", root.display()))?;
+        let node = match &self.node {
+            Some(node) => node.clone(),
+            None => config::node_name(root).with_context(|| {
+                format!("no node name: give --node, or check {}", root.display())
+            })?,
+        };
+        Ok(Sources::read(root, &node))
+    }
+
+    fn compiled(&self) -> Result<Compiled> {
+        Ok(compile_sources(&self.sources()?, unix_time()))
+    }
+
+    fn run_directory(&self) -> RunDirectory {
+        RunDirectory::new(&self.run_dir)
+    }
+
+    /// The pins of an agent, which must exist.
+    fn pins(&self) -> Result<Pins> {
+        let pins = Pins::new(&self.pin_dir);
+        if !pins.exist() {
+            anyhow::bail!(
+                "no maps are pinned in {}: the firewall is not loaded (or you are not root)",
+                self.pin_dir.display()
+            );
+        }
+        Ok(pins)
+    }
+}
+
+/// A table in the style of all verbs.
+fn table<const N: usize>(header: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(header);
+    table
+}

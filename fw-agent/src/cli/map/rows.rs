@@ -1,0 +1,327 @@
+//! One map as rows of cells. In: the pins and a map's name. Out: [`Rows`], sorted where the map itself has no order.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use anyhow::Result;
+use aya::maps::{MapError, MapInfo};
+use fw_common::conntrack::{ANSWERED, State};
+use fw_common::flow::{Flow, FlowKey};
+use fw_common::limit::Bucket;
+use fw_common::maps::{
+    ClassKeyV4, ClassKeyV6, Counter, FragmentKey, FragmentValue, Port, RuleWord, SPACE_BITS,
+    Settings, counter, name, policy, port_flag,
+};
+use fw_common::verdict::{Direction, Reason};
+use fw_common::wire::{Address, IpVersion};
+use rustix::time::{ClockId, clock_gettime};
+use serde_json::{Value, json};
+
+use crate::datapath::pins::Pins;
+use crate::simulate::protocol;
+
+/// A map's contents.
+pub(super) struct Rows {
+    /// Names of the columns; keys of the JSON objects.
+    pub(super) header: &'static [&'static str],
+    /// The rows.
+    pub(super) cells: Vec<Vec<Value>>,
+}
+
+impl Rows {
+    fn new(header: &'static [&'static str], cells: Vec<Vec<Value>>) -> Self {
+        Self { header, cells }
+    }
+
+    pub(super) fn to_json(&self) -> Value {
+        self.cells
+            .iter()
+            .map(|cells| {
+                let fields = self.header.iter().zip(cells);
+                let fields = fields.map(|(name, cell)| ((*name).to_owned(), cell.clone()));
+                Value::Object(fields.collect())
+            })
+            .collect()
+    }
+}
+
+/// A cell in a table.
+pub(super) fn text(cell: &Value) -> String {
+    match cell {
+        Value::String(text) => text.clone(),
+        Value::Null => "-".to_owned(),
+        Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => cell.to_string(),
+    }
+}
+
+/// The maps themselves.
+pub(super) fn maps(pins: &Pins) -> Result<Rows> {
+    let mut cells = Vec::new();
+    for name in name::ALL {
+        let info = MapInfo::from_pin(pins.map(name))?;
+        cells.push(vec![
+            json!(name),
+            json!(format!("{:?}", info.map_type()?)),
+            json!(info.max_entries()),
+            json!(info.key_size()),
+            json!(info.value_size()),
+        ]);
+    }
+    let header = &["map", "type", "capacity", "key_bytes", "value_bytes"];
+    Ok(Rows::new(header, cells))
+}
+
+/// One map.
+pub(super) fn of(pins: &Pins, map: &str) -> Result<Rows> {
+    match map {
+        name::PORTS => ports(pins),
+        name::ARENA => arena(pins),
+        name::CLASSES_V4 | name::CLASSES_V6 => classes(pins, map == name::CLASSES_V6),
+        name::FLOWS => flows(pins, name::FLOWS),
+        name::HALF_OPEN => flows(pins, name::HALF_OPEN),
+        name::FRAGMENTS => fragments(pins),
+        name::COUNTERS => counters(pins),
+        name::REJECTS => rejects(pins),
+        name::SETTINGS => settings(pins),
+        _ => Ok(Rows::new(&["records"], Vec::new())),
+    }
+}
+
+fn ports(pins: &Pins) -> Result<Rows> {
+    let map = pins.hash::<u32, Port>(name::PORTS)?;
+    let mut ports: Vec<(u32, Port)> = map.iter().collect::<Result<_, MapError>>()?;
+    ports.sort_by_key(|(ifindex, _)| *ifindex);
+    let cells = ports.into_iter().map(|(ifindex, port)| {
+        vec![
+            json!(ifindex),
+            json!(port.vmid),
+            json!(format!("net{}", port.net)),
+            json!(mac(port.mac)),
+            json!(port.flags & port_flag::MACFILTER != 0),
+            json!(port.flags & port_flag::DHCP != 0),
+            json!(port.policy[Direction::In as usize]),
+            json!(port.policy[Direction::Out as usize]),
+            json!(port.space),
+            json!(port.epoch),
+        ]
+    });
+    let header = &[
+        "ifindex",
+        "guest",
+        "nic",
+        "mac",
+        "macfilter",
+        "dhcp",
+        "policy_in",
+        "policy_out",
+        "space",
+        "epoch",
+    ];
+    Ok(Rows::new(header, cells.collect()))
+}
+
+/// The policies that ports refer to, rule by rule.
+fn arena(pins: &Pins) -> Result<Rows> {
+    let words = pins.array::<u64>(name::ARENA)?;
+    let map = pins.hash::<u32, Port>(name::PORTS)?;
+    let mut starts = std::collections::BTreeSet::new();
+    for port in map.iter() {
+        starts.extend(port?.1.policy);
+    }
+    let mut cells = Vec::new();
+    for start in starts.into_iter().filter(|start| *start != 0) {
+        let head = words.get(&start, 0)?;
+        let rules = words.get(&(start + 1 + policy::FIELDS as u32), 0)? as u32;
+        for number in 0..(head >> 40) as u32 {
+            let word = words.get(&(start + rules + number), 0)?;
+            let judgement = RuleWord(word).judgement();
+            cells.push(vec![
+                json!(start),
+                json!(head as u32),
+                json!(number + 1),
+                json!(format!("{:08x}", judgement.rule)),
+                json!(judgement.verdict.name()),
+                json!(judgement.reason.name()),
+                match judgement.log {
+                    fw_common::verdict::NO_LOG => Value::Null,
+                    level => json!(level),
+                },
+            ]);
+        }
+    }
+    let header = &[
+        "policy", "words", "number", "rule", "verdict", "reason", "log",
+    ];
+    Ok(Rows::new(header, cells))
+}
+
+fn classes(pins: &Pins, v6: bool) -> Result<Rows> {
+    let mut rows: Vec<(u32, IpAddr, u32, u32)> = Vec::new();
+    if v6 {
+        for entry in pins.trie::<ClassKeyV6, u32>(name::CLASSES_V6)?.iter() {
+            let (key, class) = entry?;
+            let [space, a, b, c, d] = key.data();
+            let address = address(IpVersion::V6, &Address([a, b, c, d]));
+            let length = key.prefix_len().saturating_sub(SPACE_BITS);
+            rows.push((u32::from_be(space), address, length, class));
+        }
+    } else {
+        for entry in pins.trie::<ClassKeyV4, u32>(name::CLASSES_V4)?.iter() {
+            let (key, class) = entry?;
+            let [space, word] = key.data();
+            let address = address(IpVersion::V4, &Address::v4(word));
+            let length = key.prefix_len().saturating_sub(SPACE_BITS);
+            rows.push((u32::from_be(space), address, length, class));
+        }
+    }
+    rows.sort();
+    let cells = rows.into_iter().map(|(space, address, length, class)| {
+        vec![
+            json!(space),
+            json!(format!("{address}/{length}")),
+            json!(class),
+        ]
+    });
+    Ok(Rows::new(&["space", "prefix", "class"], cells.collect()))
+}
+
+fn flows(pins: &Pins, map: &'static str) -> Result<Rows> {
+    let now = clock_gettime(ClockId::Monotonic);
+    let now = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
+    let mut cells = Vec::new();
+    for entry in pins.hash::<FlowKey, Flow>(map)?.iter() {
+        let (key, flow) = entry?;
+        let version = version(key.version);
+        cells.push(vec![
+            json!(key.vmid),
+            json!(format!("net{}", key.net)),
+            json!(protocol_name(key.protocol)),
+            json!(address(version, &key.local).to_string()),
+            json!(key.local_port),
+            json!(address(version, &key.remote).to_string()),
+            json!(key.remote_port),
+            json!(Direction::from_u8(flow.origin).name()),
+            json!(State::from_u32(flow.state).name()),
+            json!(flow.state & ANSWERED != 0),
+            json!(now.saturating_sub(flow.seen) / 1_000_000_000),
+            json!(flow.epoch),
+            json!(format!("{:08x}", flow.rule)),
+        ]);
+    }
+    cells.sort_by_cached_key(|cells| cells.iter().map(text).collect::<Vec<_>>());
+    let header = &[
+        "guest",
+        "nic",
+        "protocol",
+        "local",
+        "local_port",
+        "remote",
+        "remote_port",
+        "origin",
+        "state",
+        "answered",
+        "idle_seconds",
+        "epoch",
+        "rule",
+    ];
+    Ok(Rows::new(header, cells))
+}
+
+fn fragments(pins: &Pins) -> Result<Rows> {
+    let mut cells = Vec::new();
+    for entry in pins
+        .hash::<FragmentKey, FragmentValue>(name::FRAGMENTS)?
+        .iter()
+    {
+        let (key, value) = entry?;
+        let is_v4 = key.source.0[..3] == Address::v4(0).0[..3];
+        let version = if is_v4 { IpVersion::V4 } else { IpVersion::V6 };
+        cells.push(vec![
+            json!(key.vmid),
+            json!(format!("net{}", key.net)),
+            json!(Direction::from_u8(key.direction).name()),
+            json!(protocol_name(key.protocol)),
+            json!(address(version, &key.source).to_string()),
+            json!(address(version, &key.dest).to_string()),
+            json!(key.id),
+            json!(value.sport),
+            json!(value.dport),
+        ]);
+    }
+    let header = &[
+        "guest",
+        "nic",
+        "direction",
+        "protocol",
+        "source",
+        "dest",
+        "id",
+        "sport",
+        "dport",
+    ];
+    Ok(Rows::new(header, cells))
+}
+
+fn counters(pins: &Pins) -> Result<Rows> {
+    let map = pins.per_cpu::<Counter>(name::COUNTERS)?;
+    let mut cells = Vec::new();
+    for index in 0..counter::ENTRIES {
+        let values = map.get(&index, 0)?;
+        let packets: u64 = values.iter().map(|value| value.packets).sum();
+        let bytes: u64 = values.iter().map(|value| value.bytes).sum();
+        let name = match (index, Reason::from_u8(index as u8)) {
+            (counter::LOST_EVENTS, _) => "lost-events",
+            (counter::FLOWS_REFUSED, _) => "flows-refused",
+            (counter::REJECTS_LIMITED, _) => "rejects-limited",
+            (_, Some(reason)) => reason.name(),
+            (_, None) => "unknown",
+        };
+        cells.push(vec![json!(name), json!(packets), json!(bytes)]);
+    }
+    Ok(Rows::new(&["counter", "packets", "bytes"], cells))
+}
+
+fn rejects(pins: &Pins) -> Result<Rows> {
+    let map = pins.per_cpu::<Bucket>(name::REJECTS)?;
+    let values = map.get(&0, 0)?;
+    let cells = values.iter().enumerate();
+    let cells = cells.map(|(cpu, bucket)| vec![json!(cpu), json!(bucket.empty_at)]);
+    Ok(Rows::new(&["cpu", "empty_at_ns"], cells.collect()))
+}
+
+fn settings(pins: &Pins) -> Result<Rows> {
+    let settings = pins.array::<Settings>(name::SETTINGS)?.get(&0, 0)?;
+    let cells = vec![
+        vec![json!("tcp_established"), json!(settings.tcp_established)],
+        vec![json!("tcp_syn_recv"), json!(settings.tcp_syn_recv)],
+    ];
+    Ok(Rows::new(&["setting", "seconds"], cells))
+}
+
+fn mac(number: u64) -> String {
+    let [_, _, bytes @ ..] = number.to_be_bytes();
+    let parts: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    parts.join(":")
+}
+
+fn version(number: u8) -> IpVersion {
+    match number {
+        4 => IpVersion::V4,
+        _ => IpVersion::V6,
+    }
+}
+
+fn address(version: IpVersion, address: &Address) -> IpAddr {
+    match version {
+        IpVersion::V4 => Ipv4Addr::from(u32::from_be(address.0[3])).into(),
+        IpVersion::V6 | IpVersion::None => {
+            let number = address.0.iter().fold(0_u128, |number, word| {
+                number << 32 | u128::from(u32::from_be(*word))
+            });
+            Ipv6Addr::from(number).into()
+        }
+    }
+}
+
+fn protocol_name(number: u8) -> String {
+    protocol::name(number).map_or_else(|| number.to_string(), str::to_owned)
+}

@@ -1,0 +1,78 @@
+//! The map image as text, for `fwctl compile --image` and snapshots.
+
+use std::fmt::{self, Display, Formatter};
+
+use fw_common::maps::RuleWord;
+use fw_common::maps::policy::FIELDS;
+
+use super::{MapImage, PolicyImage};
+
+/// Names of the fields of a policy, in order.
+const FIELD_NAMES: [&str; FIELDS] = ["source", "dest", "sport", "dport", "protocol", "traits"];
+
+impl Display for MapImage {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} address classes", self.space.classes)?;
+        for (net, class) in &self.space.v4 {
+            writeln!(f, "  {net} class {class}")?;
+        }
+        for (net, class) in &self.space.v6 {
+            writeln!(f, "  {net} class {class}")?;
+        }
+        for (id, port) in &self.ports {
+            let [inbound, outbound] = port.policies;
+            writeln!(
+                f,
+                "port {}: guest {} net{}, mac {:012x}, flags {:#x}, in policy {inbound}, out policy {outbound}",
+                port.device, id.vmid, id.net, port.mac, port.flags
+            )?;
+        }
+        for (index, policy) in self.policies.iter().enumerate() {
+            writeln!(f, "policy {index}: {policy}")?;
+        }
+        for (port, direction, error) in &self.failures {
+            writeln!(
+                f,
+                "guest {} net{} {}: {error}",
+                port.vmid,
+                port.net,
+                direction.name()
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl Display for PolicyImage {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{} rules, {} words", self.rules.len(), self.words.len())?;
+        for (field, name) in FIELD_NAMES.iter().enumerate() {
+            write!(f, ", {name} {} intervals", self.intervals(field))?;
+        }
+        let at = self.words[1 + FIELDS] as usize;
+        for (number, word) in self.words[at..].iter().enumerate() {
+            let judgement = RuleWord(*word).judgement();
+            write!(
+                f,
+                "\n  {:>5} {:08x} {} {}",
+                number + 1,
+                judgement.rule,
+                judgement.verdict.name(),
+                judgement.reason.name()
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl PolicyImage {
+    /// Intervals that the values of a field fall into.
+    fn intervals(&self, field: usize) -> u64 {
+        let map = self.words[1 + field] as u32 as usize;
+        let tops = self.words[map] as u32 as usize;
+        let blocks = map + (self.words[map] >> 32) as usize;
+        // The last top entry counts the blocks; the block behind them counts the boundaries.
+        let count = self.words[map + 3 + tops * 2] as usize;
+        self.words[blocks + count * 2 + 1] + 1
+    }
+}

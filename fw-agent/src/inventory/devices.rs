@@ -1,0 +1,92 @@
+//! Which network devices exist in this namespace, asked by netlink.
+//!
+//! In: a netlink connection. Out: [`Devices`]. [`watch`] gives a stream that tells when to ask again.
+
+use std::collections::BTreeMap;
+
+use futures_util::stream::{Stream, StreamExt, TryStreamExt};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
+use rtnetlink::{Handle, MulticastGroup};
+
+/// A network device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Interface index; another one each time the device is made.
+    pub ifindex: u32,
+    /// Interface index of the bridge (or bond, …) it is a port of.
+    pub master: Option<u32>,
+}
+
+/// The devices of the namespace by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Devices(pub BTreeMap<String, Device>);
+
+impl Devices {
+    /// Asks the kernel.
+    ///
+    /// # Errors
+    /// Netlink fails.
+    pub async fn list(netlink: &Handle) -> Result<Self, rtnetlink::Error> {
+        let mut devices = BTreeMap::new();
+        let mut links = netlink.link().get().execute();
+        while let Some(link) = links.try_next().await? {
+            if let Some((name, device)) = read(&link) {
+                devices.insert(name, device);
+            }
+        }
+        Ok(Self(devices))
+    }
+
+    /// Interface index of every device.
+    pub fn indices(&self) -> BTreeMap<String, u32> {
+        self.0
+            .iter()
+            .map(|(name, device)| (name.clone(), device.ifindex))
+            .collect()
+    }
+
+    /// Name of a device and of the bridge it is a port of, by interface index.
+    pub fn names(&self) -> BTreeMap<u32, (String, Option<String>)> {
+        let by_index: BTreeMap<u32, &String> = self
+            .0
+            .iter()
+            .map(|(name, device)| (device.ifindex, name))
+            .collect();
+        self.0
+            .iter()
+            .map(|(name, device)| {
+                let bridge = device
+                    .master
+                    .and_then(|master| by_index.get(&master))
+                    .map(|name| (*name).clone());
+                (device.ifindex, (name.clone(), bridge))
+            })
+            .collect()
+    }
+}
+
+fn read(link: &LinkMessage) -> Option<(String, Device)> {
+    let mut name = None;
+    let mut master = None;
+    for attribute in &link.attributes {
+        if let LinkAttribute::IfName(text) = attribute {
+            name = Some(text.clone());
+        } else if let LinkAttribute::Controller(index) = attribute {
+            master = Some(*index);
+        }
+    }
+    let ifindex = link.header.index;
+    Some((name?, Device { ifindex, master }))
+}
+
+/// Connects to netlink: a handle for questions, and a stream with an item for each change of any link. Must be called inside a tokio
+/// runtime, where the connection goes on by itself.
+///
+/// # Errors
+/// The socket cannot be made.
+pub fn watch() -> std::io::Result<(Handle, impl Stream<Item = ()> + Unpin)> {
+    let (connection, handle, messages) =
+        rtnetlink::new_multicast_connection(&[MulticastGroup::Link])?;
+    tokio::spawn(connection);
+    Ok((handle, messages.map(|_| ())))
+}

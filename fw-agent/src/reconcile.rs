@@ -1,0 +1,360 @@
+//! When things are done: the agent's loop.
+//!
+//! Something changed (a file, a device, the time): read the files, go through the pure stages, plan against what the kernel holds, apply, and
+//! write the record. Anything that fails leaves the last policy in force and is tried again.
+//!
+//! 1. [`watch`] says when files may have changed: at once by inotify, within a second by looking (`/etc/pve` is a FUSE file system whose
+//!    remote changes raise no events).
+//! 2. Netlink says when devices came or went.
+//! 3. Changes that come together are carried out together.
+//!
+//! Invariant: the firewall is opened only by a configuration that says so and that could be read. A root directory that is gone, or a file that
+//! exists and cannot be read, changes nothing.
+
+mod logger;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use futures_util::{FutureExt, StreamExt};
+use tokio::signal::unix::{SignalKind, signal};
+
+use self::logger::{LogNames, Logger};
+use self::watch::FileWatch;
+use crate::compile::{Compiled, compile};
+use crate::config::Sources;
+use crate::datapath::{Action, AttachMode, Kernel, State, plan::plan};
+use crate::diagnostic::Severity;
+use crate::image::MapImage;
+use crate::inventory::devices::{self, Devices};
+use crate::record::{PortRecord, Record, RunDirectory};
+
+/// Where the agent finds and puts things.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// A tree laid out like `/etc/pve`.
+    pub root: PathBuf,
+    /// Name of the node in that tree.
+    pub node: String,
+    /// Directory on a BPF file system for pins.
+    pub pin_directory: PathBuf,
+    /// Directory for the record and the lock.
+    pub run_directory: PathBuf,
+    /// The firewall's log.
+    pub log_file: PathBuf,
+}
+
+/// Changes of files that come within this time of each other are carried out together …
+const QUIET: Duration = Duration::from_millis(10);
+/// … but none waits longer than this.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// Time between looks at the files, at the cluster's self-expiring switch, and between tries of what failed.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Runs the agent until a signal ends it. The policy stays in force afterwards.
+///
+/// # Errors
+/// The programs cannot be loaded, or netlink or the run directory do not work.
+pub async fn run(options: Options) -> Result<()> {
+    let run_directory = RunDirectory::new(&options.run_directory);
+    let Some(_lock) = run_directory
+        .lock()
+        .with_context(|| format!("cannot lock {}", options.run_directory.display()))?
+    else {
+        anyhow::bail!(
+            "another agent holds the lock in {}",
+            options.run_directory.display()
+        );
+    };
+    let (netlink, mut links) = devices::watch().context("cannot listen to netlink")?;
+    let mut kernel = Kernel::open(&options.pin_directory, AttachMode::of_this_kernel())?;
+    let present = Devices::list(&netlink)
+        .await
+        .context("cannot list the network devices")?;
+    let state = kernel.recover(&present.indices())?;
+    let (logger, names) = Logger::new(&mut kernel, options.log_file.clone())?;
+    let logging = tokio::spawn(logger.run());
+
+    let mut files = FileWatch::new(&options.root, &options.node);
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let mut hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
+    let mut ticks = tokio::time::interval(TICK);
+    let mut agent = Agent {
+        options,
+        run_directory,
+        kernel,
+        state,
+        sources: Sources::default(),
+        compiled: None,
+        devices: Devices::default(),
+        names,
+        record: Record {
+            pid: std::process::id(),
+            ..Record::default()
+        },
+        retry: false,
+        read_error: None,
+    };
+    agent.reconcile(present, true);
+    loop {
+        let files_changed = tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => {
+                agent.names.send_modify(|names| names.reopen += 1);
+                true
+            }
+            () = files.changed() => true,
+            // A new device must not wait: only what has come with it is taken together.
+            Some(()) = links.next() => {
+                while links.next().now_or_never().flatten().is_some() {}
+                false
+            }
+            _ = ticks.tick() => match files.look() || agent.is_due() {
+                true => true,
+                false => continue,
+            },
+        };
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        if files_changed {
+            loop {
+                tokio::select! {
+                    () = files.changed() => {}
+                    () = tokio::time::sleep(QUIET) => break,
+                    () = tokio::time::sleep_until(deadline) => break,
+                    Some(()) = links.next() => break,
+                }
+            }
+        }
+        match Devices::list(&netlink).await {
+            Ok(present) => agent.reconcile(present, files_changed),
+            Err(error) => tracing::error!(%error, "cannot list the network devices"),
+        }
+    }
+    tracing::info!("stopping; the policy stays in force");
+    drop(agent);
+    logging.await.context("the log reader failed")
+}
+
+/// What the loop keeps between rounds.
+struct Agent {
+    options: Options,
+    run_directory: RunDirectory,
+    kernel: Kernel,
+    state: State,
+    sources: Sources,
+    compiled: Option<Compiled>,
+    devices: Devices,
+    names: tokio::sync::watch::Sender<LogNames>,
+    record: Record,
+    /// Something failed that may go better next time.
+    retry: bool,
+    /// Why the files could not be read last time; said once.
+    read_error: Option<String>,
+}
+
+impl Agent {
+    /// Something that is no event wants another round: a failure, or a switch that expires by itself.
+    fn is_due(&self) -> bool {
+        let expired = self.compiled.as_ref().is_some_and(|compiled| {
+            let enable = compiled.config.cluster.options.enable.value;
+            crate::policy::is_enabled(enable, unix_time()) != compiled.policy.enabled
+        });
+        self.retry || expired
+    }
+
+    /// One round: from the files (read anew if they `changed`) and the devices to the maps.
+    fn reconcile(&mut self, present: Devices, changed: bool) {
+        let retry = std::mem::take(&mut self.retry);
+        let mut news = retry || present != self.devices;
+        self.devices = present;
+        if changed || retry || self.compiled.is_none() {
+            match self.read() {
+                Ok(sources) => {
+                    self.read_error = None;
+                    if self.compiled.is_none() || sources != self.sources || self.is_due() {
+                        let compiled = compile(&sources, unix_time());
+                        self.report(&compiled);
+                        self.sources = sources;
+                        self.compiled = Some(compiled);
+                        news = true;
+                    }
+                }
+                Err(error) => {
+                    let error = format!("{error:#}");
+                    if self.read_error.as_ref() != Some(&error) {
+                        tracing::error!("{error}; the last policy stays in force");
+                    }
+                    self.read_error = Some(error);
+                    self.retry = true;
+                }
+            }
+        }
+        if news && let Some(compiled) = self.compiled.take() {
+            self.carry_out(&compiled);
+            self.compiled = Some(compiled);
+        }
+    }
+
+    /// Makes the kernel hold what the configuration says, for the devices that are there.
+    fn carry_out(&mut self, compiled: &Compiled) {
+        self.names.send_modify(|names| {
+            if *names.rules != compiled.image.rules {
+                let rules = Arc::new(compiled.image.rules.clone());
+                names.previous = std::mem::replace(&mut names.rules, rules);
+            }
+            names.devices = self.devices.names();
+        });
+        let nothing = MapImage::default();
+        let image = match compiled.policy.enabled {
+            true => &compiled.image,
+            false => &nothing,
+        };
+        let devices = self.devices.indices();
+        let certain = self.sources.unreadable.is_empty();
+        let degraded = self.apply(image, &devices, certain);
+        self.note(compiled, &devices, &degraded);
+    }
+
+    /// Reads the files. Those that exist but cannot be read keep the contents they had.
+    fn read(&self) -> Result<Sources> {
+        // Both directories exist on every node. If they do not, the cluster file system is not there.
+        let node = self.options.root.join("nodes").join(&self.options.node);
+        std::fs::read_dir(&node).with_context(|| format!("cannot read {}", node.display()))?;
+        let mut sources = Sources::read(&self.options.root, &self.options.node);
+        sources.keep_from(&self.sources);
+        Ok(sources)
+    }
+
+    fn report(&self, compiled: &Compiled) {
+        let old = self.compiled.as_ref().map(|old| &old.diagnostics);
+        if old == Some(&compiled.diagnostics) {
+            return;
+        }
+        for diagnostic in &compiled.diagnostics {
+            match diagnostic.severity {
+                Severity::Error => tracing::error!("{diagnostic}"),
+                Severity::Warning => tracing::warn!("{diagnostic}"),
+            }
+        }
+    }
+
+    /// Carries out the plan for `image`; says which scopes are not as they should be. Not `certain`: a guest that `image` does not know may
+    /// only be unreadable, and keeps what it has.
+    fn apply(
+        &mut self,
+        image: &MapImage,
+        devices: &BTreeMap<String, u32>,
+        certain: bool,
+    ) -> Vec<String> {
+        let mut degraded: Vec<String> = image
+            .failures
+            .iter()
+            .map(|(port, direction, error)| {
+                format!(
+                    "guest {} net{} {}: {error}; its last policy stays, or it is closed",
+                    port.vmid,
+                    port.net,
+                    direction.name()
+                )
+            })
+            .collect();
+        let plan = plan(&mut self.state, image, devices, certain);
+        for port in &plan.no_room {
+            degraded.push(format!(
+                "guest {} net{}: no room for its policy; its last one stays, or it is closed",
+                port.vmid, port.net
+            ));
+        }
+        for action in &plan.actions {
+            let Err(error) = self.kernel.apply(action) else {
+                continue;
+            };
+            self.retry = true;
+            let gone = error.is_no_device();
+            let error = anyhow::Error::from(error);
+            match action {
+                Action::Attach { device, .. } if gone => {
+                    self.state.lost(device);
+                    tracing::info!(device, "the device went away before it was attached");
+                }
+                Action::Attach { device, .. } => {
+                    self.state.lost(device);
+                    tracing::error!(device, "{error:#}");
+                    degraded.push(format!("{device}: {error:#}"));
+                }
+                Action::WriteClasses { .. }
+                | Action::WritePolicy { .. }
+                | Action::WriteSettings(_)
+                | Action::SetPort { .. }
+                | Action::Detach { .. }
+                | Action::RemovePort { .. }
+                | Action::AwaitReaders
+                | Action::RemoveClasses { .. } => {
+                    tracing::error!("{error:#}; reading back what the kernel holds");
+                    degraded.push(format!("{error:#}"));
+                    match self.kernel.recover(devices) {
+                        Ok(state) => self.state = state,
+                        Err(error) => {
+                            tracing::error!("{:#}", anyhow::Error::from(error));
+                        }
+                    }
+                    break;
+                }
+            }
+        }
+        if !plan.actions.is_empty() {
+            tracing::info!(
+                actions = plan.actions.len(),
+                ports = self.state.ports.len(),
+                "policy enforced"
+            );
+        }
+        degraded
+    }
+
+    /// Writes the record of this round.
+    fn note(&mut self, compiled: &Compiled, devices: &BTreeMap<String, u32>, degraded: &[String]) {
+        let count = |severity| {
+            let diagnostics = compiled.diagnostics.iter();
+            diagnostics
+                .filter(|found| found.severity == severity)
+                .count()
+        };
+        let ports = compiled.policy.ports.iter().map(|port| {
+            let device = port.device();
+            PortRecord {
+                ifindex: devices.get(&device).copied(),
+                attached: self.state.attached.contains_key(&device),
+                vmid: port.port.vmid,
+                net: port.port.net,
+                device,
+            }
+        });
+        self.record = Record {
+            pid: self.record.pid,
+            generation: self.record.generation + 1,
+            enabled: compiled.policy.enabled,
+            applied_at: jiff::Timestamp::now().to_string(),
+            ports: ports.collect(),
+            degraded: degraded.to_vec(),
+            errors: count(Severity::Error),
+            warnings: count(Severity::Warning),
+        };
+        if let Err(error) = self.run_directory.write(&self.record) {
+            tracing::error!(%error, "cannot write the record");
+        }
+    }
+}
+
+/// Now, in seconds.
+pub fn unix_time() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,175 @@
+//! The log reader: from the ring buffer to the firewall's log file, in place of `pvefw-logger`.
+//!
+//! Events are formatted with the names of their rule and device, and written a batch at a time. What the kernel could not hand over is
+//! counted there; the log says how many. A task of its own: a slow apply does not delay it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use aya::maps::{MapData, PerCpuArray, RingBuf};
+use fw_common::event::{EVENT_BYTES, Event};
+use fw_common::maps::{Counter, counter};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
+
+use crate::datapath::{Error, Kernel};
+use crate::events::clock::Clock;
+use crate::events::context::LogContext;
+use crate::events::line::format_into;
+use crate::events::status::Status;
+use crate::events::writer::LogWriter;
+use crate::image::RuleTable;
+use crate::policy::OriginKind;
+
+/// What the log calls things; the loop changes it with each round.
+#[derive(Clone, Debug, Default)]
+pub(super) struct LogNames {
+    /// Rules in force.
+    pub(super) rules: Arc<RuleTable>,
+    /// Rules that were in force before: events of theirs may still be on their way.
+    pub(super) previous: Arc<RuleTable>,
+    /// Device and bridge by interface index.
+    pub(super) devices: BTreeMap<u32, (String, Option<String>)>,
+    /// Counts requests to open the file anew.
+    pub(super) reopen: u64,
+}
+
+/// The reader's task.
+pub(super) struct Logger {
+    events: AsyncFd<RingBuf<MapData>>,
+    counters: PerCpuArray<MapData, Counter>,
+    names: watch::Receiver<LogNames>,
+    writer: LogWriter,
+    clock: Clock,
+    lost: u64,
+    reopened: u64,
+    failing: bool,
+}
+
+/// Time between looks at the counter of lost events.
+const LOST_CHECK: Duration = Duration::from_secs(1);
+
+impl Logger {
+    /// A reader of the kernel's events, and where to tell it names. It ends when the sender is dropped.
+    pub(super) fn new(
+        kernel: &mut Kernel,
+        log_file: PathBuf,
+    ) -> anyhow::Result<(Self, watch::Sender<LogNames>)> {
+        let (sender, names) = watch::channel(LogNames::default());
+        // SAFETY: the ring buffer owns its descriptor and keeps it as long as it lives.
+        let events = unsafe { AsyncFd::register(kernel.take_events()?) }
+            .map_err(|error| error.into_parts().1)
+            .context("cannot wait for events")?;
+        let mut logger = Self {
+            events,
+            counters: kernel.take_counters()?,
+            names,
+            writer: LogWriter::new(log_file),
+            clock: Clock::system(),
+            lost: 0,
+            reopened: 0,
+            failing: false,
+        };
+        logger.lost = logger.count_lost().unwrap_or(0);
+        Ok((logger, sender))
+    }
+
+    pub(super) async fn run(mut self) {
+        let now = self.clock.now();
+        self.writer.status(&Status::Started, &now);
+        self.flush();
+        let mut checks = tokio::time::interval(LOST_CHECK);
+        loop {
+            tokio::select! {
+                ready = self.events.readable() => match ready {
+                    Ok(mut ready) => ready.clear_ready(),
+                    Err(error) => {
+                        tracing::error!(%error, "cannot wait for events");
+                        break;
+                    }
+                },
+                changed = self.names.changed() => if changed.is_err() {
+                    break;
+                },
+                _ = checks.tick() => self.report_lost(),
+            }
+            self.drain();
+        }
+        self.drain();
+        let now = self.clock.now();
+        self.writer.status(&Status::Stopped, &now);
+        self.flush();
+    }
+
+    /// Writes every event that is there.
+    fn drain(&mut self) {
+        let names = self.names.borrow_and_update().clone();
+        if names.reopen != self.reopened {
+            self.reopened = names.reopen;
+            self.writer.reopen();
+        }
+        self.clock.refresh();
+        while let Some(item) = self.events.get_mut().next() {
+            let Some(event) = read(&item) else {
+                tracing::error!(bytes = item.len(), "an event of another size");
+                continue;
+            };
+            let time = self.clock.at(event.time_ns);
+            let unknown = (format!("if{}", event.ifindex), None);
+            let (device, bridge) = names.devices.get(&event.ifindex).unwrap_or(&unknown);
+            let info = names
+                .rules
+                .get(event.rule)
+                .or_else(|| names.previous.get(event.rule));
+            let kind = info.map_or(&OriginKind::Rule, |info| &info.kind);
+            let context = LogContext::of(&event, kind, device, bridge.as_deref());
+            self.writer
+                .compose(|line| format_into(line, &event, &context, &time));
+        }
+        self.flush();
+    }
+
+    fn flush(&mut self) {
+        let now = self.clock.now();
+        match self.writer.flush(&now) {
+            Ok(()) => self.failing = false,
+            Err(error) if !self.failing => {
+                self.failing = true;
+                tracing::error!("{:#}", anyhow::Error::from(error));
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn count_lost(&self) -> Result<u64, Error> {
+        let entry = self.counters.get(&counter::LOST_EVENTS, 0);
+        let values = entry.map_err(|source| Error::Map {
+            verb: "read",
+            map: fw_common::maps::name::COUNTERS,
+            source,
+        })?;
+        Ok(values.iter().map(|value| value.packets).sum())
+    }
+
+    fn report_lost(&mut self) {
+        let Ok(lost) = self.count_lost() else {
+            return;
+        };
+        if lost > self.lost {
+            let now = self.clock.now();
+            self.writer.status(&Status::Skipped(lost - self.lost), &now);
+            self.lost = lost;
+        }
+    }
+}
+
+fn read(bytes: &[u8]) -> Option<Event> {
+    if bytes.len() != EVENT_BYTES {
+        return None;
+    }
+    // SAFETY: `bytes` holds exactly one `Event`, a `repr(C)` struct of integers for which any bytes are valid.
+    Some(unsafe { std::ptr::read_unaligned(bytes.as_ptr().cast()) })
+}

@@ -1,0 +1,130 @@
+//! What changes while traffic flows: edited files, re-created devices, an agent that ends and comes back.
+
+use tapwall_tests::node::{TAP, VETH};
+use tapwall_tests::probe::Answer::{Answered, Refused, Silent};
+use tapwall_tests::probe::{Session, TIMEOUT, TcpServer, connect};
+
+use crate::bed::{Bed, firewall};
+
+#[test]
+fn an_edit_is_enforced_while_the_agent_runs() {
+    let bed = Bed::new("IN DROP -p tcp -dport 80\n").unwrap();
+    let outside = &bed.node.outside;
+    for (vmid, guest) in [(100, &bed.node.vm), (101, &bed.node.container)] {
+        let to = guest.v4_port(80);
+        let _server = TcpServer::start(&guest.namespace, to).unwrap();
+        let attempt = |timeout| connect(&outside.namespace, outside.v4(), to, timeout);
+        bed.expect("closed", attempt(TIMEOUT), &Silent);
+        for (action, expect) in [("ACCEPT", Answered), ("REJECT", Refused), ("DROP", Silent)] {
+            let text = firewall("DROP", &format!("IN {action} -p tcp -dport 80\n"));
+            let record = bed
+                .agent
+                .after(|| bed.tree.write_firewall(vmid, &text))
+                .unwrap();
+            assert_eq!(record.errors, 0);
+            bed.becomes(&expect, attempt);
+        }
+    }
+}
+
+#[test]
+fn a_known_flow_survives_an_edit_that_closes_its_port() {
+    let bed = Bed::new("IN ACCEPT -p tcp -dport 80\n").unwrap();
+    let outside = &bed.node.outside;
+    for (vmid, guest) in [(100, &bed.node.vm), (101, &bed.node.container)] {
+        let to = guest.v4_port(80);
+        let _server = TcpServer::start(&guest.namespace, to).unwrap();
+        let mut session = Session::open(&outside.namespace, outside.v4(), to).unwrap();
+        session.transfer(1000).unwrap();
+        bed.agent
+            .after(|| bed.tree.write_firewall(vmid, &firewall("DROP", "")))
+            .unwrap();
+        bed.becomes(&Silent, |timeout| {
+            connect(&outside.namespace, outside.v4(), to, timeout)
+        });
+        session.transfer(1 << 20).unwrap();
+    }
+}
+
+#[test]
+fn a_recreated_device_is_filtered_again() {
+    let mut bed = Bed::new("IN ACCEPT -p tcp -dport 80\nIN REJECT -p tcp -dport 82\n").unwrap();
+    let host = &bed.node.host.namespace;
+    let before = [TAP, VETH].map(|device| host.ifindex(device).unwrap());
+    bed.agent.wait_attached(TAP, None).unwrap();
+    bed.agent.wait_attached(VETH, None).unwrap();
+    bed.node.unplug_vm();
+    bed.node.unplug_container().unwrap();
+    bed.node.plug_vm().unwrap();
+    bed.node.plug_container().unwrap();
+    bed.agent.wait_attached(TAP, Some(before[0])).unwrap();
+    bed.agent.wait_attached(VETH, Some(before[1])).unwrap();
+    for guest in bed.guests() {
+        // The outside may remember that the address was unreachable; the guest speaks first, as a starting one does.
+        let outside = &bed.node.outside;
+        bed.expect("hello", bed.ping(guest, outside.v4()), &Answered);
+        for (port, expect) in [(80, Answered), (82, Refused), (83, bed.policy_of(guest))] {
+            let to = guest.v4_port(port);
+            let _server = TcpServer::start(&guest.namespace, to).unwrap();
+            bed.expect(&to.to_string(), bed.tcp(outside, to), &expect);
+        }
+    }
+}
+
+#[test]
+fn the_policy_outlives_the_agent_and_the_next_agent_adopts_it() {
+    let mut bed = Bed::new("IN ACCEPT -p tcp -dport 80\nIN REJECT -p tcp -dport 82\n").unwrap();
+    let check = |bed: &Bed, when: &str| {
+        for guest in bed.guests() {
+            for (port, expect) in [(80, Answered), (82, Refused), (83, bed.policy_of(guest))] {
+                let to = guest.v4_port(port);
+                let _server = TcpServer::start(&guest.namespace, to).unwrap();
+                let seen = bed.tcp(&bed.node.outside, to);
+                bed.expect(&format!("{when}: {to}"), seen, &expect);
+            }
+        }
+    };
+    check(&bed, "first agent");
+    let to = bed.node.vm.v4_port(80);
+    let server = TcpServer::start(&bed.node.vm.namespace, to).unwrap();
+    let outside = &bed.node.outside;
+    let mut session = Session::open(&outside.namespace, outside.v4(), to).unwrap();
+    bed.agent.terminate().unwrap();
+    session.transfer(1000).unwrap();
+    drop(server);
+    check(&bed, "no agent");
+    bed.agent = bed.agent.restart(&bed.node.host.namespace).unwrap();
+    session.transfer(1000).unwrap();
+    check(&bed, "second agent");
+}
+
+#[test]
+fn a_stop_opens_the_node() {
+    let mut bed = Bed::new("").unwrap();
+    let to = bed.node.vm.v4_port(80);
+    let _server = TcpServer::start(&bed.node.vm.namespace, to).unwrap();
+    bed.expect("closed", bed.tcp(&bed.node.outside, to), &Silent);
+    bed.agent.terminate().unwrap();
+    let stopped = bed.agent.fwctl(&["stop"]).unwrap();
+    assert!(stopped.status.success(), "{stopped:?}");
+    bed.expect("open", bed.tcp(&bed.node.outside, to), &Answered);
+}
+
+#[test]
+fn a_cluster_that_is_off_filters_nothing() {
+    let bed = Bed::new("").unwrap();
+    let (outside, guest) = (&bed.node.outside, &bed.node.vm);
+    let to = guest.v4_port(80);
+    let _server = TcpServer::start(&guest.namespace, to).unwrap();
+    let attempt = |timeout| connect(&outside.namespace, outside.v4(), to, timeout);
+    bed.expect("on", attempt(TIMEOUT), &Silent);
+    for (enable, expect) in [(0, Answered), (1, Silent)] {
+        let text = format!("[OPTIONS]\nenable: {enable}\n");
+        let record = bed
+            .agent
+            .after(|| bed.tree.write("firewall/cluster.fw", &text))
+            .unwrap();
+        assert_eq!(record.enabled, enable == 1);
+        bed.becomes(&expect, attempt);
+    }
+}

@@ -1,0 +1,9 @@
+//! Real traffic through the agent: sockets in namespaces, a container's veth device, a VM's tap device.
+//!
+//! Everything that is tried has a server behind it, so that refusal and silence come from the firewall. Tests run in parallel, each on a node
+//! of its own. Needs root and built programs: `cargo xtask test`.
+
+mod bed;
+mod changes;
+mod reports;
+mod verdicts;

@@ -1,0 +1,103 @@
+//! What an administrator sees: the log, diagnostics, other tools, the sentence of an agent that cannot run.
+
+use std::fs;
+use std::process::Command;
+
+use tapwall_tests::agent::program;
+use tapwall_tests::netns::run;
+use tapwall_tests::node::{TAP, VETH};
+use tapwall_tests::probe::Answer::{Answered, Refused};
+use tapwall_tests::probe::TcpServer;
+use tapwall_tests::tree::{ConfigTree, NODE};
+
+use crate::bed::Bed;
+
+#[test]
+fn logged_packets_appear_in_the_log() {
+    let bed = Bed::new("IN REJECT -p udp -dport 82 -log notice\n").unwrap();
+    let node = &bed.node;
+    for (guest, device, vmid, policy) in [
+        (&node.vm, TAP, 100, " policy DROP: "),
+        (&node.container, VETH, 101, " policy REJECT: "),
+    ] {
+        let (closed, rejected) = (guest.v4_port(8080), guest.v6_port(82));
+        let seen = bed.tcp(&node.outside, closed);
+        bed.expect("policy", seen, &bed.policy_of(guest));
+        bed.expect("rule", bed.udp(&node.outside, rejected), &Refused);
+        let dest = format!("DST={} ", guest.v4());
+        for parts in [
+            &[
+                &format!("{vmid} 6 {device}-IN ")[..],
+                policy,
+                "SRC=192.0.2.200 ",
+                &dest,
+                "PROTO=TCP ",
+                "DPT=8080 ",
+            ][..],
+            &[
+                &format!("{vmid} 5 {device}-IN "),
+                " REJECT: ",
+                "PROTO=UDP ",
+                "DPT=82 ",
+            ],
+        ] {
+            let line = bed.agent.wait_log(parts).unwrap();
+            assert!(line.starts_with(parts[0]), "{line}");
+        }
+    }
+}
+
+#[test]
+fn a_bad_line_is_reported_and_the_rest_is_enforced() {
+    let bed = Bed::new(
+        "IN ACCEPT -p tcp -dport 80\nIN ACCEPT -p tcp -dport nonsense\nIN REJECT -p tcp -dport 82\n",
+    )
+    .unwrap();
+    let record = bed.agent.record().unwrap().unwrap();
+    assert_eq!(record.errors, 2, "one per guest: {}", bed.agent.stderr());
+    for guest in bed.guests() {
+        for (port, expect) in [(80, Answered), (82, Refused), (83, bed.policy_of(guest))] {
+            let to = guest.v4_port(port);
+            let _server = TcpServer::start(&guest.namespace, to).unwrap();
+            let seen = bed.tcp(&bed.node.outside, to);
+            bed.expect(&to.to_string(), seen, &expect);
+        }
+    }
+}
+
+#[test]
+fn other_tools_see_the_programs_and_maps() {
+    let bed = Bed::new("").unwrap();
+    let programs = run(Command::new("bpftool").args(["prog", "show"])).unwrap();
+    assert!(programs.contains("tapwall"), "{programs}");
+    let maps = run(Command::new("bpftool").args(["map", "show"])).unwrap();
+    assert!(maps.contains("name PORTS"), "{maps}");
+    let status = bed.agent.fwctl(&["status"]).unwrap();
+    assert!(status.status.success(), "{status:?}");
+    let text = String::from_utf8(status.stdout).unwrap();
+    for device in [TAP, VETH] {
+        assert!(text.contains(device), "{text}");
+    }
+}
+
+#[test]
+fn without_a_bpf_file_system_the_agent_says_so_in_one_sentence() {
+    let tree = ConfigTree::with_demo_guests().unwrap();
+    let elsewhere = tree.path().join("pins");
+    fs::create_dir(&elsewhere).unwrap();
+    let output = Command::new(program("fw-agent").unwrap())
+        .arg("--root")
+        .arg(tree.path())
+        .args(["--node", NODE])
+        .arg("--pin-dir")
+        .arg(&elsewhere)
+        .arg("--run-dir")
+        .arg(tree.path())
+        .arg("--log-file")
+        .arg(tree.path().join("log"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert_eq!(said.trim().lines().count(), 1, "{said}");
+}
