@@ -8,7 +8,11 @@
 //! place of the source port and the code in that of the destination port; a packet without them (another protocol, a later fragment) meets no
 //! rule that asks for them.
 
+mod traits;
+
 use std::net::IpAddr;
+
+pub use self::traits::{Segment, first_state, traits_of};
 
 use fw_agent::policy::{AddressSet, Family, Matches, Policy};
 
