@@ -138,9 +138,10 @@ impl TestKernel {
         Ok(made)
     }
 
-    /// Replaces what is loaded by these policies, with the one change that every rule logs. Flows stay.
+    /// Replaces what is loaded by these policies, with the one change that every rule logs, without limit. Flows stay.
     pub fn load(&mut self, node: &NodePolicy) -> Result<MapImage> {
         let mut node = node.clone();
+        node.settings.log_interval = 0;
         for port in &mut node.ports {
             let policies = [&mut port.inbound, &mut port.outbound];
             for rule in policies.into_iter().flat_map(|policy| &mut policy.rules) {
@@ -154,7 +155,7 @@ impl TestKernel {
             .map(|((_, port), index)| (port.device.clone(), index))
             .collect();
         self.indices = ports.map(|((id, _), index)| (*id, index)).collect();
-        let plan = plan(&mut self.state, &image, &devices);
+        let plan = plan(&mut self.state, &image, &devices, true);
         ensure!(plan.no_room.is_empty(), "no room for {:?}", plan.no_room);
         for action in &plan.actions {
             match action {
@@ -164,6 +165,7 @@ impl TestKernel {
                 | Action::WriteSettings(_)
                 | Action::SetPort { .. }
                 | Action::RemovePort { .. }
+                | Action::AwaitReaders
                 | Action::RemoveClasses { .. } => self.kernel.apply(action)?,
             }
         }

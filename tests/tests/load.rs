@@ -75,6 +75,7 @@ fn apply(kernel: &mut Kernel, action: &Action) {
         | Action::WriteSettings(_)
         | Action::SetPort { .. }
         | Action::RemovePort { .. }
+        | Action::AwaitReaders
         | Action::RemoveClasses { .. } => kernel.apply(action).unwrap(),
     }
 }
@@ -127,7 +128,7 @@ fn maps_outlive_their_opener() {
     let devices = devices(&[100]);
     let mut first = open(&directory);
     let mut state = State::default();
-    let made = plan(&mut state, &image, &devices);
+    let made = plan(&mut state, &image, &devices, true);
     apply_all(&mut first, &made);
     let mut flows = directory.pins().hash::<FlowKey, Flow>(name::FLOWS).unwrap();
     flows.insert(key, flow, 0).unwrap();
@@ -157,10 +158,10 @@ fn a_plan_applied_leaves_nothing_to_do() {
         &[(102, 80, "0.0.0.0/0")],
     ] {
         let image = image(guests);
-        let first = plan(&mut state, &image, &all);
+        let first = plan(&mut state, &image, &all, true);
         assert!(!first.actions.is_empty());
         apply_all(&mut kernel, &first);
-        let second = plan(&mut state, &image, &all);
+        let second = plan(&mut state, &image, &all, true);
         assert_eq!(second, Plan::default(), "of {guests:?}");
     }
     // Nothing is left of those that are gone.
@@ -260,8 +261,8 @@ fn every_prefix_of_a_plan_leaves_each_port_an_old_or_a_new_policy() {
     let all = devices(&GUESTS);
     let steps = {
         let mut state = State::default();
-        plan(&mut state, &image(&old), &all);
-        plan(&mut state, &image(&new), &all).actions.len()
+        plan(&mut state, &image(&old), &all, true);
+        plan(&mut state, &image(&new), &all, true).actions.len()
     };
     assert!(steps > 5);
     let mut seen = Vec::new();
@@ -269,9 +270,9 @@ fn every_prefix_of_a_plan_leaves_each_port_an_old_or_a_new_policy() {
         let directory = PinDirectory::new();
         let mut kernel = open(&directory);
         let mut state = State::default();
-        let first = plan(&mut state, &image(&old), &all);
+        let first = plan(&mut state, &image(&old), &all, true);
         apply_all(&mut kernel, &first);
-        let second = plan(&mut state, &image(&new), &all);
+        let second = plan(&mut state, &image(&new), &all, true);
         for action in &second.actions[..stop] {
             apply(&mut kernel, action);
         }
@@ -293,7 +294,7 @@ fn every_prefix_of_a_plan_leaves_each_port_an_old_or_a_new_policy() {
 
         // Whoever comes next finishes the work from what the kernel holds.
         let mut recovered = kernel.recover(&all).unwrap();
-        let rest = plan(&mut recovered, &image(&new), &all);
+        let rest = plan(&mut recovered, &image(&new), &all, true);
         apply_all(&mut kernel, &rest);
         let last = behaviour(&mut kernel, &directory);
         for (vmid, [_, new]) in expect {
