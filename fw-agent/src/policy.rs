@@ -66,6 +66,17 @@ pub enum GuestKind {
     Container,
 }
 
+impl GuestKind {
+    /// Name of a NIC's device on the host.
+    pub fn device(self, port: PortId) -> String {
+        let kind = match self {
+            Self::Vm => "tap",
+            Self::Container => "veth",
+        };
+        format!("{kind}{}i{}", port.vmid, port.net)
+    }
+}
+
 /// What holds for one guest NIC.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortPolicy {
@@ -88,11 +99,7 @@ pub struct PortPolicy {
 impl PortPolicy {
     /// Name of the NIC's device on the host: `tap100i0` or `veth100i0`.
     pub fn device(&self) -> String {
-        let kind = match self.kind {
-            GuestKind::Vm => "tap",
-            GuestKind::Container => "veth",
-        };
-        format!("{kind}{}i{}", self.port.vmid, self.port.net)
+        self.kind.device(self.port)
     }
 }
 

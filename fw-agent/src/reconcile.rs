@@ -132,12 +132,14 @@ pub async fn run(options: Options) -> Result<()> {
         };
         facts_are_old = true;
         let deadline = tokio::time::Instant::now() + PATIENCE;
-        while files_changed {
-            tokio::select! {
-                () = files.changed() => {}
-                () = tokio::time::sleep(QUIET) => break,
-                () = tokio::time::sleep_until(deadline) => break,
-                Some(()) = links.next() => break,
+        if files_changed {
+            loop {
+                tokio::select! {
+                    () = files.changed() => {}
+                    () = tokio::time::sleep(QUIET) => break,
+                    () = tokio::time::sleep_until(deadline) => break,
+                    Some(()) = links.next() => break,
+                }
             }
         }
         match Devices::list(&netlink).await {
@@ -321,6 +323,7 @@ impl Agent {
                 | Action::SetPort { .. }
                 | Action::Detach { .. }
                 | Action::RemovePort { .. }
+                | Action::AwaitReaders
                 | Action::RemoveClasses { .. } => {
                     tracing::error!("{error:#}; reading back what the kernel holds");
                     degraded.push(format!("{error:#}"));

@@ -288,7 +288,7 @@ fn begin(headers: &Headers, over: bool) -> Tracked {
 }
 
 fn is_echo_reply(headers: &Headers) -> bool {
-    echo(headers).is_some_and(|exchange| exchange.part == crate::flow::Echo::Reply)
+    echo(headers) == Some(crate::flow::Echo::Reply)
 }
 
 /// Neighbour and multicast-listener discovery (ICMPv6 130–136 and 143) have no flows.
@@ -298,7 +298,7 @@ fn is_untracked(headers: &Headers) -> bool {
         && matches!(headers.sport, 130..=136 | 143)
 }
 
-/// ICMP of any type but the questions and answers of [`echo`] begins no flow and belongs to none.
+/// ICMP of any type but questions and their answers begins no flow and belongs to none.
 fn is_icmp_without_flow(headers: &Headers) -> bool {
     let own_icmp = match headers.version {
         IpVersion::V4 => protocol::ICMP,

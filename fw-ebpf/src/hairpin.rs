@@ -2,8 +2,9 @@
 //!
 //! In: a frame that a policy rejects. Out: the TC action that sends the answer, or none (the caller drops the frame without one).
 //!
-//! 1. Is an answer due? Never for ICMP, resets, later fragments, groups; and not more often than the limit. 2. TCP: a reset. 3. All else: an
-//! ICMP(v6) error that quotes the packet. 4. Mark the answer, so that the hook it comes back through lets it pass once, and redirect it.
+//! 1. Is an answer due? Never for ICMP, resets, later fragments, groups; and not more often than the limit.
+//! 2. TCP: a reset. All else: an ICMP(v6) error that quotes the packet.
+//! 3. Mark the answer, so that the hook it comes back through lets it pass once, and redirect it.
 //!
 //! Answers have the addresses of the packet's destination, as if it had answered itself. The layouts are RFC 9293 §3.10.7, RFC 792, RFC 4443.
 //!

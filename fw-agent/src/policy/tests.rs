@@ -1,12 +1,15 @@
 //! Whole configurations and the policies they mean.
 
 mod arbitrary;
+mod host;
+mod whole;
 
 use std::sync::Arc;
 
 use super::*;
 use crate::config::{Config, Sources, parse};
 use crate::diagnostic::Diagnostic;
+use crate::inventory::facts::HostFacts;
 
 const NOW: u64 = 1_700_000_000;
 
@@ -23,7 +26,7 @@ fn sources(files: &[(&str, &str)]) -> Sources {
 
 fn resolved(files: &[(&str, &str)]) -> (NodePolicy, Vec<String>) {
     let (config, mut found) = parse(&sources(files));
-    let (policy, more) = resolve(&config, NOW);
+    let (policy, more) = resolve(&config, &HostFacts::default(), NOW);
     found.extend(more);
     (policy, found.iter().map(Diagnostic::to_string).collect())
 }
@@ -326,7 +329,7 @@ fn what_cannot_be_read_stays_closed() {
                 "{path}: error: cannot be read: input/output error; what depends on it stays closed"
             )
         );
-        let (policy, _) = resolve(&config, NOW);
+        let (policy, _) = resolve(&config, &HostFacts::default(), NOW);
         assert!(policy.enabled, "{path}");
         for list in [&policy.ports[0].inbound, &policy.ports[0].outbound] {
             let [rule] = list.rules.as_slice() else {
@@ -381,41 +384,12 @@ fn local_network_is_known_from_outside() {
             "net0: virtio=02:00:00:00:00:01,firewall=1",
         ),
     ]));
-    assert_eq!(resolve(&config, NOW).1.len(), 1);
+    assert_eq!(resolve(&config, &HostFacts::default(), NOW).1.len(), 1);
     config.local_network = Some("10.2.0.3/16".parse().unwrap());
-    let (policy, found) = resolve(&config, NOW);
+    let (policy, found) = resolve(&config, &HostFacts::default(), NOW);
     assert!(found.is_empty());
     assert_eq!(
         written(&policy.ports[0].inbound),
         ["ACCEPT ipv4 source={10.2.0.0/16} dest={10.2.0.0/16}"]
     );
-}
-
-#[test]
-fn a_rich_guest() {
-    let (policy, found) = resolved(&[
-        (
-            "firewall/cluster.fw",
-            "[OPTIONS]\nenable: 1\n[IPSET blacklist]\n198.51.100.0/24\n[group web]\nIN HTTPS(ACCEPT) -log info # public\n[RULES]\nFORWARD DROP\n",
-        ),
-        (
-            "nodes/n/host.fw",
-            "[OPTIONS]\ntcpflags: 1\nsmurf_log_level: info\nlog_level_in: err\n",
-        ),
-        (
-            "firewall/200.fw",
-            "[OPTIONS]\nenable: 1\npolicy_in: REJECT\npolicy_out: DROP\nlog_level_in: warning\n[IPSET ipfilter-net0]\n10.0.0.0/24\n!10.0.0.1\n[RULES]\nGROUP web\nIN SSH(ACCEPT) -i net1\n|IN DROP\nIN ACCEPT -p icmp -icmp-type echo-request -source 10.0.0.0/8 -log nolog\nOUT DNS(ACCEPT) -dest 10.0.0.53\n",
-        ),
-        (
-            "nodes/n/lxc/200.conf",
-            "net0: name=eth0,hwaddr=BC:24:11:00:00:C8,ip=10.1.0.5/24,ip6=fd00::5/64,firewall=1,bridge=vmbr0\nnet1: name=eth1,hwaddr=BC:24:11:00:01:C8,firewall=1\n",
-        ),
-    ]);
-    assert_eq!(
-        found,
-        [
-            "firewall/cluster.fw:8: warning: FORWARD rules are not supported; the rule is not enforced"
-        ]
-    );
-    insta::assert_snapshot!(print(&policy));
 }
