@@ -85,10 +85,11 @@ impl HostFacts {
                 if let LinkAttribute::IfName(text) = attribute {
                     name = Some(text.clone());
                 } else if let LinkAttribute::PropList(list) = attribute {
-                    others.extend(list.iter().filter_map(|property| match property {
-                        Prop::AltIfName(text) => Some(text.clone()),
-                        _ => None,
-                    }));
+                    for property in list {
+                        if let Prop::AltIfName(text) = property {
+                            others.push(text.clone());
+                        }
+                    }
                 }
             }
             if let Some(name) = name {
@@ -109,11 +110,11 @@ fn route(message: &RouteMessage) -> Option<Route> {
     let mut connected = true;
     for attribute in &message.attributes {
         if let RouteAttribute::Destination(address) = attribute {
-            dest = match address {
-                RouteAddress::Inet(address) => Some(IpAddr::V4(*address)),
-                RouteAddress::Inet6(address) => Some(IpAddr::V6(*address)),
-                _ => None,
-            };
+            if let RouteAddress::Inet(address) = address {
+                dest = Some(IpAddr::V4(*address));
+            } else if let RouteAddress::Inet6(address) = address {
+                dest = Some(IpAddr::V6(*address));
+            }
         } else if let RouteAttribute::Gateway(_) | RouteAttribute::Via(_) = attribute {
             connected = false;
         }
@@ -161,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_has_a_loopback_address() {
+    fn this_machine_has_addresses_and_routes() {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -176,11 +177,23 @@ mod tests {
         let up = std::fs::read_to_string("/proc/net/fib_trie")
             .is_ok_and(|table| table.contains("127.0.0.1"));
         assert_eq!(loopback > 0, up, "{facts:?}");
-        assert!(
-            facts
-                .routes
-                .iter()
-                .all(|route| route.dest.trunc() == route.dest)
-        );
+        // Columns of the kernel's own list: interface, destination, gateway, flags, …, mask.
+        let table = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
+        let rows = table
+            .lines()
+            .skip(1)
+            .map(|line| line.split('\t').collect::<Vec<_>>());
+        let expect = rows
+            .filter(|row| row[7] != "00000000")
+            .map(|row| row[2] == "00000000");
+        let mut expect: Vec<bool> = expect.collect();
+        let own = facts
+            .routes
+            .iter()
+            .filter(|route| route.dest.addr().is_ipv4());
+        let mut found: Vec<bool> = own.map(|route| route.connected).collect();
+        expect.sort_unstable();
+        found.sort_unstable();
+        assert_eq!(found, expect, "{facts:?}");
     }
 }
