@@ -4,15 +4,20 @@
 //! the reference's chains; the order of the steps is [`super::guest`]'s and
 //! [`super::host`]'s.
 
+mod host;
+
 use std::sync::Arc;
 
 use fw_common::maps::traits;
 use fw_common::verdict::{Direction, Reason, Verdict};
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv6Net};
 
+pub(super) use self::host::{
+    corosync, corosync_multicast, igmp, local_services, loopback, management,
+};
 use super::sets::Sets;
 use super::{AddressSet, Family, Matches, Origin, OriginKind, Rule, SourceLine};
-use crate::config::registry::{ICMP, ICMPV6, IGMP, TCP, UDP};
+use crate::config::registry::{ICMP, ICMPV6, TCP, UDP};
 
 /// ICMPv6 types of neighbour discovery (RFC 4861) and MLD (RFC 2710, RFC 3810).
 const ROUTER_SOLICITATION: u16 = 133;
@@ -129,79 +134,6 @@ fn checked(rule: Rule, kind: OriginKind, log: Option<u8>, line: Option<SourceLin
         },
         ..rule
     }
-}
-
-/// Accepts what stays on the machine.
-pub(super) fn loopback() -> Rule {
-    let matches = Matches {
-        interface: Some("lo".into()),
-        ..Matches::default()
-    };
-    accept(matches, "standard: loopback")
-}
-
-/// Accepts multicast group management.
-pub(super) fn igmp() -> Rule {
-    let matches = Matches {
-        protocol: Some(IGMP),
-        ..Matches::default()
-    };
-    accept(matches, "standard: IGMP")
-}
-
-/// Ports of a node's services: web interface, consoles, SPICE proxy, SSH, migration.
-const SERVICES: [(u16, u16); 5] = [
-    (22, 22),
-    (3128, 3128),
-    (5900, 5999),
-    (8006, 8006),
-    (60000, 60050),
-];
-
-/// Accepts access to the node's services from `sources`.
-pub(super) fn management(sources: Arc<AddressSet>) -> Rule {
-    let matches = Matches {
-        source: Some(sources),
-        ..ports(None, TCP, &[], &SERVICES)
-    };
-    accept(matches, "standard: management")
-}
-
-/// Accepts access of the node to the services of the nodes in `dest`.
-pub(super) fn local_services(dest: Arc<AddressSet>) -> Rule {
-    let matches = Matches {
-        dest: Some(dest),
-        ..ports(None, TCP, &[], &SERVICES)
-    };
-    accept(matches, "standard: local network")
-}
-
-/// Accepts the multicast of a cluster without knet.
-pub(super) fn corosync_multicast(sets: &mut Sets) -> Rule {
-    let groups = [
-        IpNet::V4(Ipv4Net::new_assert([224, 0, 0, 0].into(), 4)),
-        IpNet::V6(Ipv6Net::new_assert([0xff00, 0, 0, 0, 0, 0, 0, 0].into(), 8)),
-    ];
-    let matches = Matches {
-        dest: Some(sets.nets(groups)),
-        ..ports(None, UDP, &[], &[(5404, 5405)])
-    };
-    accept(matches, "standard: corosync multicast")
-}
-
-/// Accepts what a cluster's nodes say to each other on one link. Link N uses port 5405 + N.
-pub(super) fn corosync(
-    source: Arc<AddressSet>,
-    dest: Arc<AddressSet>,
-    text: &str,
-    line: Option<SourceLine>,
-) -> Rule {
-    let matches = Matches {
-        source: Some(source),
-        dest: Some(dest),
-        ..ports(None, UDP, &[], &[(5404, 5412)])
-    };
-    checked(accept(matches, text), OriginKind::Standard, None, line)
 }
 
 fn accept(matches: Matches, text: &str) -> Rule {
