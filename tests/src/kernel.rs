@@ -154,7 +154,7 @@ impl TestKernel {
             .map(|((_, port), index)| (port.device.clone(), index))
             .collect();
         self.indices = ports.map(|((id, _), index)| (*id, index)).collect();
-        let plan = plan(&mut self.state, &image, &devices);
+        let plan = plan(&mut self.state, &image, &devices, true);
         ensure!(plan.no_room.is_empty(), "no room for {:?}", plan.no_room);
         for action in &plan.actions {
             match action {
@@ -164,6 +164,7 @@ impl TestKernel {
                 | Action::WriteSettings(_)
                 | Action::SetPort { .. }
                 | Action::RemovePort { .. }
+                | Action::AwaitReaders
                 | Action::RemoveClasses { .. } => self.kernel.apply(action)?,
             }
         }

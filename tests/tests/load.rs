@@ -1,6 +1,7 @@
 //! Programs and maps in the running kernel: they load, maps outlive their opener, and a plan can be stopped anywhere.
 //!
 //! Needs root and `/sys/fs/bpf`.
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use std::collections::BTreeMap;
 
@@ -66,6 +67,9 @@ fn devices(vmids: &[u32]) -> BTreeMap<String, u32> {
         .collect()
 }
 
+/// Port and place of the connections that a policy accepts.
+type Accepted<'a> = &'a [(u16, u8)];
+
 /// Carries out an action, without the devices that there are not.
 fn apply(kernel: &mut Kernel, action: &Action) {
     match action {
@@ -75,6 +79,7 @@ fn apply(kernel: &mut Kernel, action: &Action) {
         | Action::WriteSettings(_)
         | Action::SetPort { .. }
         | Action::RemovePort { .. }
+        | Action::AwaitReaders
         | Action::RemoveClasses { .. } => kernel.apply(action).unwrap(),
     }
 }
@@ -127,7 +132,7 @@ fn maps_outlive_their_opener() {
     let devices = devices(&[100]);
     let mut first = open(&directory);
     let mut state = State::default();
-    let made = plan(&mut state, &image, &devices);
+    let made = plan(&mut state, &image, &devices, true);
     apply_all(&mut first, &made);
     let mut flows = directory.pins().hash::<FlowKey, Flow>(name::FLOWS).unwrap();
     flows.insert(key, flow, 0).unwrap();
@@ -157,10 +162,10 @@ fn a_plan_applied_leaves_nothing_to_do() {
         &[(102, 80, "0.0.0.0/0")],
     ] {
         let image = image(guests);
-        let first = plan(&mut state, &image, &all);
+        let first = plan(&mut state, &image, &all, true);
         assert!(!first.actions.is_empty());
         apply_all(&mut kernel, &first);
-        let second = plan(&mut state, &image, &all);
+        let second = plan(&mut state, &image, &all, true);
         assert_eq!(second, Plan::default(), "of {guests:?}");
     }
     // Nothing is left of those that are gone.
@@ -260,8 +265,8 @@ fn every_prefix_of_a_plan_leaves_each_port_an_old_or_a_new_policy() {
     let all = devices(&GUESTS);
     let steps = {
         let mut state = State::default();
-        plan(&mut state, &image(&old), &all);
-        plan(&mut state, &image(&new), &all).actions.len()
+        plan(&mut state, &image(&old), &all, true);
+        plan(&mut state, &image(&new), &all, true).actions.len()
     };
     assert!(steps > 5);
     let mut seen = Vec::new();
@@ -269,14 +274,14 @@ fn every_prefix_of_a_plan_leaves_each_port_an_old_or_a_new_policy() {
         let directory = PinDirectory::new();
         let mut kernel = open(&directory);
         let mut state = State::default();
-        let first = plan(&mut state, &image(&old), &all);
+        let first = plan(&mut state, &image(&old), &all, true);
         apply_all(&mut kernel, &first);
-        let second = plan(&mut state, &image(&new), &all);
+        let second = plan(&mut state, &image(&new), &all, true);
         for action in &second.actions[..stop] {
             apply(&mut kernel, action);
         }
         let now = behaviour(&mut kernel, &directory);
-        let expect: [(u32, [&[(u16, u8)]; 2]); 3] = [
+        let expect: [(u32, [Accepted<'_>; 2]); 3] = [
             (100, [&[(22, 1), (22, 2)], &[(23, 2)]]),
             (101, [&[(80, 1)], &[(80, 1), (80, 2), (80, 3)]]),
             (102, [&[], &[(22, 3)]]),
@@ -293,7 +298,7 @@ fn every_prefix_of_a_plan_leaves_each_port_an_old_or_a_new_policy() {
 
         // Whoever comes next finishes the work from what the kernel holds.
         let mut recovered = kernel.recover(&all).unwrap();
-        let rest = plan(&mut recovered, &image(&new), &all);
+        let rest = plan(&mut recovered, &image(&new), &all, true);
         apply_all(&mut kernel, &rest);
         let last = behaviour(&mut kernel, &directory);
         for (vmid, [_, new]) in expect {
