@@ -138,9 +138,10 @@ impl TestKernel {
         Ok(made)
     }
 
-    /// Replaces what is loaded by these policies, with the one change that every rule logs. Flows stay.
+    /// Replaces what is loaded by these policies, with the one change that every rule logs, without limit. Flows stay.
     pub fn load(&mut self, node: &NodePolicy) -> Result<MapImage> {
         let mut node = node.clone();
+        node.settings.log_interval = 0;
         for port in &mut node.ports {
             let policies = [&mut port.inbound, &mut port.outbound];
             for rule in policies.into_iter().flat_map(|policy| &mut policy.rules) {

@@ -9,9 +9,10 @@ use aya::programs::TestRun;
 use aya::programs::{TestRunOptions, TestRunResult};
 use aya::{Ebpf, EbpfLoader, Pod, VerifierLogLevel};
 use fw_common::flow::{Flow, FlowKey};
+use fw_common::limit::Bucket;
 use fw_common::maps::{
-    ClassKeyV4, ClassKeyV6, Counter, FragmentKey, FragmentValue, Port, SPACE_BITS, Settings,
-    capacity, counter, name,
+    ClassKeyV4, ClassKeyV6, Counter, FragmentKey, FragmentValue, LogKey, Port, SPACE_BITS,
+    Settings, capacity, counter, name,
 };
 use rustix::fs::{StatFs, statfs};
 use rustix::thread::{MembarrierCommand, membarrier};
@@ -310,6 +311,7 @@ fn layout(map: &str) -> Option<(u32, u32, u32)> {
         name::FLOWS => bytes::<FlowKey, Flow>(capacity::FLOWS),
         name::HALF_OPEN => bytes::<FlowKey, Flow>(capacity::HALF_OPEN),
         name::FRAGMENTS => bytes::<FragmentKey, FragmentValue>(capacity::FRAGMENTS),
+        name::LOG_LIMITS => bytes::<LogKey, Bucket>(capacity::LOG_LIMITS),
         name::COUNTERS => bytes::<u32, Counter>(counter::ENTRIES),
         name::SETTINGS => bytes::<u32, Settings>(1),
         _ => None,

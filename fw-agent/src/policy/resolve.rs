@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use fw_common::conntrack::SECOND;
 use fw_common::maps::Settings;
 
 use super::lines::{self, Groups};
@@ -17,7 +18,7 @@ use super::sets::Sets;
 use super::{NodePolicy, SourceLine, guest};
 use crate::config::Config;
 use crate::config::line::Reporter;
-use crate::config::options::HostOptions;
+use crate::config::options::{ClusterOptions, HostOptions};
 use crate::diagnostic::Diagnostic;
 
 /// Seconds that a time in the cluster's `enable` keeps the firewall on.
@@ -91,16 +92,21 @@ pub fn resolve(config: &Config, now: u64) -> (NodePolicy, Vec<Diagnostic>) {
     let policy = NodePolicy {
         enabled: !cluster.readable || is_enabled(cluster.options.enable.value, now),
         ports,
-        settings: settings(&host.options),
+        settings: settings(&cluster.options, &host.options),
     };
     (policy, found)
 }
 
-/// What the kernel programs need of the host's options. The parser keeps the values in range.
-fn settings(host: &HostOptions) -> Settings {
+/// What the kernel programs need of the cluster's and the host's options. The parser keeps the values in range.
+fn settings(cluster: &ClusterOptions, host: &HostOptions) -> Settings {
+    let limit = cluster.log_ratelimit.value;
+    let interval = u64::from(limit.seconds) * SECOND / u64::from(limit.count.max(1));
     let seconds = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
     Settings {
         tcp_established: seconds(host.nf_conntrack_tcp_timeout_established.value),
         tcp_syn_recv: seconds(host.nf_conntrack_tcp_timeout_syn_recv.value),
+        log_interval: if limit.enable { interval } else { 0 },
+        log_burst: limit.burst,
+        ..Settings::default()
     }
 }
