@@ -433,6 +433,7 @@ fn what_is_never_answered() {
             ["224.0.0.1", V4[1]],
             ["255.255.255.255", V4[1]],
             ["::", V6[1]],
+            ["::1", V6[1]],
             ["ff02::1", V6[1]],
         ] {
             silent(datagram([source, dest], 17, &udp(8)));
