@@ -5,6 +5,7 @@
 //! the model is asked again with them.
 //!
 //! Beside that: equal policies build equal images, and a policy that is too large costs its own port only.
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use std::net::IpAddr;
 

@@ -1,6 +1,7 @@
 //! Programs and maps in the running kernel: they load, maps outlive their opener, and a plan can be stopped anywhere.
 //!
 //! Needs root and `/sys/fs/bpf`.
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use std::collections::BTreeMap;
 
@@ -66,6 +67,9 @@ fn devices(vmids: &[u32]) -> BTreeMap<String, u32> {
         .map(|vmid| (format!("tap{vmid}i0"), index(*vmid)))
         .collect()
 }
+
+/// Port and place of the connections that a policy accepts.
+type Accepted<'a> = &'a [(u16, u8)];
 
 /// Carries out an action, without the devices that there are not.
 fn apply(kernel: &mut Kernel, action: &Action) {
@@ -278,7 +282,7 @@ fn every_prefix_of_a_plan_leaves_each_port_an_old_or_a_new_policy() {
             apply(&mut kernel, action);
         }
         let now = behaviour(&mut kernel, &directory);
-        let expect: [(u32, [&[(u16, u8)]; 2]); 3] = [
+        let expect: [(u32, [Accepted<'_>; 2]); 3] = [
             (100, [&[(22, 1), (22, 2)], &[(23, 2)]]),
             (101, [&[(80, 1)], &[(80, 1), (80, 2), (80, 3)]]),
             (102, [&[], &[(22, 3)]]),

@@ -181,10 +181,7 @@ impl Kernel {
                 attach::attach(&mut self.ebpf, &self.pins, self.mode, device)
             }
             Action::Detach { device } => attach::detach(&self.pins, self.mode, device),
-            Action::RemovePort { ifindex } => match self.ports.remove(ifindex) {
-                Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-                Err(source) => Err(failed("write", name::PORTS)(source)),
-            },
+            Action::RemovePort { ifindex } => removed(self.ports.remove(ifindex), name::PORTS),
             Action::AwaitReaders => await_readers(),
             Action::RemoveClasses { space } => self.remove_classes(*space),
         }
@@ -345,11 +342,19 @@ fn remove_space<K: Pod>(
         .filter(|key| key.as_ref().map_or(true, |key| belongs(key.data())))
         .collect::<Result<Vec<_>, _>>()
         .map_err(failed("read", map))?;
-    for key in keys {
-        match trie.remove(&key) {
-            Ok(()) | Err(MapError::KeyNotFound) => {}
-            Err(source) => return Err(failed("write", map)(source)),
+    keys.iter()
+        .try_for_each(|key| removed(trie.remove(key), map))
+}
+
+/// That an entry was not there is fine: gone is what was asked for.
+fn removed(result: Result<(), MapError>, map: &'static str) -> Result<(), Error> {
+    match result {
+        Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error))
+            if error.io_error.kind() == std::io::ErrorKind::NotFound =>
+        {
+            Ok(())
         }
+        Err(source) => Err(failed("write", map)(source)),
     }
-    Ok(())
 }

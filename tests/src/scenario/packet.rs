@@ -88,10 +88,10 @@ impl FromStr for Change {
         match words[..] {
             ["again", ref rest @ ..] => Ok(Self::Again(fields(rest)?)),
             ["reply", ref rest @ ..] => Ok(Self::Reply(fields(rest)?)),
-            [from, ">", to, "hex", bytes] => Sketch::new(from, to, What::Hex(hex(bytes)?), &[]),
+            [from, ">", to, "hex", bytes] => Sketch::whole(from, to, What::Hex(hex(bytes)?), &[]),
             [from, ">", to, "frame", ethertype, ref rest @ ..] => {
                 let ethertype = number(ethertype).context("the EtherType")?;
-                Sketch::new(from, to, What::Other(ethertype), rest)
+                Sketch::whole(from, to, What::Other(ethertype), rest)
             }
             [from, ">", to, "arp", sender, ">", target, ref rest @ ..] => {
                 let octets = |said: &str| {
@@ -99,7 +99,7 @@ impl FromStr for Change {
                     Ok::<_, Error>(address.octets())
                 };
                 let (sender, target) = (octets(sender)?, octets(target)?);
-                Sketch::new(from, to, What::Arp { sender, target }, rest)
+                Sketch::whole(from, to, What::Arp { sender, target }, rest)
             }
             [from, ">", to, protocol, source, ">", dest, ref rest @ ..] => {
                 let protocol = protocol_number(protocol)?;
@@ -113,7 +113,7 @@ impl FromStr for Change {
                     source,
                     dest,
                 };
-                Sketch::new(from, to, what, rest)
+                Sketch::whole(from, to, what, rest)
             }
             _ => bail!("a packet is: from > to protocol source > destination fields"),
         }
@@ -146,7 +146,7 @@ impl Change {
 }
 
 impl Sketch {
-    fn new(from: &str, to: &str, what: What, rest: &[&str]) -> Result<Change> {
+    fn whole(from: &str, to: &str, what: What, rest: &[&str]) -> Result<Change> {
         let place = |said: &str| {
             said.parse::<Endpoint>()
                 .with_context(|| format!("{said} is no place"))
