@@ -58,7 +58,7 @@ struct Place {
 enum Verb {
     /// Read the configuration and say what is wrong with it.
     Check(check::Arguments),
-    /// Print every port's policy: the rules in order, with where they come from.
+    /// Print the policies of the host and every port: the rules in order, with where they come from.
     Compile(compile::Arguments),
     /// Say what would happen to a packet, and why.
     Simulate(Box<simulate::Arguments>),
