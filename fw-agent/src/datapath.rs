@@ -9,6 +9,7 @@
 
 mod arena;
 mod attach;
+mod clsact;
 mod kernel;
 pub mod pins;
 pub mod plan;
@@ -18,6 +19,10 @@ pub use kernel::{Kernel, missing_privilege};
 pub use plan::{Action, Plan, State};
 
 use std::path::PathBuf;
+
+use aya::programs::ProgramError;
+use aya::programs::tc::TcError;
+use fw_common::maps::{Port, name};
 
 /// The kernel programs, as built by `cargo xtask build`.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TAPWALL_BPF_OBJECT"));
@@ -101,6 +106,26 @@ pub enum Error {
         #[source]
         source: aya::programs::tc::TcError,
     },
+    /// The place of the clsact qdisc is taken.
+    #[error(
+        "{device} has a qdisc `{kind}` (a rate limit makes one) in the place of `clsact`, without which this kernel cannot filter; \
+         remove the limit, or use a kernel from 6.6 on"
+    )]
+    OtherQdisc {
+        /// The device.
+        device: String,
+        /// What is there.
+        kind: String,
+    },
+    /// A program cannot be detached.
+    #[error("cannot detach from {device}")]
+    Detach {
+        /// The device.
+        device: String,
+        /// Why.
+        #[source]
+        source: aya::programs::tc::TcError,
+    },
     /// A link cannot be opened or pinned.
     #[error("cannot pin the link of {device}")]
     Link {
@@ -126,7 +151,20 @@ pub enum Error {
 /// # Errors
 /// A pin or a program cannot be removed.
 pub fn detach_all(pins: &pins::Pins, mode: AttachMode) -> Result<(), Error> {
-    for device in pins.devices() {
+    let mut devices = pins.devices();
+    if mode == AttachMode::Clsact && pins.exist() {
+        // Filters have no pins, but no device has one without having been a port before.
+        let ports = pins.hash::<u32, Port>(name::PORTS)?;
+        for ifindex in ports.keys() {
+            let ifindex = ifindex.map_err(|source| Error::Map {
+                verb: "read",
+                map: name::PORTS,
+                source,
+            })?;
+            devices.extend(clsact::device(ifindex));
+        }
+    }
+    for device in devices {
         attach::detach(pins, mode, &device)?;
     }
     pins.remove_all()
@@ -141,9 +179,13 @@ impl Error {
         ];
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
         while let Some(error) = cause {
-            let code = error
-                .downcast_ref::<std::io::Error>()
-                .and_then(std::io::Error::raw_os_error);
+            // aya's errors show an I/O error's text as their own, and not the I/O error as their source.
+            let io = match (error.downcast_ref(), error.downcast_ref()) {
+                (Some(ProgramError::TcError(TcError::IoError(io))), _) => Some(io),
+                (_, Some(TcError::IoError(io))) => Some(io),
+                _ => error.downcast_ref::<std::io::Error>(),
+            };
+            let code = io.and_then(std::io::Error::raw_os_error);
             if code.is_some_and(|code| absent.contains(&code)) {
                 return true;
             }

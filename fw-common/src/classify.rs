@@ -21,13 +21,15 @@ pub type Values = [u32; FIELDS];
 #[inline(always)]
 pub fn classify<T: Tables>(tables: T, policy: u32, values: &Values) -> Option<RuleWord> {
     let head = tables.word(policy)?;
+    // Not constants: see [`Step`].
+    let zero = tables.word(0)?;
     let mut search = Search {
         tables,
         summaries: (head >> 32) as u32 & 0xff,
-        loaded: 0,
-        candidates: 0,
+        loaded: zero as u32,
+        candidates: zero,
         fields: [[Vector::default(); 2]; FIELDS],
-        found: NOT_FOUND,
+        found: NOT_FOUND ^ zero as u32,
     };
     let mut entry_at = policy;
     for (value, field) in values.iter().zip(&mut search.fields) {

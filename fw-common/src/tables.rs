@@ -91,6 +91,10 @@ pub trait Tables: Copy {
 }
 
 /// The body of a bounded loop; a type and not a closure, so that the kernel can verify it once (`bpf_loop`).
+///
+/// What changes from round to round must not start as a constant, but as a value from [`Tables::word`]. The verifier of kernels before 6.7
+/// follows only the first round: a field that is constant there counts as that constant in every round and behind the loop, and code for its
+/// other values is silently removed.
 pub trait Step {
     /// One round; false ends the loop.
     fn step(&mut self) -> bool;

@@ -4,12 +4,14 @@
 //! with virtio the guest chooses where.
 
 use core::ffi::c_void;
+use core::hint::black_box;
 use core::mem::MaybeUninit;
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::{
     bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
 };
+use fw_common::event::HEADER_BYTES;
 use fw_common::verdict::Reason;
 use fw_common::wire::{Headers, Packet, Wire};
 
@@ -66,9 +68,14 @@ impl Skb {
     /// Copies the frame's first `length` bytes to `to`; false if it has fewer.
     ///
     /// # Safety
-    /// `to` has room for `length` bytes, and 1 ≤ `length`.
+    /// `to` has room for [`HEADER_BYTES`], and 1 ≤ `length` ≤ [`HEADER_BYTES`].
     #[inline(always)]
     pub unsafe fn copy_head(&self, to: *mut u8, length: u32) -> bool {
+        const MASK: u32 = HEADER_BYTES as u32 - 1;
+        const { assert!(HEADER_BYTES.is_power_of_two()) };
+        // The verifier of kernel 6.1 forgets a bound that was checked on a copy of the register. A mask bounds the register that is passed;
+        // the compiler, which knows the range, must not see that it changes nothing.
+        let length = (black_box(length).wrapping_sub(1) & MASK) + 1;
         // SAFETY: the caller vouches for `to`.
         unsafe { bpf_skb_load_bytes(self.raw.cast::<c_void>(), 0, to.cast(), length) == 0 }
     }

@@ -1,19 +1,16 @@
 //! Programs on devices: attach, update, detach.
 //!
 //! TCX links (kernel 6.6 and later) are pinned; another agent finds the pin and swaps the program in place, so that no packet goes by
-//! unfiltered. Before 6.6 the programs are clsact filters with a fixed priority and handle, which a later agent replaces in place too.
+//! unfiltered. Before 6.6 the programs are filters of the [`clsact`] qdisc, which a later agent replaces in place too.
 
 use aya::Ebpf;
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
-use aya::programs::tc::{
-    NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact,
-    qdisc_detach_program,
-};
+use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
 use aya::util::KernelVersion;
 
-use super::Error;
 use super::pins::Pins;
+use super::{Error, clsact};
 
 /// The two hooks of a guest's device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,7 +41,7 @@ impl Hook {
         }
     }
 
-    const fn attach_type(self) -> TcAttachType {
+    pub(super) const fn attach_type(self) -> TcAttachType {
         match self {
             Self::Ingress => TcAttachType::Ingress,
             Self::Egress => TcAttachType::Egress,
@@ -73,11 +70,6 @@ impl AttachMode {
     }
 }
 
-/// Priority of our clsact filters: first.
-const PRIORITY: u16 = 1;
-/// Their handle.
-const HANDLE: TcHandle = TcHandle::new(0, 1);
-
 /// Attaches both programs to a device, or swaps them in where an earlier agent had attached its own.
 pub(super) fn attach(
     ebpf: &mut Ebpf,
@@ -89,7 +81,7 @@ pub(super) fn attach(
         let program = classifier(ebpf, hook)?;
         match mode {
             AttachMode::Tcx => attach_tcx(program, pins, device, hook)?,
-            AttachMode::Clsact => attach_clsact(program, device, hook)?,
+            AttachMode::Clsact => clsact::attach(program, device, hook)?,
         }
     }
     Ok(())
@@ -100,12 +92,7 @@ pub(super) fn detach(pins: &Pins, mode: AttachMode, device: &str) -> Result<(), 
     for hook in Hook::ALL {
         match mode {
             AttachMode::Tcx => Pins::remove(pins.link(device, hook))?,
-            AttachMode::Clsact => {
-                if let Err(error) = qdisc_detach_program(device, hook.attach_type(), hook.program())
-                {
-                    tracing::debug!(device, %error, "no program to detach");
-                }
-            }
+            AttachMode::Clsact => clsact::detach(device, hook)?,
         }
     }
     Ok(())
@@ -177,40 +164,4 @@ fn is_stale(error: &ProgramError) -> bool {
         return false;
     };
     error.io_error.raw_os_error() == Some(rustix::io::Errno::NOLINK.raw_os_error())
-}
-
-fn attach_clsact(program: &mut SchedClassifier, device: &str, hook: Hook) -> Result<(), Error> {
-    match qdisc_add_clsact(device) {
-        Ok(()) | Err(TcError::AlreadyAttached) => {}
-        Err(source) => {
-            return Err(Error::Qdisc {
-                device: device.to_owned(),
-                source,
-            });
-        }
-    }
-    let failed = |source| Error::Attach {
-        device: device.to_owned(),
-        source,
-    };
-    let options = || {
-        TcAttachOptions::Netlink(NlOptions {
-            priority: PRIORITY,
-            handle: HANDLE,
-            ..NlOptions::default()
-        })
-    };
-    let id = match program.attach_with_options(device, hook.attach_type(), options()) {
-        Ok(id) => id,
-        // One is there: swap the program in it.
-        Err(_) => {
-            let existing =
-                SchedClassifierLink::attached(device, hook.attach_type(), PRIORITY, HANDLE, None)
-                    .map_err(|source| failed(ProgramError::IOError(source)))?;
-            program.attach_to_link(existing).map_err(failed)?
-        }
-    };
-    // Dropping the link would detach the filter.
-    std::mem::forget(program.take_link(id).map_err(failed)?);
-    Ok(())
 }
