@@ -11,7 +11,7 @@ use fw_common::verdict::{Direction, Verdict};
 
 use super::address::{AddressSpec, LONGEST_GROUP, is_name, parse_spec};
 use super::closest::did_you_mean;
-use super::line::{Fault, Line, Span, before_comment, quote};
+use super::line::{Fault, Line, Note, Span, before_comment, quote};
 use super::macros;
 use super::options::log_level;
 use super::service::{self, Service, Written};
@@ -89,6 +89,8 @@ pub enum List {
     Guest,
     /// `[RULES]` of `host.fw` or `cluster.fw`.
     Host,
+    /// `[RULES]` of a VNet.
+    Vnet,
     /// A security group.
     Group,
 }
@@ -106,7 +108,7 @@ struct Options<'a> {
 pub fn parse(
     line: &Line<'_>,
     list: List,
-    notes: &mut Vec<Fault>,
+    notes: &mut Vec<Note>,
 ) -> Result<Option<RuleLine>, Fault> {
     let text = before_comment(line.text);
     if text.is_empty() {
@@ -127,7 +129,7 @@ pub fn parse(
     let options = parse_options(line, words, notes)?;
     let interface = options
         .interface
-        .map(|text| parse_interface(line, text, list))
+        .map(|text| parse_interface(line, text, list, notes))
         .transpose()?;
     let action = if is_group {
         parse_group(line, direction, action, list, &options, notes)?
@@ -146,6 +148,10 @@ pub fn parse(
 
 fn parse_flow(line: &Line<'_>, text: &str, list: List) -> Result<Flow, Fault> {
     match text.to_ascii_uppercase().as_str() {
+        "IN" | "OUT" if list == List::Vnet => {
+            Err(Fault::new(line, text, "a VNet has only FORWARD rules")
+                .hint("use FORWARD".to_owned()))
+        }
         "IN" => Ok(Flow::Local(Direction::In)),
         "OUT" => Ok(Flow::Local(Direction::Out)),
         "FORWARD" if list != List::Guest => Ok(Flow::Forward),
@@ -155,7 +161,7 @@ fn parse_flow(line: &Line<'_>, text: &str, list: List) -> Result<Flow, Fault> {
         }
         _ => Err(
             Fault::new(line, text, format!("{} is not a direction", quote(text)))
-                .hint("a rule begins with IN, OUT or GROUP".to_owned()),
+                .hint("a rule begins with IN, OUT, FORWARD or GROUP".to_owned()),
         ),
     }
 }
@@ -166,7 +172,7 @@ fn parse_group(
     name: &str,
     list: List,
     options: &Options<'_>,
-    notes: &mut Vec<Fault>,
+    notes: &mut Vec<Note>,
 ) -> Result<Action, Fault> {
     if list == List::Group {
         return Err(Fault::new(
@@ -196,11 +202,8 @@ fn parse_group(
         return Err(Fault::new(line, text, "a GROUP line has no option but -i"));
     }
     if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        notes.push(Fault::new(
-            line,
-            name,
-            "pve-firewall does not find a group by a name with capital letters",
-        ));
+        let message = "the name of a security group has capital letters";
+        notes.push(Fault::new(line, name, message).superset());
     }
     Ok(Action::Group {
         name: name.to_ascii_lowercase().into(),
@@ -213,7 +216,7 @@ fn parse_filter(
     flow: Flow,
     action: &str,
     options: &Options<'_>,
-    notes: &mut Vec<Fault>,
+    notes: &mut Vec<Note>,
 ) -> Result<Filter, Fault> {
     let (verdict_text, of_macro) = match action
         .strip_suffix(')')
@@ -230,11 +233,12 @@ fn parse_filter(
     };
     let verdict = verdict(verdict_text).ok_or_else(|| unknown_action(line, verdict_text))?;
     if verdict_text.bytes().any(|byte| byte.is_ascii_lowercase()) {
-        notes.push(Fault::new(
-            line,
-            verdict_text,
-            "pve-firewall ignores a rule whose action is not in capital letters",
-        ));
+        let message = "the action is not in capital letters";
+        notes.push(Fault::new(line, verdict_text, message).superset());
+    }
+    if let Some(of) = of_macro.filter(|of| macros::OURS.contains(&of.name.as_str())) {
+        let message = format!("pve-firewall has no macro {}", of.name);
+        notes.push(Fault::new(line, action, message).superset());
     }
     if flow == Flow::Forward && verdict == Verdict::Reject {
         return Err(
@@ -244,9 +248,15 @@ fn parse_filter(
     }
     let mut spec = |text: Option<&str>| text.map(|text| parse_spec(line, text, notes)).transpose();
     let (source, dest) = (spec(options.source)?, spec(options.dest)?);
-    let services = service::parse(line, options.service, of_macro)?;
+    let services = service::parse(line, options.service, of_macro, notes)?;
     let log = match options.log {
-        Some(text) => log_level(text).map_err(|message| Fault::new(line, text, message))?,
+        Some(text) => {
+            if text.bytes().any(|byte| byte.is_ascii_uppercase()) || text == "warn" {
+                let message = "the log level is not one of pve-firewall's words";
+                notes.push(Fault::new(line, text, message).superset());
+            }
+            log_level(text).map_err(|message| Fault::new(line, text, message))?
+        }
         None => None,
     };
     Ok(Filter {
@@ -298,7 +308,7 @@ const KEYS: &[&str] = &[
 fn parse_options<'a>(
     line: &Line<'a>,
     mut words: impl Iterator<Item = &'a str>,
-    notes: &mut Vec<Fault>,
+    notes: &mut Vec<Note>,
 ) -> Result<Options<'a>, Fault> {
     let mut options = Options::default();
     while let Some(word) = words.next() {
@@ -325,20 +335,35 @@ fn parse_options<'a>(
             }
         };
         if matches!(word, "--i" | "-iface" | "--iface" | "--p") {
-            notes.push(Fault::new(
-                line,
-                word,
-                "pve-firewall ignores a rule with this spelling of the option",
-            ));
+            let message = format!("{} is another spelling of the option", quote(word));
+            notes.push(Fault::new(line, word, message).superset());
         }
         let value = words.next().filter(|value| !value.starts_with('-'));
-        *slot = Some(value.ok_or_else(|| Fault::new(line, word, format!("{word} has no value")))?);
+        let value = value.ok_or_else(|| Fault::new(line, word, format!("{word} has no value")))?;
+        if line.between(word, value) != Some(" ") {
+            let message = "between an option and its value stands something else than one space";
+            notes.push(Fault::new(line, value, message).superset());
+        }
+        if slot.replace(value).is_some() {
+            let message = format!("{} is given twice", quote(word));
+            notes.push(Fault::new(line, word, message).effect("the later value is used"));
+        }
     }
     Ok(options)
 }
 
-fn parse_interface(line: &Line<'_>, text: &str, list: List) -> Result<Interface, Fault> {
+fn parse_interface(
+    line: &Line<'_>,
+    text: &str,
+    list: List,
+    notes: &mut Vec<Note>,
+) -> Result<Interface, Fault> {
     match list {
+        List::Vnet => Err(Fault::new(
+            line,
+            text,
+            "a rule of a VNet cannot name an interface",
+        )),
         List::Group => Err(Fault::new(
             line,
             text,
@@ -360,7 +385,13 @@ fn parse_interface(line: &Line<'_>, text: &str, list: List) -> Result<Interface,
             })?;
             Ok(Interface::Net(number, line.span(text)))
         }
-        List::Host if is_host_interface(text) => Ok(Interface::Host(text.into(), line.span(text))),
+        List::Host if is_host_interface(text) => {
+            if text.contains('-') {
+                let message = "the name of the interface has a `-`";
+                notes.push(Fault::new(line, text, message).superset());
+            }
+            Ok(Interface::Host(text.into(), line.span(text)))
+        }
         List::Host => Err(Fault::new(
             line,
             text,

@@ -39,7 +39,8 @@ pub fn resolve(config: &Config, now: u64) -> (NodePolicy, Vec<Diagnostic>) {
     let mut found = Vec::new();
     let mut sets = Sets::default();
     let Config { cluster, host, .. } = config;
-    let names = Names::cluster(cluster, config.local_network, &mut sets, &mut found);
+    let names = Names::cluster(cluster, config.local_network, &mut sets, &mut found)
+        .with_sdn(&config.sdn, &mut sets);
     let view = View {
         cluster: &names,
         guest: None,
@@ -67,6 +68,10 @@ pub fn resolve(config: &Config, now: u64) -> (NodePolicy, Vec<Diagnostic>) {
     );
     let mut reporter = Reporter::new(Arc::clone(&host.file), &mut found);
     lines::resolve(&host.rules, None, &groups, view, &mut sets, &mut reporter);
+    for vnet in config.vnets.values() {
+        let mut reporter = Reporter::new(Arc::clone(&vnet.file), &mut found);
+        lines::resolve(&vnet.rules, None, &groups, view, &mut sets, &mut reporter);
+    }
 
     let blacklist = cluster.sets.get("blacklist").and_then(|written| {
         let line = SourceLine {
