@@ -13,6 +13,7 @@ mod sets;
 mod standard;
 #[cfg(test)]
 mod tests;
+mod written;
 
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ use ipnet::IpNet;
 
 pub use self::print::print;
 pub use self::resolve::{is_enabled, resolve};
+pub use self::written::{HostRule, HostRules, host_rules};
 
 /// Rules that a policy can have.
 pub const MAX_RULES: usize = 16_384;
@@ -164,7 +166,7 @@ pub struct Origin {
 }
 
 /// A line of a configuration file.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SourceLine {
     /// Path as given to the parser.
     pub file: Arc<str>,

@@ -13,7 +13,7 @@ use ipnet::IpNet;
 
 use super::address::{LONGEST_GROUP, LONGEST_NAME, Name};
 use super::entry::{Listed, alias, entries, section_name};
-use super::line::{Fault, Line, Note, Reporter, before_comment, decode, lines, quote};
+use super::line::{Fault, Line, Note, Reporter, Span, before_comment, decode, lines, quote};
 use super::options::OptionTable;
 use super::rule::{self, List, RuleLine};
 
@@ -41,8 +41,10 @@ pub struct Document<O> {
 pub struct Alias {
     /// What it stands for, host bits cleared.
     pub net: IpNet,
-    /// Where it is defined.
+    /// Where it is defined …
     pub line: u32,
+    /// … and in which part of the line.
+    pub span: Span,
 }
 
 /// A set of addresses as written.
@@ -50,6 +52,8 @@ pub struct Alias {
 pub struct IpSet {
     /// Line of the header.
     pub line: u32,
+    /// Where the header stands in the line.
+    pub span: Span,
     /// The entries in order.
     pub entries: Vec<Entry>,
 }
@@ -79,6 +83,8 @@ pub enum Member {
 pub struct Group {
     /// Line of the header.
     pub line: u32,
+    /// Where the header stands in the line.
+    pub span: Span,
     /// The rules in order.
     pub rules: Vec<RuleLine>,
 }
@@ -227,6 +233,7 @@ impl<O: OptionTable> Document<O> {
                     Section::Set(name) => {
                         let set = IpSet {
                             line: line.number,
+                            span: line.span(body),
                             entries: Vec::new(),
                         };
                         self.sets.insert(Arc::clone(name), set).map(|set| set.line)
@@ -234,6 +241,7 @@ impl<O: OptionTable> Document<O> {
                     Section::Group(name) => {
                         let group = Group {
                             line: line.number,
+                            span: line.span(body),
                             rules: Vec::new(),
                         };
                         self.groups
@@ -278,6 +286,7 @@ impl<O: OptionTable> Document<O> {
                     Alias {
                         net,
                         line: line.number,
+                        span: line.span(line.text.trim_ascii()),
                     },
                 ) {
                     let fault = Fault::new(

@@ -23,6 +23,8 @@ pub struct RuleLine {
     pub line: u32,
     /// The line as written, without comment and blanks around it.
     pub text: Arc<str>,
+    /// Where `text` stands in the line.
+    pub span: Span,
     /// Not disabled by `|`.
     pub enabled: bool,
     /// Only for this interface.
@@ -140,6 +142,7 @@ pub fn parse(
     Ok(Some(RuleLine {
         line: line.number,
         text: text.into(),
+        span: line.span(text),
         enabled,
         interface,
         action,
