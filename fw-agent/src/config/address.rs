@@ -132,7 +132,8 @@ pub fn parse_spec(
         }
         if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
             let message = "the name of a set has capital letters";
-            notes.push(Fault::new(line, text, message).superset());
+            let hint = format!("write {}", quote(&text.to_ascii_lowercase()));
+            notes.push(Fault::new(line, text, message).hint(hint).superset());
         }
         return Ok(AddressSpec::Set(Name {
             scope,
@@ -147,6 +148,7 @@ pub fn parse_spec(
     }
     let mut nets = Vec::new();
     let mut of = None;
+    let (mut bits_ok, mut ranges_ok) = (true, true);
     for item in text.split(',') {
         let first = nets.len();
         let is_range = parse_item(item, |net| nets.push(net))
@@ -157,10 +159,15 @@ pub fn parse_spec(
                     .hint("write one rule per family".to_owned()));
             }
         }
-        if has_host_bits(item) {
-            notes.push(Fault::new(line, item, "the network has host bits").superset());
+        // One remark of a kind per list.
+        if bits_ok && let Some(net) = with_host_bits(item) {
+            bits_ok = false;
+            let hint = format!("write {}", net.trunc());
+            let fault = Fault::new(line, item, "the network has host bits").hint(hint);
+            notes.push(fault.superset());
         }
-        if is_range && item.len() != text.len() {
+        if ranges_ok && is_range && item.len() != text.len() {
+            ranges_ok = false;
             notes.push(Fault::new(line, item, "a range stands in a list").superset());
         }
     }
@@ -247,9 +254,9 @@ fn short_v4(text: &str) -> Option<IpAddr> {
     Some(IpAddr::V4(Ipv4Addr::from(octets)))
 }
 
-fn has_host_bits(text: &str) -> bool {
-    text.parse::<IpNet>()
-        .is_ok_and(|net| net.addr() != net.network())
+fn with_host_bits(text: &str) -> Option<IpNet> {
+    let net: IpNet = text.parse().ok()?;
+    (net.addr() != net.network()).then_some(net)
 }
 
 /// The link-local address that a NIC forms from its hardware address (RFC 4291, appendix A).

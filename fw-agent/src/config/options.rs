@@ -80,11 +80,13 @@ pub trait OptionTable: Default {
     fn read(&mut self, line: &Line<'_>) -> Result<Vec<Note>, Fault> {
         let text = line.text.trim_ascii();
         let Some((key, value)) = text.split_once(':') else {
-            return Err(Fault::new(
-                line,
-                text,
-                "an option has the form `name: value`",
-            ));
+            let hint = text.split_once('=').map(|(key, value)| {
+                format!(
+                    "write {}",
+                    quote(&format!("{}: {}", key.trim_ascii(), value.trim_ascii()))
+                )
+            });
+            return Err(Fault::new(line, text, "an option has the form `name: value`").hint(hint));
         };
         let value = value.trim_ascii();
         if key.trim_ascii_end() != key {
@@ -100,9 +102,13 @@ pub trait OptionTable: Default {
             .hint(did_you_mean(key, Self::KEYS.iter().copied()))),
             Some(Ok(set)) => Ok(notes(line, key, value, set)),
             Some(Err(message)) => {
-                let hint = value
-                    .contains('#')
-                    .then(|| "a line of options cannot have a comment".to_owned());
+                let hint = if value.contains('#') {
+                    Some("a line of options cannot have a comment".to_owned())
+                } else {
+                    value
+                        .eq_ignore_ascii_case("DENY")
+                        .then(|| "use DROP".to_owned())
+                };
                 Err(
                     Fault::new(line, if value.is_empty() { key } else { value }, message)
                         .hint(hint),

@@ -125,7 +125,14 @@ pub fn parse(
         return Err(Fault::new(line, text, "the rule is missing"));
     };
     let Some(action) = words.next() else {
-        return Err(Fault::new(line, direction, "an action is missing"));
+        let is_direction = DIRECTIONS
+            .iter()
+            .any(|known| direction.eq_ignore_ascii_case(known));
+        return match is_direction {
+            true => Err(Fault::new(line, direction, "an action is missing")
+                .hint("for example `IN ACCEPT`, or `GROUP name`".to_owned())),
+            false => Err(unknown_direction(line, direction)),
+        };
     };
     let is_group = direction.eq_ignore_ascii_case("GROUP");
     let options = parse_options(line, words, notes)?;
@@ -162,11 +169,15 @@ fn parse_flow(line: &Line<'_>, text: &str, list: List) -> Result<Flow, Fault> {
             Err(Fault::new(line, text, "a guest has no FORWARD rules")
                 .hint("use IN or OUT".to_owned()))
         }
-        _ => Err(
-            Fault::new(line, text, format!("{} is not a direction", quote(text)))
-                .hint("a rule begins with IN, OUT, FORWARD or GROUP".to_owned()),
-        ),
+        _ => Err(unknown_direction(line, text)),
     }
+}
+
+const DIRECTIONS: [&str; 4] = ["IN", "OUT", "FORWARD", "GROUP"];
+
+fn unknown_direction(line: &Line<'_>, text: &str) -> Fault {
+    Fault::new(line, text, format!("{} is not a direction", quote(text)))
+        .hint("a rule begins with IN, OUT, FORWARD or GROUP".to_owned())
 }
 
 fn parse_group(
@@ -206,7 +217,8 @@ fn parse_group(
     }
     if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
         let message = "the name of a security group has capital letters";
-        notes.push(Fault::new(line, name, message).superset());
+        let hint = format!("write {}", quote(&name.to_ascii_lowercase()));
+        notes.push(Fault::new(line, name, message).hint(hint).superset());
     }
     Ok(Action::Group {
         name: name.to_ascii_lowercase().into(),
@@ -237,7 +249,12 @@ fn parse_filter(
     let verdict = verdict(verdict_text).ok_or_else(|| unknown_action(line, verdict_text))?;
     if verdict_text.bytes().any(|byte| byte.is_ascii_lowercase()) {
         let message = "the action is not in capital letters";
-        notes.push(Fault::new(line, verdict_text, message).superset());
+        let hint = format!("write {}", verdict.name());
+        notes.push(
+            Fault::new(line, verdict_text, message)
+                .hint(hint)
+                .superset(),
+        );
     }
     if let Some(of) = of_macro.filter(|of| macros::OURS.contains(&of.name.as_str())) {
         let message = format!("pve-firewall has no macro {}", of.name);
@@ -314,6 +331,8 @@ fn parse_options<'a>(
     notes: &mut Vec<Note>,
 ) -> Result<Options<'a>, Fault> {
     let mut options = Options::default();
+    // One remark of a kind per line, however often it applies.
+    let (mut spaced, mut spelled, mut repeated) = (true, true, false);
     while let Some(word) = words.next() {
         let Some(key) = word.strip_prefix('-') else {
             return Err(
@@ -337,17 +356,27 @@ fn parse_options<'a>(
                 );
             }
         };
-        if matches!(word, "--i" | "-iface" | "--iface" | "--p") {
+        if matches!(word, "--i" | "-iface" | "--iface" | "--p") && std::mem::take(&mut spelled) {
             let message = format!("{} is another spelling of the option", quote(word));
-            notes.push(Fault::new(line, word, message).superset());
+            let hint = if word.ends_with('p') {
+                "write -p"
+            } else {
+                "write -i"
+            };
+            notes.push(
+                Fault::new(line, word, message)
+                    .hint(hint.to_owned())
+                    .superset(),
+            );
         }
         let value = words.next().filter(|value| !value.starts_with('-'));
         let value = value.ok_or_else(|| Fault::new(line, word, format!("{word} has no value")))?;
-        if line.between(word, value) != Some(" ") {
+        if line.between(word, value) != Some(" ") && std::mem::take(&mut spaced) {
             let message = "between an option and its value stands something else than one space";
-            notes.push(Fault::new(line, value, message).superset());
+            let hint = format!("write {}", quote(&format!("{word} {value}")));
+            notes.push(Fault::new(line, value, message).hint(hint).superset());
         }
-        if slot.replace(value).is_some() {
+        if slot.replace(value).is_some() && !std::mem::replace(&mut repeated, true) {
             let message = format!("{} is given twice", quote(word));
             notes.push(Fault::new(line, word, message).effect("the later value is used"));
         }

@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use super::{Guest, Nic};
+use crate::config::did_you_mean;
 use crate::config::line::{Fault, Line, Reporter, decode, lines, quote};
 use crate::config::options::switch;
 use crate::policy::GuestKind;
@@ -107,6 +108,20 @@ fn parse_nic(
         let (key, value) = match (item.split_once('='), kind) {
             (Some((model, address)), GuestKind::Vm) if MODELS.contains(&model) => {
                 seen.insert("model");
+                ("macaddr", address)
+            }
+            (Some((model, address)), GuestKind::Vm)
+                if index == 0 && parse_mac(address).is_some() && model != "macaddr" =>
+            {
+                seen.insert("model");
+                closed.get_or_insert_with(|| {
+                    Fault::new(
+                        line,
+                        model,
+                        format!("{} is not a known model", quote(model)),
+                    )
+                    .hint(did_you_mean(model, MODELS.iter().copied()))
+                });
                 ("macaddr", address)
             }
             (Some(pair), _) => pair,

@@ -57,10 +57,8 @@ fn datacenter(config: &Config, policy: &NodePolicy, out: &mut Vec<Diagnostic>) {
     }
     let more = if on.len() > NAMED { ", …" } else { "" };
     let named = on.get(..NAMED.min(on.len())).unwrap_or_default().join(", ");
-    let message = format!(
-        "the datacenter's firewall is off, but that of {} guests is on ({named}{more})",
-        on.len()
-    );
+    let message =
+        format!("the datacenter's firewall is off, but guests have theirs on: {named}{more}");
     let hint = "write `enable: 1` in [OPTIONS] of cluster.fw".to_owned();
     warn(out, place, message, "nothing is filtered", Some(hint));
 }

@@ -262,13 +262,16 @@ fn names_before_their_definition() {
     );
 }
 
+/// Files and what is reported about them.
+type Case<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);
+
 #[test]
 fn switches_that_are_off() {
     let rules = "[OPTIONS]\nenable: 1\n[RULES]\nIN ACCEPT\n";
     let on = ("firewall/cluster.fw", "[OPTIONS]\nenable: 1");
     let nic = ("nodes/n/qemu-server/100.conf", NIC);
     let open = "net0: virtio=02:00:00:00:00:01\nnet1: virtio=02:00:00:00:00:02,firewall=0\n";
-    let cases: [(&[(&str, &str)], &[&str]); 7] = [
+    let cases: [Case<'_>; 7] = [
         (&[on, ("firewall/100.fw", rules), nic], &[]),
         (
             &[
@@ -301,7 +304,7 @@ fn switches_that_are_off() {
         (
             &[("firewall/100.fw", rules), nic],
             &[
-                "firewall/cluster.fw: warning: the datacenter's firewall is off, but that of 1 guests is on (100); nothing is filtered",
+                "firewall/cluster.fw: warning: the datacenter's firewall is off, but guests have theirs on: 100; nothing is filtered",
             ],
         ),
         (

@@ -105,7 +105,10 @@ fn directions_and_actions() {
     );
     check(List::Group, "FORWARD ACCEPT", Ok("FORWARD ACCEPT"));
     guest("|", Err("|: the rule is missing"));
-    guest("IN", Err("IN: an action is missing"));
+    guest(
+        "IN",
+        Err("IN: an action is missing (for example `IN ACCEPT`, or `GROUP name`)"),
+    );
     guest(
         "FORWARD ACCEPT",
         Err("FORWARD: a guest has no FORWARD rules (use IN or OUT)"),

@@ -99,7 +99,7 @@ fn what_cannot_be_read_is_closed() {
         (
             "net0: foo=BC:24:11:00:00:AC,macaddr=02:00:00:00:00:01",
             "0 firewalled [02, 00, 00, 00, 00, 01] - []",
-            format!("f:1:7: warning: the NIC has no known model; {closed}"),
+            format!("f:1:7: warning: `foo` is not a known model; {closed}"),
         ),
         (
             "net0: virtio=02:00:00:00:00:01,junk",
