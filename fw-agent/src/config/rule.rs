@@ -5,10 +5,13 @@
 //!
 //! Macros are expanded here, names of addresses and groups are looked up by `policy`, so the order of definitions does not matter.
 
+mod interface;
+
 use std::sync::Arc;
 
 use fw_common::verdict::{Direction, Verdict};
 
+pub use self::interface::Interface;
 use super::address::{AddressSpec, LONGEST_GROUP, is_name, parse_spec};
 use super::closest::did_you_mean;
 use super::line::{Fault, Line, Note, Span, before_comment, quote};
@@ -75,15 +78,6 @@ pub struct Filter {
     pub log: Option<u8>,
 }
 
-/// An interface that a line names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Interface {
-    /// A guest's `netN`.
-    Net(u16, Span),
-    /// An interface of the host.
-    Host(Arc<str>, Span),
-}
-
 /// The list that a line stands in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum List {
@@ -138,7 +132,7 @@ pub fn parse(
     let options = parse_options(line, words, notes)?;
     let interface = options
         .interface
-        .map(|text| parse_interface(line, text, list, notes))
+        .map(|text| interface::parse(line, text, list, notes))
         .transpose()?;
     let action = if is_group {
         parse_group(line, direction, action, list, &options, notes)?
@@ -382,69 +376,6 @@ fn parse_options<'a>(
         }
     }
     Ok(options)
-}
-
-fn parse_interface(
-    line: &Line<'_>,
-    text: &str,
-    list: List,
-    notes: &mut Vec<Note>,
-) -> Result<Interface, Fault> {
-    match list {
-        List::Vnet => Err(Fault::new(
-            line,
-            text,
-            "a rule of a VNet cannot name an interface",
-        )),
-        List::Group => Err(Fault::new(
-            line,
-            text,
-            "a rule of a security group cannot name an interface",
-        )
-        .hint("name it where the group is used".to_owned())),
-        List::Guest => {
-            let number = text
-                .strip_prefix("net")
-                .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
-            let number = number.and_then(|digits| digits.parse().ok());
-            let number = number.ok_or_else(|| {
-                Fault::new(
-                    line,
-                    text,
-                    format!("{} is not an interface of a guest", quote(text)),
-                )
-                .hint("use net0, net1, …".to_owned())
-            })?;
-            Ok(Interface::Net(number, line.span(text)))
-        }
-        List::Host if is_host_interface(text) => {
-            if text.contains('-') {
-                let message = "the name of the interface has a `-`";
-                notes.push(Fault::new(line, text, message).superset());
-            }
-            Ok(Interface::Host(text.into(), line.span(text)))
-        }
-        List::Host => Err(Fault::new(
-            line,
-            text,
-            format!("{} is not a name of an interface", quote(text)),
-        )),
-    }
-}
-
-/// A letter, then up to 20 letters, digits, `_` or `-`, then perhaps `:N` or `.N`.
-fn is_host_interface(text: &str) -> bool {
-    let (name, suffix) = match text.split_once([':', '.']) {
-        Some((name, suffix)) => (name, Some(suffix)),
-        None => (text, None),
-    };
-    let mut bytes = name.bytes();
-    bytes.next().is_some_and(|byte| byte.is_ascii_alphabetic())
-        && (2..=20).contains(&text.len())
-        && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
-        && suffix.is_none_or(|suffix| {
-            !suffix.is_empty() && suffix.bytes().all(|byte| byte.is_ascii_digit())
-        })
 }
 
 #[cfg(test)]

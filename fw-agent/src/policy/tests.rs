@@ -1,6 +1,7 @@
 //! Whole configurations and the policies they mean.
 
 mod arbitrary;
+mod options;
 
 use std::sync::Arc;
 

@@ -10,11 +10,12 @@ const NIC: &str = "net0: virtio=02:00:00:00:00:01,bridge=vmbr0,firewall=1\n";
 
 /// Output and exit code of `fwctl check` on a tree with these files.
 fn check(files: &[(&str, &str)], arguments: &[&str]) -> (String, Option<i32>) {
-    let root = tempfile::tempdir().unwrap();
+    let root = tempfile::tempdir().expect("a temporary directory");
     for (path, text) in files {
         let path = root.path().join(path);
-        std::fs::create_dir_all(path.parent().unwrap_or(Path::new(""))).unwrap();
-        std::fs::write(path, text).unwrap();
+        let directory = path.parent().unwrap_or(Path::new(""));
+        std::fs::create_dir_all(directory).expect("a directory");
+        std::fs::write(path, text).expect("a file");
     }
     let output = Command::new(env!("CARGO_BIN_EXE_fwctl"))
         .args(["--node", "n", "--root"])
@@ -22,10 +23,10 @@ fn check(files: &[(&str, &str)], arguments: &[&str]) -> (String, Option<i32>) {
         .arg("check")
         .args(arguments)
         .output()
-        .unwrap();
+        .expect("fwctl runs");
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     (
-        String::from_utf8(output.stdout).unwrap(),
+        String::from_utf8(output.stdout).expect("text"),
         output.status.code(),
     )
 }
