@@ -17,6 +17,8 @@ const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 pub(super) struct Cover {
     ranges: HashMap<(*const AddressSet, Family), Ranges>,
     known: HashMap<(*const AddressSet, *const AddressSet, Family), bool>,
+    /// What the comparisons cost so far, in comparisons of two numbers.
+    pub(super) work: usize,
 }
 
 /// A condition on addresses.
@@ -36,6 +38,7 @@ impl Cover {
             traits_mask,
             traits_value,
         } = a;
+        self.work += 1;
         protocol.is_none_or(|protocol| b.protocol == Some(protocol))
             && ports_cover(sport, &b.sport)
             && ports_cover(dport, &b.dport)
@@ -109,6 +112,7 @@ impl Cover {
         let covers = outer
             .zip(inner)
             .is_some_and(|(outer, inner)| contains(outer, inner));
+        self.work += 64 + inner.map_or(0, Vec::len) / 8;
         self.known.insert(key, covers);
         covers
     }

@@ -1,6 +1,6 @@
 //! Rules that cut the node's own services off from those who administer it.
 //!
-//! The reference accepts the management ports after the written rules (spec order), so a rule for everyone comes first. For SSH and the web
+//! The reference accepts the management ports after the written rules, so a rule for everyone comes first. For SSH and the web
 //! interface the lint walks the host's inbound rules in order and keeps the `management` addresses that no rule has decided yet. A DROP or
 //! REJECT that takes some of them is reported.
 //!

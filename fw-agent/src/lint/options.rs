@@ -28,7 +28,7 @@ pub(super) fn run(config: &Config, out: &mut Vec<Diagnostic>) {
             "log_ratelimit",
             &cluster.log_ratelimit,
             always,
-            "rules are logged at the built-in rate",
+            "every match is logged",
         ),
     ];
     report(&config.cluster.file, rows, out);

@@ -79,11 +79,10 @@ fn bounds(net: IpNet, family: Family) -> Option<(u128, u128)> {
 
 /// Whether `outer` holds every address of `inner`.
 pub(super) fn contains<T: Copy + Ord>(outer: &[(T, T)], inner: &[(T, T)]) -> bool {
-    let mut outer = outer.iter().peekable();
     inner.iter().all(|(first, last)| {
-        while outer.next_if(|(_, end)| end < first).is_some() {}
+        let at = outer.partition_point(|(_, end)| end < first);
         outer
-            .peek()
+            .get(at)
             .is_some_and(|(from, to)| from <= first && last <= to)
     })
 }

@@ -18,8 +18,8 @@ use crate::config::line::quote;
 use crate::diagnostic::Diagnostic;
 use crate::policy::{HostRule, HostRules, NodePolicy, Rule, SourceLine};
 
-/// Comparisons of two rules at the most.
-const MOST: usize = 30_000_000;
+/// What all comparisons may cost, see [`Cover::work`]: about a second.
+const MOST: usize = 150_000_000;
 
 /// A rule in a list, and the interface it is for.
 type Listed<'a> = (&'a Rule, Option<&'a Arc<str>>);
@@ -63,7 +63,6 @@ pub(super) fn run(
 #[derive(Default)]
 struct Search<'a> {
     cover: Cover,
-    comparisons: usize,
     fates: BTreeMap<&'a SourceLine, Fate>,
 }
 
@@ -113,8 +112,7 @@ impl<'a> Search<'a> {
             .protocol
             .and_then(|_| before.get(&rule.matches.protocol));
         for (earlier, of) in any.chain(same.into_iter().flatten()) {
-            self.comparisons += 1;
-            if self.comparisons > MOST {
+            if self.cover.work > MOST {
                 return None;
             }
             if of.is_none_or(|of| interface == Some(of))
@@ -148,6 +146,7 @@ impl<'a> Search<'a> {
 }
 
 fn report(config: &Config, search: Search<'_>, spans: &Spans, out: &mut Vec<Diagnostic>) {
+    let was_bounded = search.cover.work > MOST;
     for (line, fate) in search.fates {
         let place = Place {
             file: Arc::clone(&line.file),
@@ -183,7 +182,7 @@ fn report(config: &Config, search: Search<'_>, spans: &Spans, out: &mut Vec<Diag
         };
         warn(out, place, message, effect, Some(hint));
     }
-    if search.comparisons > MOST {
+    if was_bounded {
         let place = Place {
             file: Arc::clone(&config.cluster.file),
             ..Place::default()

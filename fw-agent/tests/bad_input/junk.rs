@@ -156,10 +156,8 @@ fn meaning(policy: &NodePolicy) -> Vec<String> {
     let rules = lists.flat_map(|list| &list.rules);
     rules
         .map(|rule| {
-            let text = match rule.reason {
-                Reason::Rule => &*rule.origin.text,
-                _ => "",
-            };
+            let is_written = rule.reason == Reason::Rule;
+            let text = if is_written { &*rule.origin.text } else { "" };
             format!(
                 "{:?} {:?} {:?} {text}",
                 rule.verdict, rule.log, rule.matches
