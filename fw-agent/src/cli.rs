@@ -4,6 +4,7 @@
 
 mod check;
 mod compile;
+mod localnet;
 mod map;
 mod simulate;
 mod status;
@@ -19,8 +20,12 @@ use comfy_table::{ContentArrangement, Table, presets};
 use crate::compile::{Compiled, compile as compile_sources};
 use crate::config::{self, Sources};
 use crate::datapath::pins::{self, Pins};
+use crate::inventory::facts::HostFacts;
 use crate::reconcile::unix_time;
 use crate::record::{DEFAULT_RUN_DIRECTORY, RunDirectory};
+
+/// The configuration of the machine itself.
+const DEFAULT_ROOT: &str = "/etc/pve";
 
 /// Looks at and controls Tapwall, the eBPF firewall of this node.
 #[derive(Debug, Parser)]
@@ -36,7 +41,7 @@ pub struct Cli {
 #[derive(Debug, clap::Args)]
 struct Place {
     /// Configuration tree, laid out like /etc/pve.
-    #[arg(long, value_name = "DIR", default_value = "/etc/pve", global = true)]
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_ROOT, global = true)]
     root: PathBuf,
     /// Name of the node in the tree [default: the host's name].
     #[arg(long, global = true)]
@@ -56,10 +61,12 @@ enum Verb {
     /// Exits with 0 if every line is enforced, with 1 if some are not (errors), with 2 if the configuration cannot be read at all. Warnings
     /// (lines that may not mean what was meant, and lines that pve-firewall would ignore) count only with --strict.
     Check(check::Arguments),
-    /// Print every port's policy: the rules in order, with where they come from.
+    /// Print the policies of the host and every port: the rules in order, with where they come from.
     Compile(compile::Arguments),
     /// Say what would happen to a packet, and why.
     Simulate(Box<simulate::Arguments>),
+    /// Print the network that `local_network` stands for, and the cluster's other nodes.
+    Localnet,
     /// Look into the maps of the kernel programs.
     #[command(subcommand)]
     Map(map::Arguments),
@@ -83,6 +90,7 @@ pub fn main() -> ExitCode {
         Verb::Check(arguments) => check::run(&cli.place, &arguments),
         Verb::Compile(arguments) => compile::run(&cli.place, &arguments),
         Verb::Simulate(arguments) => simulate::run(&cli.place, &arguments),
+        Verb::Localnet => localnet::run(&cli.place),
         Verb::Map(arguments) => map::run(&cli.place, &arguments),
         Verb::Status(arguments) => status::run(&cli.place, &arguments),
         Verb::Stop => stop::run(&cli.place),
@@ -121,7 +129,33 @@ impl Place {
     }
 
     fn compiled(&self) -> Result<Compiled> {
-        Ok(compile_sources(&self.sources()?, unix_time()))
+        Ok(compile_sources(
+            &self.sources()?,
+            &self.facts()?,
+            unix_time(),
+        ))
+    }
+
+    /// What is known of the machine that the tree is for: nothing, unless it is this one's.
+    fn facts(&self) -> Result<HostFacts> {
+        let is_here = match &self.node {
+            Some(node) => config::node_name(&self.root).as_ref() == Some(node),
+            None => true,
+        };
+        if self.root != Path::new(DEFAULT_ROOT) || !is_here {
+            return Ok(HostFacts::default());
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("cannot start the runtime")?;
+        runtime.block_on(async {
+            let (connection, netlink, _) =
+                rtnetlink::new_connection().context("cannot talk to netlink")?;
+            tokio::spawn(connection);
+            let facts = HostFacts::gather(&netlink).await;
+            facts.context("cannot list the host's addresses and routes")
+        })
     }
 
     fn run_directory(&self) -> RunDirectory {

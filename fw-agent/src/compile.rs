@@ -1,8 +1,10 @@
 //! All pure stages in a row: from the bytes of the files to the image of the maps.
 
-use crate::config::{self, Config, Sources};
-use crate::diagnostic::Diagnostic;
+use crate::config::{self, CLUSTER_FILE, Config, Sources};
+use crate::diagnostic::{Diagnostic, Severity};
 use crate::image::MapImage;
+use crate::inventory::facts::HostFacts;
+use crate::policy::localnet::{self, LocalNetwork};
 use crate::policy::{self, NodePolicy};
 
 /// What the files mean, at every stage.
@@ -19,10 +21,15 @@ pub struct Compiled {
 }
 
 /// Parses, resolves and builds. `now`: UNIX time in seconds, for the cluster's self-expiring `enable`.
-pub fn compile(sources: &Sources, now: u64) -> Compiled {
-    let (config, mut diagnostics) = config::parse(sources);
-    let (policy, found) = policy::resolve(&config, now);
+pub fn compile(sources: &Sources, facts: &HostFacts, now: u64) -> Compiled {
+    let (mut config, mut diagnostics) = config::parse(sources);
+    let local = localnet::detect(&config, facts);
+    config.local_network = Some(local.network());
+    let (policy, found) = policy::resolve(&config, facts, now);
     diagnostics.extend(found);
+    if policy.enabled && policy.host.is_some() && local.alias.or(local.detected).is_none() {
+        diagnostics.push(unknown_network(local));
+    }
     diagnostics.sort();
     diagnostics.dedup();
     let image = MapImage::build(&policy);
@@ -31,5 +38,22 @@ pub fn compile(sources: &Sources, now: u64) -> Compiled {
         policy,
         image,
         diagnostics,
+    }
+}
+
+fn unknown_network(local: LocalNetwork) -> Diagnostic {
+    let message = match local.address {
+        Some(address) => format!("the network of this node's address {address} is not known"),
+        None => "the address of this node is not known".into(),
+    };
+    Diagnostic {
+        file: CLUSTER_FILE.into(),
+        line: 0,
+        column: 0,
+        length: 0,
+        severity: Severity::Warning,
+        message,
+        effect: format!("{} stands for `local_network`", localnet::UNKNOWN),
+        hint: Some("define the alias `local_network`, from which the node may be managed".into()),
     }
 }

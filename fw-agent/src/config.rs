@@ -9,6 +9,7 @@
 
 pub mod address;
 mod closest;
+pub mod corosync;
 pub mod document;
 mod entry;
 pub mod icmp;
@@ -22,20 +23,22 @@ pub mod service;
 mod sources;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
 use self::address::{LONGEST_NAME, is_name};
 pub use self::closest::did_you_mean;
+use self::corosync::Corosync;
 use self::document::{Document, Kind};
 use self::line::{Fault, Reporter, Span};
 use self::options::{ClusterOptions, GuestOptions, HostOptions, VnetOptions};
 pub(crate) use self::sdn::read_json;
 pub use self::sdn::{IPAM_STATE, RUNNING_CONFIG, SdnSets};
 pub use self::sources::{
-    CLUSTER_FILE, FIREWALL_DIRECTORY, Sources, VNET_DIRECTORY, guest_file, host_file,
-    lxc_directory, node_name, qemu_directory,
+    CLUSTER_FILE, COROSYNC_FILE, FIREWALL_DIRECTORY, MEMBERS_FILE, Sources, VNET_DIRECTORY,
+    guest_file, host_file, lxc_directory, node_name, qemu_directory,
 };
 use crate::diagnostic::Diagnostic;
 use crate::inventory::{self, Guest};
@@ -54,12 +57,16 @@ pub struct Config {
     pub local_network: Option<IpNet>,
     /// The guests of this node by number.
     pub guests: BTreeMap<u32, GuestConfig>,
-    /// The firewall files of VNets by name of the VNet.
+    /// Firewall files of SDN VNets by the VNet's name.
     pub vnets: BTreeMap<Arc<str>, Document<VnetOptions>>,
     /// The sets that SDN makes.
     pub sdn: SdnSets,
     /// Names of the cluster's file that firewall files of other nodes' guests mention, in lower case.
     pub elsewhere: BTreeSet<Arc<str>>,
+    /// `corosync.conf`, if there is one.
+    pub corosync: Option<Corosync>,
+    /// Addresses of the cluster's members by name.
+    pub members: BTreeMap<String, IpAddr>,
 }
 
 /// A guest and its firewall file.
@@ -96,33 +103,30 @@ pub fn parse(sources: &Sources) -> (Config, Vec<Diagnostic>) {
         })
         .collect::<BTreeMap<_, _>>();
     let elsewhere = elsewhere(sources, &cluster, &guests);
+    let vnets = sources
+        .named(VNET_DIRECTORY, ".fw")
+        .map(|(name, path)| (name.into(), document(sources, path, Kind::Vnet, &mut found)))
+        .collect();
     let config = Config {
         node: sources.node.clone(),
         cluster,
         host,
         local_network: None,
         guests,
-        vnets: vnets(sources, &mut found),
+        vnets,
         sdn: sdn::parse(sources, &mut found),
         elsewhere,
+        corosync: sources
+            .files
+            .get(COROSYNC_FILE)
+            .map(|bytes| Corosync::parse(bytes)),
+        members: sources
+            .files
+            .get(MEMBERS_FILE)
+            .map(|bytes| corosync::members(bytes))
+            .unwrap_or_default(),
     };
     (config, found)
-}
-
-/// The firewall files of VNets.
-fn vnets(
-    sources: &Sources,
-    found: &mut Vec<Diagnostic>,
-) -> BTreeMap<Arc<str>, Document<VnetOptions>> {
-    let directory = format!("{VNET_DIRECTORY}/");
-    let files = sources.files.range(directory.clone()..);
-    let names = files
-        .map_while(|(path, _)| Some((path, path.strip_prefix(&directory)?)))
-        .filter_map(|(path, name)| Some((path, name.strip_suffix(".fw")?)))
-        .filter(|(_, name)| !name.contains('/'));
-    names
-        .map(|(path, name)| (name.into(), document(sources, path, Kind::Vnet, found)))
-        .collect()
 }
 
 /// The cluster's names among the words of the files of guests that are not this node's.

@@ -76,6 +76,13 @@ pub enum Error {
         #[source]
         source: aya::maps::MapError,
     },
+    /// The kernel does not tell when programs have ended.
+    #[error("cannot wait until running programs have ended")]
+    AwaitReaders {
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// A program cannot be attached.
     #[error("cannot attach to {device}")]
     Attach {

@@ -7,6 +7,8 @@
 //! 2. `vectors`: each policy becomes words of the arena; equal policies become one.
 //! 3. `rules`: rules get identities that survive reloads ([`RuleTable`]).
 //!
+//! The host has one pair of policies per interface that some of its rules name, and one for all others: the pipeline knows no names.
+//!
 //! Invariant: a port whose policy cannot be built is missing from `ports` and named in `failures`; nobody else is affected.
 
 mod classes;
@@ -16,6 +18,7 @@ mod rules;
 mod vectors;
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use fw_common::maps::{Settings, port_flag};
 use fw_common::verdict::Direction;
@@ -26,7 +29,8 @@ pub(crate) use memory::port_value;
 pub use rules::{RuleInfo, RuleTable};
 pub use vectors::PolicyError;
 
-use crate::policy::{NodePolicy, Policy, PortId, PortPolicy};
+use self::classes::Members;
+use crate::policy::{HostPolicy, NodePolicy, Policy, PortId, PortPolicy};
 
 /// The contents of all maps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,11 +41,13 @@ pub struct MapImage {
     pub policies: Vec<PolicyImage>,
     /// Ports by guest and NIC.
     pub ports: BTreeMap<PortId, PortImage>,
+    /// The host's policies, if it has any.
+    pub host: Option<HostImage>,
     /// What is known of each rule.
     pub rules: RuleTable,
     /// Node-wide settings.
     pub settings: Settings,
-    /// Ports whose policy could not be built, and why.
+    /// Ports whose policy could not be built, and why; guest 0 is the host.
     pub failures: Vec<(PortId, Direction, PolicyError)>,
 }
 
@@ -53,6 +59,26 @@ pub struct PolicyImage {
     /// Identity of each rule, in order.
     pub rules: Vec<u32>,
 }
+
+/// The host's policies by interface: indices in [`MapImage::policies`], by direction.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostImage {
+    /// Interfaces that some rule names.
+    pub interfaces: BTreeMap<Arc<str>, [usize; 2]>,
+    /// All others.
+    pub elsewhere: [usize; 2],
+}
+
+impl HostImage {
+    /// The policies of an interface.
+    pub fn on(&self, interface: &str) -> [usize; 2] {
+        let known = self.interfaces.get(interface);
+        known.copied().unwrap_or(self.elsewhere)
+    }
+}
+
+/// The host among ports: no guest has this number.
+pub const HOST: PortId = PortId { vmid: 0, net: 0 };
 
 /// One port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,33 +102,68 @@ impl MapImage {
         };
         let (space, members) = classes::build(node);
         image.space = space;
-        let mut known: HashMap<PolicyImage, usize> = HashMap::new();
+        let mut known = HashMap::new();
         for port in &node.ports {
-            let mut indices = [0; 2];
-            let mut complete = true;
-            for (direction, policy) in directions(port) {
-                let rules = image.rules.identify(policy);
-                match vectors::build(policy, &rules, &members) {
-                    Ok(words) => {
-                        let built = PolicyImage { words, rules };
-                        let next = image.policies.len();
-                        let index = *known.entry(built).or_insert_with_key(|built| {
-                            image.policies.push(built.clone());
-                            next
-                        });
-                        indices[direction as usize] = index;
-                    }
-                    Err(error) => {
-                        image.failures.push((port.port, direction, error));
-                        complete = false;
-                    }
-                }
-            }
-            if complete {
+            if let Some(indices) = image.place(port.port, directions(port), &members, &mut known) {
                 image.ports.insert(port.port, port_image(port, indices));
             }
         }
+        if let Some(host) = &node.host {
+            image.host = image.host(host, &members, &mut known);
+        }
         image
+    }
+
+    /// Builds the policies of all interfaces of the host; none if one of them fails.
+    fn host(
+        &mut self,
+        host: &HostPolicy,
+        members: &Members,
+        known: &mut HashMap<PolicyImage, usize>,
+    ) -> Option<HostImage> {
+        let mut place = |interface: &str| {
+            let (inbound, outbound) = host.on(interface);
+            let directions = [(Direction::In, &inbound), (Direction::Out, &outbound)];
+            self.place(HOST, directions, members, known)
+        };
+        let elsewhere = place("")?;
+        let interfaces = host.interfaces().into_iter();
+        let interfaces = interfaces.map(|name| place(&name).map(|indices| (name, indices)));
+        Some(HostImage {
+            interfaces: interfaces.collect::<Option<_>>()?,
+            elsewhere,
+        })
+    }
+
+    /// Builds two policies; answers their indices, or none if one cannot be built.
+    fn place(
+        &mut self,
+        id: PortId,
+        policies: [(Direction, &Policy); 2],
+        members: &Members,
+        known: &mut HashMap<PolicyImage, usize>,
+    ) -> Option<[usize; 2]> {
+        let mut indices = [0; 2];
+        let mut complete = true;
+        for (direction, policy) in policies {
+            let rules = self.rules.identify(policy);
+            match vectors::build(policy, &rules, members) {
+                Ok(words) => {
+                    let built = PolicyImage { words, rules };
+                    let next = self.policies.len();
+                    let index = *known.entry(built).or_insert_with_key(|built| {
+                        self.policies.push(built.clone());
+                        next
+                    });
+                    indices[direction as usize] = index;
+                }
+                Err(error) => {
+                    self.failures.push((id, direction, error));
+                    complete = false;
+                }
+            }
+        }
+        complete.then_some(indices)
     }
 }
 

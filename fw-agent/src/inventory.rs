@@ -1,9 +1,10 @@
-//! What exists on this node: guests and their NICs.
+//! What exists on this node: guests and their NICs, devices, and the host itself.
 //!
 //! In: the guests' configuration files. Out: one [`Guest`] per file, in order of its number. A NIC whose line cannot be read counts as
 //! firewalled, because the opposite would open it by a typing mistake.
 
 pub mod devices;
+pub mod facts;
 mod guest;
 mod vmlist;
 

@@ -26,18 +26,17 @@ use crate::config::Config;
 use crate::config::line::Span;
 use crate::config::rule::RuleLine;
 use crate::diagnostic::{Diagnostic, Severity};
-use crate::policy::{NodePolicy, SourceLine, host_rules};
+use crate::policy::{NodePolicy, SourceLine};
 
 /// All warnings, in the order of files and lines.
 pub fn run(config: &Config, policy: &NodePolicy) -> Vec<Diagnostic> {
-    let host = host_rules(config);
     let spans = spans(config);
     let mut out = Vec::new();
-    shadow::run(config, policy, &host, &spans, &mut out);
+    shadow::run(config, policy, &spans, &mut out);
     names::run(config, &mut out);
     switches::run(config, policy, &mut out);
     options::run(config, &mut out);
-    lockout::run(config, &host, &spans, &mut out);
+    lockout::run(config, policy, &spans, &mut out);
     out.sort();
     out.dedup();
     out
@@ -54,10 +53,11 @@ fn spans(config: &Config) -> Spans {
         (&cluster.file, &cluster.rules),
         (&config.host.file, &config.host.rules),
     ];
+    let vnets = config.vnets.values().map(|vnet| (&vnet.file, &vnet.rules));
     let guests = config.guests.values();
     let guests = guests.map(|guest| (&guest.firewall.file, &guest.firewall.rules));
     let mut spans = Spans::new();
-    for (file, rules) in groups.chain(own).chain(guests) {
+    for (file, rules) in groups.chain(own).chain(vnets).chain(guests) {
         let place = |rule: &RuleLine| {
             let file = Arc::clone(file);
             let line = rule.line;

@@ -4,25 +4,29 @@
 //! rules of the list, and a policy's last rule matches everything; the first rule whose [`Matches`] hold decides. This is the form that the
 //! reference model walks, that `fwctl compile` prints and that `image` turns into maps.
 
+mod forward;
 mod guest;
+mod host;
 mod lines;
+pub mod localnet;
 mod names;
+mod node;
 mod print;
 mod resolve;
 mod sets;
 mod standard;
 #[cfg(test)]
 mod tests;
-mod written;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use fw_common::verdict::{Reason, Verdict};
 use ipnet::IpNet;
 
+pub use self::host::HostPolicy;
 pub use self::print::print;
 pub use self::resolve::{is_enabled, resolve};
-pub use self::written::{HostRule, HostRules, host_rules};
 
 /// Rules that a policy can have.
 pub const MAX_RULES: usize = 16_384;
@@ -32,8 +36,14 @@ pub const MAX_RULES: usize = 16_384;
 pub struct NodePolicy {
     /// The cluster's `enable` after its timestamp rule: off means that nothing is filtered and nothing attached.
     pub enabled: bool,
+    /// The host's own traffic; none if `host.fw` says `enable: 0`.
+    pub host: Option<HostPolicy>,
     /// One entry per guest NIC with `firewall=1`, ordered by [`PortId`].
     pub ports: Vec<PortPolicy>,
+    /// The bridge of every guest NIC that has one, firewalled or not: the interface that the host sees the guest on.
+    pub bridges: BTreeMap<PortId, Arc<str>>,
+    /// Rules for forwarded packets, of the host and of VNets; nothing enforces them yet.
+    pub forward: Vec<ForwardPolicy>,
     /// Settings of the host that the kernel programs look at.
     pub settings: fw_common::maps::Settings,
 }
@@ -54,6 +64,17 @@ pub enum GuestKind {
     Vm,
     /// LXC: `veth<vmid>i<net>`.
     Container,
+}
+
+impl GuestKind {
+    /// Name of a NIC's device on the host.
+    pub fn device(self, port: PortId) -> String {
+        let kind = match self {
+            Self::Vm => "tap",
+            Self::Container => "veth",
+        };
+        format!("{kind}{}i{}", port.vmid, port.net)
+    }
 }
 
 /// What holds for one guest NIC.
@@ -78,12 +99,17 @@ pub struct PortPolicy {
 impl PortPolicy {
     /// Name of the NIC's device on the host: `tap100i0` or `veth100i0`.
     pub fn device(&self) -> String {
-        let kind = match self.kind {
-            GuestKind::Vm => "tap",
-            GuestKind::Container => "veth",
-        };
-        format!("{kind}{}i{}", self.port.vmid, self.port.net)
+        self.kind.device(self.port)
     }
+}
+
+/// Rules for forwarded packets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForwardPolicy {
+    /// The VNet; none for what the host routes.
+    pub vnet: Option<Arc<str>>,
+    /// The rules.
+    pub policy: Policy,
 }
 
 /// Ordered rules; the first that matches decides, and the last matches everything.
@@ -111,6 +137,8 @@ pub struct Rule {
 /// Conditions of a rule; an empty one holds for every packet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Matches {
+    /// Only on this interface of the host. Always empty in a guest's policy, and in those of [`HostPolicy::on`].
+    pub interface: Option<Arc<str>>,
     /// Only this IP version.
     pub family: Option<Family>,
     /// IP protocol number (for IPv6 that of the final header).

@@ -6,7 +6,8 @@
 //! 1. [`watch`] says when files may have changed: at once by inotify, within a second by looking (`/etc/pve` is a FUSE file system whose
 //!    remote changes raise no events).
 //! 2. Netlink says when devices came or went.
-//! 3. Changes that come together are carried out together.
+//! 3. Netlink also says when addresses changed; then, once a second at most, the host's addresses and routes are asked for.
+//! 4. Changes that come together are carried out together.
 //!
 //! Invariant: the firewall is opened only by a configuration that says so and that could be read. A root directory that is gone, or a file that
 //! exists and cannot be read, changes nothing.
@@ -31,6 +32,7 @@ use crate::datapath::{Action, AttachMode, Kernel, State, plan::plan};
 use crate::diagnostic::Severity;
 use crate::image::MapImage;
 use crate::inventory::devices::{self, Devices};
+use crate::inventory::facts::HostFacts;
 use crate::record::{PortRecord, Record, RunDirectory};
 
 /// Where the agent finds and puts things.
@@ -75,6 +77,9 @@ pub async fn run(options: Options) -> Result<()> {
     let present = Devices::list(&netlink)
         .await
         .context("cannot list the network devices")?;
+    let facts = HostFacts::gather(&netlink)
+        .await
+        .context("cannot list the host's addresses and routes")?;
     let state = kernel.recover(&present.indices())?;
     let (logger, names) = Logger::new(&mut kernel, options.log_file.clone())?;
     let logging = tokio::spawn(logger.run());
@@ -91,6 +96,7 @@ pub async fn run(options: Options) -> Result<()> {
         state,
         sources: Sources::default(),
         compiled: None,
+        facts,
         devices: Devices::default(),
         names,
         record: Record {
@@ -101,6 +107,7 @@ pub async fn run(options: Options) -> Result<()> {
         read_error: None,
     };
     agent.reconcile(present, true);
+    let mut facts_are_old = false;
     loop {
         let files_changed = tokio::select! {
             _ = terminate.recv() => break,
@@ -115,18 +122,24 @@ pub async fn run(options: Options) -> Result<()> {
                 while links.next().now_or_never().flatten().is_some() {}
                 false
             }
-            _ = ticks.tick() => match files.look() || agent.is_due() {
-                true => true,
-                false => continue,
-            },
+            _ = ticks.tick() => {
+                let news = std::mem::take(&mut facts_are_old) && agent.look_around(&netlink).await;
+                match files.look() || agent.is_due() || news {
+                    true => true,
+                    false => continue,
+                }
+            }
         };
+        facts_are_old = true;
         let deadline = tokio::time::Instant::now() + PATIENCE;
-        while files_changed {
-            tokio::select! {
-                () = files.changed() => {}
-                () = tokio::time::sleep(QUIET) => break,
-                () = tokio::time::sleep_until(deadline) => break,
-                Some(()) = links.next() => break,
+        if files_changed {
+            loop {
+                tokio::select! {
+                    () = files.changed() => {}
+                    () = tokio::time::sleep(QUIET) => break,
+                    () = tokio::time::sleep_until(deadline) => break,
+                    Some(()) = links.next() => break,
+                }
             }
         }
         match Devices::list(&netlink).await {
@@ -146,6 +159,7 @@ struct Agent {
     kernel: Kernel,
     state: State,
     sources: Sources,
+    facts: HostFacts,
     compiled: Option<Compiled>,
     devices: Devices,
     names: tokio::sync::watch::Sender<LogNames>,
@@ -166,6 +180,22 @@ impl Agent {
         self.retry || expired
     }
 
+    /// Asks for the host's addresses and routes; says whether they are others than before.
+    async fn look_around(&mut self, netlink: &rtnetlink::Handle) -> bool {
+        match HostFacts::gather(netlink).await {
+            Ok(facts) if facts == self.facts => false,
+            Ok(facts) => {
+                self.facts = facts;
+                self.retry = true;
+                true
+            }
+            Err(error) => {
+                tracing::error!(%error, "cannot list the host's addresses and routes");
+                false
+            }
+        }
+    }
+
     /// One round: from the files (read anew if they `changed`) and the devices to the maps.
     fn reconcile(&mut self, present: Devices, changed: bool) {
         let retry = std::mem::take(&mut self.retry);
@@ -175,8 +205,9 @@ impl Agent {
             match self.read() {
                 Ok(sources) => {
                     self.read_error = None;
-                    if self.compiled.is_none() || sources != self.sources || self.is_due() {
-                        let compiled = compile(&sources, unix_time());
+                    let other = sources != self.sources || retry || self.is_due();
+                    if self.compiled.is_none() || other {
+                        let compiled = compile(&sources, &self.facts, unix_time());
                         self.report(&compiled);
                         self.sources = sources;
                         self.compiled = Some(compiled);
@@ -292,6 +323,7 @@ impl Agent {
                 | Action::SetPort { .. }
                 | Action::Detach { .. }
                 | Action::RemovePort { .. }
+                | Action::AwaitReaders
                 | Action::RemoveClasses { .. } => {
                     tracing::error!("{error:#}; reading back what the kernel holds");
                     degraded.push(format!("{error:#}"));

@@ -4,13 +4,16 @@
 //! Out: an [`Outcome`]: the verdict, why, by which rule, and the hops that the packet passed.
 //!
 //! 1. [`Query`] is read from options or a line of JSON, with an exact message for what is wrong.
-//! 2. [`run`] finds the hops. A packet from a firewalled guest's NIC is judged there as Out, then one to a firewalled guest's NIC there as In;
-//!    the first hop that does not accept ends the walk.
+//! 2. [`run`] finds the hops. A packet from a firewalled guest's NIC or from the host is judged there as Out, then one to a firewalled guest's
+//!    NIC or to the host there as In; the first hop that does not accept ends the walk. The host's rules are those of the interface that the
+//!    packet takes: the bridge that the other end is on.
 //! 3. [`frame`] makes the Ethernet frame that the judge sees; nothing else of the query reaches it but the state that the flow is to have.
 //! 4. [`batch`] does this for a file of queries, [`text`] prints one for people.
 //!
-//! The host's own rules are not judged: `host` and ports of bridges are places that packets come from and go to. A packet that meets no
-//! firewalled NIC is accepted.
+//! What is said to be the verdict is what happens to the packet: a REJECT that is never answered (ICMP, to a broadcast address, from a group) is
+//! a DROP, as in the reference. Whether an answer is due for other reasons (rate, loopback, a reset) is not looked at.
+//!
+//! Ports of bridges are places that packets come from and go to. A packet between them, and any other that meets no zone, is accepted.
 
 pub mod batch;
 pub mod endpoint;
@@ -25,8 +28,10 @@ use serde::{Serialize, Serializer};
 
 pub use self::endpoint::Endpoint;
 use self::frame::{HOST_MAC, Link, NO_MAC, OUTSIDE_MAC};
+use self::protocol::{ICMP, ICMPV6};
+use self::query::{Addresses, DestType};
 pub use self::query::{Query, QueryError};
-use crate::policy::{GuestKind, NodePolicy, Policy, PortPolicy};
+use crate::policy::{GuestKind, HostPolicy, NodePolicy, Policy, PortPolicy, Rule};
 
 /// The state that connection tracking is to find for the packet, in netfilter's words.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,20 +49,61 @@ pub enum State {
     Untracked,
 }
 
-/// What a judge finds for one packet at one port.
+/// Where a packet is judged.
+#[derive(Clone, Copy, Debug)]
+pub enum Zone<'a> {
+    /// A guest's NIC.
+    Guest(&'a PortPolicy),
+    /// The host on one of its interfaces.
+    Host {
+        /// Its policies on all interfaces.
+        policy: &'a HostPolicy,
+        /// The interface.
+        interface: &'a str,
+    },
+}
+
+impl<'a> Zone<'a> {
+    /// The rules of a direction; of the host those of all interfaces.
+    pub fn policy(self, direction: Direction) -> &'a Policy {
+        match (self, direction) {
+            (Self::Guest(port), Direction::In) => &port.inbound,
+            (Self::Guest(port), Direction::Out) => &port.outbound,
+            (Self::Host { policy, .. }, direction) => policy.of(direction),
+        }
+    }
+
+    /// Name of the guest's device, or `host`.
+    pub fn name(self) -> String {
+        match self {
+            Self::Guest(port) => port.device(),
+            Self::Host { .. } => "host".to_owned(),
+        }
+    }
+
+    /// The host's interface.
+    pub fn interface(self) -> Option<&'a str> {
+        match self {
+            Self::Guest(_) => None,
+            Self::Host { interface, .. } => Some(interface),
+        }
+    }
+}
+
+/// What a judge finds for one packet in one zone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Judged {
     /// The pipeline's result.
     pub judgement: Judgement,
-    /// The rule that decided: an index into the rules of the port's policy of that direction.
+    /// The rule that decided: an index into the rules of [`Zone::policy`].
     pub rule: Option<usize>,
 }
 
-/// Judges one frame at one port.
-pub type Judge<'j> = dyn FnMut(&PortPolicy, Direction, &[u8], State) -> Judged + 'j;
+/// Judges one frame in one zone.
+pub type Judge<'j> = dyn FnMut(Zone<'_>, Direction, &[u8], State) -> Judged + 'j;
 
 /// What happened to the packet.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Outcome<'a> {
     /// The last hop's verdict; `ACCEPT` without hops.
     #[serde(serialize_with = "verdict_name")]
@@ -77,11 +123,14 @@ pub const OFF: &str = "off";
 pub const UNFILTERED: &str = "unfiltered";
 
 /// One judgement on the way.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Hop<'a> {
-    /// Device of the guest's NIC.
+    /// Device of the guest's NIC, or `host`.
     pub port: String,
-    /// From the guest's point of view.
+    /// The host's interface; none at a guest's NIC.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interface: Option<&'a str>,
+    /// From the guest's or the host's point of view.
     #[serde(serialize_with = "direction_name")]
     pub direction: Direction,
     /// The verdict there.
@@ -93,6 +142,27 @@ pub struct Hop<'a> {
     pub rule: Option<RuleLine<'a>>,
     /// The rule that decided as text, also where it is built in.
     pub text: Option<&'a str>,
+    /// Its place in the zone's policy.
+    #[serde(skip)]
+    decided: Option<usize>,
+    #[serde(skip)]
+    zone: Zone<'a>,
+}
+
+impl<'a> Hop<'a> {
+    /// The rules that the packet met, in order; the last is the one that decided. Empty if no rule was asked.
+    pub fn steps(&self) -> Vec<&'a Rule> {
+        let Some(decided) = self.decided else {
+            return Vec::new();
+        };
+        let rules = self.zone.policy(self.direction).rules.iter();
+        let interface = self.zone.interface();
+        let met = rules.take(decided.saturating_add(1)).filter(|rule| {
+            let only = rule.matches.interface.as_deref();
+            only.is_none() || only == interface
+        });
+        met.collect()
+    }
 }
 
 /// A line of a configuration file.
@@ -108,7 +178,7 @@ pub struct RuleLine<'a> {
 
 /// Walks the packet through `node`. The only error left here is a guest of the other kind than the query says.
 pub fn run<'a>(
-    query: &Query,
+    query: &'a Query,
     node: &'a NodePolicy,
     judge: &mut Judge<'_>,
 ) -> Result<Outcome<'a>, QueryError> {
@@ -127,18 +197,24 @@ pub fn run<'a>(
         source: mac(query.from(), sender),
         dest: mac(query.to(), receiver),
     };
-    let hops = [(sender, Direction::Out), (receiver, Direction::In)];
+    let hops = [
+        (zone(node, query.from(), sender, query.to()), Direction::Out),
+        (
+            zone(node, query.to(), receiver, query.from()),
+            Direction::In,
+        ),
+    ];
     let mut frame = Vec::new();
-    for (port, direction) in hops {
-        let Some(port) = port else { continue };
+    for (zone, direction) in hops {
+        let Some(zone) = zone else { continue };
         if frame.is_empty() {
             query.frame_into(link, &mut frame);
         }
-        let hop = hop(
-            port,
-            direction,
-            judge(port, direction, &frame, query.state()),
-        );
+        let mut judged = judge(zone, direction, &frame, query.state());
+        if judged.judgement.verdict == Verdict::Reject && is_silent(query) {
+            judged.judgement.verdict = Verdict::Drop;
+        }
+        let hop = hop(zone, direction, judged);
         outcome.verdict = hop.verdict;
         outcome.reason = hop.reason;
         outcome.rule = hop.rule;
@@ -149,6 +225,52 @@ pub fn run<'a>(
     }
     Ok(outcome)
 }
+
+/// Whether a REJECT of the packet is not answered, whoever rejects it.
+fn is_silent(query: &Query) -> bool {
+    match query.addresses() {
+        Addresses::V4(source, dest) => {
+            let is_broadcast = match query.dsttype {
+                Some(DestType::Broadcast) => true,
+                Some(DestType::Unicast | DestType::Multicast) | None => dest.is_broadcast(),
+            };
+            query.protocol == ICMP || is_broadcast || source.is_multicast()
+        }
+        Addresses::V6(..) => query.protocol == ICMPV6,
+    }
+}
+
+/// What judges a packet at one end; the host on the interface that leads to the other.
+fn zone<'a>(
+    node: &'a NodePolicy,
+    place: &Endpoint,
+    port: Option<&'a PortPolicy>,
+    other: &'a Endpoint,
+) -> Option<Zone<'a>> {
+    match (place, &node.host) {
+        (Endpoint::Host, Some(policy)) => Some(Zone::Host {
+            policy,
+            interface: interface(node, other),
+        }),
+        (Endpoint::Host, None) => None,
+        _ => port.map(Zone::Guest),
+    }
+}
+
+/// The interface on which the host sees a place. A guest that is not on this node is behind the uplink.
+fn interface<'a>(node: &'a NodePolicy, place: &'a Endpoint) -> &'a str {
+    match place {
+        Endpoint::Bridge { bridge, .. } => bridge,
+        Endpoint::Guest { port, .. } => match node.bridges.get(port) {
+            Some(bridge) => bridge,
+            None => UPLINK,
+        },
+        Endpoint::Outside | Endpoint::Host => UPLINK,
+    }
+}
+
+/// The bridge that `outside` is behind.
+const UPLINK: &str = "vmbr0";
 
 /// The policy of the NIC at a place; none if it is no guest's or not firewalled.
 fn port<'a>(node: &'a NodePolicy, place: &Endpoint) -> Result<Option<&'a PortPolicy>, QueryError> {
@@ -178,14 +300,11 @@ fn mac(place: &Endpoint, port: Option<&PortPolicy>) -> [u8; 6] {
     }
 }
 
-fn hop(port: &PortPolicy, direction: Direction, judged: Judged) -> Hop<'_> {
-    let policy: &Policy = match direction {
-        Direction::In => &port.inbound,
-        Direction::Out => &port.outbound,
-    };
+fn hop(zone: Zone<'_>, direction: Direction, judged: Judged) -> Hop<'_> {
+    let rules = &zone.policy(direction).rules;
     let origin = judged
         .rule
-        .and_then(|index| policy.rules.get(index))
+        .and_then(|index| rules.get(index))
         .map(|rule| &rule.origin);
     let rule = origin.and_then(|origin| {
         origin.line.as_ref().map(|line| RuleLine {
@@ -195,12 +314,15 @@ fn hop(port: &PortPolicy, direction: Direction, judged: Judged) -> Hop<'_> {
         })
     });
     Hop {
-        port: port.device(),
+        port: zone.name(),
+        interface: zone.interface(),
         direction,
         verdict: judged.judgement.verdict,
         reason: judged.judgement.reason.name(),
         rule,
         text: origin.map(|origin| &*origin.text),
+        decided: judged.rule,
+        zone,
     }
 }
 

@@ -298,7 +298,7 @@ fn is_untracked(headers: &Headers) -> bool {
         && matches!(headers.sport, 130..=136 | 143)
 }
 
-/// ICMP of any type but echo begins no flow and belongs to none.
+/// ICMP of any type but questions and their answers begins no flow and belongs to none.
 fn is_icmp_without_flow(headers: &Headers) -> bool {
     let own_icmp = match headers.version {
         IpVersion::V4 => protocol::ICMP,

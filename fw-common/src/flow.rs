@@ -30,9 +30,9 @@ pub struct FlowKey {
     pub local: Address,
     /// The other end's address.
     pub remote: Address,
-    /// The guest's port; for echoes the identifier.
+    /// The guest's port; for questions of ICMP (see [`Echo`]) and their answers the identifier.
     pub local_port: u16,
-    /// The other end's port; for echoes 1 if the local end asks, 0 if it answers.
+    /// The other end's port; for these 1 if the local end asks, 0 if it answers, and in the high byte the question's type, if it is no echo.
     pub remote_port: u16,
 }
 
@@ -53,7 +53,10 @@ impl FlowKey {
             None => (local_port, remote_port),
             Some(part) => {
                 let local_asks = (part == Echo::Request) == (direction == Direction::Out);
-                (headers.echo_id, u16::from(local_asks))
+                (
+                    headers.echo_id,
+                    question(headers.sport) << 8 | u16::from(local_asks),
+                )
             }
         };
         Self {
@@ -69,7 +72,7 @@ impl FlowKey {
     }
 }
 
-/// The two parts of a ping.
+/// The two parts of what ICMP and ICMPv6 ask and answer: echo, timestamp, information, address mask; node information.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Echo {
     /// The question.
@@ -78,15 +81,27 @@ pub enum Echo {
     Reply,
 }
 
-/// The part of a ping that a packet is, if it is one.
+/// The part of such an exchange that a packet is, if it is one. The types are those that netfilter tracks (RFC 792, RFC 950, RFC 4620).
 #[inline(always)]
 pub fn echo(headers: &Headers) -> Option<Echo> {
     match (headers.version, headers.protocol, headers.sport) {
-        (IpVersion::V4, protocol::ICMP, ICMP_ECHO_REQUEST)
-        | (IpVersion::V6, protocol::ICMPV6, ICMPV6_ECHO_REQUEST) => Some(Echo::Request),
-        (IpVersion::V4, protocol::ICMP, ICMP_ECHO_REPLY)
-        | (IpVersion::V6, protocol::ICMPV6, ICMPV6_ECHO_REPLY) => Some(Echo::Reply),
+        (IpVersion::V4, protocol::ICMP, ICMP_ECHO_REQUEST | 13 | 15 | 17)
+        | (IpVersion::V6, protocol::ICMPV6, ICMPV6_ECHO_REQUEST | 139) => Some(Echo::Request),
+        (IpVersion::V4, protocol::ICMP, ICMP_ECHO_REPLY | 14 | 16 | 18)
+        | (IpVersion::V6, protocol::ICMPV6, ICMPV6_ECHO_REPLY | 140) => Some(Echo::Reply),
         _ => None,
+    }
+}
+
+/// The type of the question that a question or answer belongs to; 0 for echoes.
+#[inline(always)]
+const fn question(kind: u16) -> u16 {
+    match kind {
+        13 | 14 => 13,
+        15 | 16 => 15,
+        17 | 18 => 17,
+        139 | 140 => 139,
+        _ => 0,
     }
 }
 

@@ -49,10 +49,13 @@ pub mod name {
     /// Array of one [`super::Settings`].
     pub const SETTINGS: &str = "SETTINGS";
 
+    /// LRU hash: [`super::LogKey`] → token bucket of a rule's log lines.
+    pub const LOG_LIMITS: &str = "LOG_LIMITS";
+
     /// All of them.
-    pub const ALL: [&str; 11] = [
+    pub const ALL: [&str; 12] = [
         PORTS, ARENA, CLASSES_V4, CLASSES_V6, FLOWS, HALF_OPEN, FRAGMENTS, COUNTERS, REJECTS,
-        EVENTS, SETTINGS,
+        EVENTS, LOG_LIMITS, SETTINGS,
     ];
 }
 
@@ -70,6 +73,8 @@ pub mod capacity {
     pub const HALF_OPEN: u32 = 65_536;
     /// Fragmented datagrams in flight.
     pub const FRAGMENTS: u32 = 4096;
+    /// Rules that are being logged.
+    pub const LOG_LIMITS: u32 = 16_384;
     /// Bytes of the ring buffer.
     pub const EVENTS: u32 = 1 << 20;
 }
@@ -84,8 +89,10 @@ pub mod counter {
     pub const FLOWS_REFUSED: u32 = REASONS as u32 + 1;
     /// REJECT answers that were not sent because there were too many.
     pub const REJECTS_LIMITED: u32 = REASONS as u32 + 2;
+    /// Packets that a rule would have logged beyond its limit.
+    pub const LOGS_LIMITED: u32 = REASONS as u32 + 3;
     /// Entries in all.
-    pub const ENTRIES: u32 = REASONS as u32 + 3;
+    pub const ENTRIES: u32 = REASONS as u32 + 4;
 }
 
 /// Mark of replies that a hook made itself, so that the hook they come back through knows them. Compared as a whole: guests cannot set
@@ -171,6 +178,24 @@ pub struct FragmentValue {
     pub reserved: u8,
 }
 
+/// A rule of one port and direction, for the limit of its log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct LogKey {
+    /// Guest.
+    pub vmid: u32,
+    /// Identity of the rule.
+    pub rule: u32,
+    /// NIC.
+    pub net: u16,
+    /// [`crate::verdict::Direction`] as a number.
+    pub direction: u8,
+    /// Zero.
+    pub reserved: u8,
+}
+
+const _: () = assert!(size_of::<LogKey>() == 12);
+
 /// Packets and bytes of one reason on one CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -189,7 +214,15 @@ pub struct Settings {
     pub tcp_established: u32,
     /// Seconds after which a TCP handshake that got an answer but no end is forgotten.
     pub tcp_syn_recv: u32,
+    /// Nanoseconds per log line of one rule and port in the long run; 0: no limit.
+    pub log_interval: u64,
+    /// Log lines of one rule and port at once.
+    pub log_burst: u32,
+    /// Zero.
+    pub reserved: u32,
 }
+
+const _: () = assert!(size_of::<Settings>() == 24);
 
 impl Default for Settings {
     /// The reference's defaults.
@@ -197,6 +230,9 @@ impl Default for Settings {
         Self {
             tcp_established: 432_000,
             tcp_syn_recv: 60,
+            log_interval: crate::conntrack::SECOND,
+            log_burst: 5,
+            reserved: 0,
         }
     }
 }
@@ -285,6 +321,8 @@ mod pod {
     unsafe impl aya::Pod for super::Counter {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Settings {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::LogKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::flow::FlowKey {}
     // SAFETY: as above.

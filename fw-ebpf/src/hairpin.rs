@@ -2,8 +2,9 @@
 //!
 //! In: a frame that a policy rejects. Out: the TC action that sends the answer, or none (the caller drops the frame without one).
 //!
-//! 1. Is an answer due? Never for ICMP, resets, later fragments, groups; and not more often than the limit. 2. TCP: a reset. 3. All else: an
-//! ICMP(v6) error that quotes the packet. 4. Mark the answer, so that the hook it comes back through lets it pass once, and redirect it.
+//! 1. Is an answer due? Never for ICMP, resets, later fragments, groups; and not more often than the limit.
+//! 2. TCP: a reset. All else: an ICMP(v6) error that quotes the packet.
+//! 3. Mark the answer, so that the hook it comes back through lets it pass once, and redirect it.
 //!
 //! Answers have the addresses of the packet's destination, as if it had answered itself. The layouts are RFC 9293 §3.10.7, RFC 792, RFC 4443.
 //!
@@ -80,17 +81,16 @@ fn answer_is_due(guest_mac: u64, direction: Direction, headers: &Headers) -> boo
         protocol::TCP => headers.tcp_flags & RST != 0,
         _ => false,
     };
-    let loopback =
-        headers.version == IpVersion::V4 && u32::from_be(headers.source.0[3]) >> 24 == 127;
-    let unspecified = match headers.version {
-        IpVersion::V4 => headers.source.0[3] == 0,
-        IpVersion::V6 => headers.source.0 == [0; 4],
+    let [first, second, third, last] = headers.source.0.map(u32::from_be);
+    // "This network" and loopback; the unspecified address and loopback.
+    let nobody = match headers.version {
+        IpVersion::V4 => matches!(last >> 24, 0 | 127),
+        IpVersion::V6 => (first | second | third) == 0 && last <= 1,
         IpVersion::None => true,
     };
     !foreign
         && !silent
-        && !loopback
-        && !unspecified
+        && !nobody
         && headers.fragment != Fragment::Later
         && !headers.to_group()
         && !headers.from_group()

@@ -1,22 +1,60 @@
-//! Logged packets go to the agent through the ring buffer. A full buffer costs the event, never the verdict.
+//! Logged packets go to the agent through the ring buffer, each rule of each port at most as often as the settings say. Neither the limit nor
+//! a full buffer changes a verdict: they cost the event, and are counted.
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::RingBuf;
+use aya_ebpf::maps::{LruHashMap, RingBuf};
 use fw_common::event::{Event, HEADER_BYTES};
-use fw_common::maps::{Port, capacity, counter};
+use fw_common::limit::Bucket;
+use fw_common::maps::{LogKey, Port, capacity, counter};
+use fw_common::tables::Tables;
 use fw_common::verdict::{Direction, Judgement};
 use fw_common::wire::Packet;
 
 use crate::skb::Skb;
-use crate::tables::count;
+use crate::tables::{Maps, count};
 
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(capacity::EVENTS, 0);
 
-/// Writes one event.
+#[map]
+static LOG_LIMITS: LruHashMap<LogKey, Bucket> =
+    LruHashMap::with_max_entries(capacity::LOG_LIMITS, 0);
+
+/// Takes a token from the rule's bucket. Two CPUs that take at once may get one token twice: a line too many is no harm.
+#[inline(always)]
+fn within_limit(port: &Port, direction: Direction, rule: u32) -> bool {
+    let settings = Maps.settings();
+    if settings.log_interval == 0 {
+        return true;
+    }
+    let key = LogKey {
+        vmid: port.vmid,
+        rule,
+        net: port.net,
+        direction: direction as u8,
+        reserved: 0,
+    };
+    let now = Maps.now();
+    if let Some(bucket) = LOG_LIMITS.get_ptr_mut(key) {
+        // SAFETY: map values stay readable until the program ends; see above for writers at once.
+        return unsafe { (*bucket).take(now, settings.log_interval, settings.log_burst) };
+    }
+    let mut bucket = Bucket::default();
+    let taken = bucket.take(now, settings.log_interval, settings.log_burst);
+    if LOG_LIMITS.insert(key, bucket, 0).is_err() {
+        // Without a bucket the next packet begins a new one: a line too many.
+    }
+    taken
+}
+
+/// Writes one event, if the rule may be logged now.
 #[inline(always)]
 pub fn emit(skb: &Skb, port: &Port, direction: Direction, judgement: &Judgement) {
+    if !within_limit(port, direction, judgement.rule) {
+        count(counter::LOGS_LIMITED, skb);
+        return;
+    }
     let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
         count(counter::LOST_EVENTS, skb);
         return;

@@ -13,8 +13,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use fw_agent::record::{Record, RunDirectory};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
-use serde::Deserialize;
 use tempfile::TempDir;
 
 use crate::netns::Netns;
@@ -31,38 +31,6 @@ const END: Duration = Duration::from_secs(5);
 
 /// Number of the next agent of this process.
 static NEXT: AtomicU32 = AtomicU32::new(0);
-
-/// What the agent recorded after an apply.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct Record {
-    /// The agent's process.
-    pub pid: u32,
-    /// Number of applies so far.
-    pub generation: u64,
-    /// Whether the cluster's firewall is on.
-    pub enabled: bool,
-    /// The ports it looks after.
-    pub ports: Vec<RecordedPort>,
-    /// Diagnostics that leave something unenforced.
-    pub errors: u32,
-    /// Other diagnostics.
-    pub warnings: u32,
-}
-
-/// One port in a [`Record`].
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct RecordedPort {
-    /// Its device.
-    pub device: String,
-    /// The guest.
-    pub vmid: u32,
-    /// Number of the guest's NIC.
-    pub net: u16,
-    /// Interface index of the device; none while there is no such device.
-    pub ifindex: Option<u32>,
-    /// Whether the kernel programs are attached.
-    pub attached: bool,
-}
 
 /// The agent and where it keeps things.
 pub struct Agent {
@@ -177,15 +145,9 @@ impl Agent {
 
     /// The latest record, if there is one.
     pub fn record(&self) -> Result<Option<Record>> {
-        let path = self.places.run.path().join("record.json");
-        let text = match fs::read(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
-        };
-        serde_json::from_slice(&text)
-            .with_context(|| format!("understanding {}", path.display()))
-            .map(Some)
+        RunDirectory::new(self.run_directory())
+            .read()
+            .context("reading the agent's record")
     }
 
     /// Makes a change and waits until the agent has recorded an apply that came after it.

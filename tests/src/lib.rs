@@ -2,14 +2,19 @@
 //!
 //! `netns` makes network namespaces, `tap` devices and their far ends, `node` a whole demo node of them; `probe` is real traffic between
 //! namespaces; `tree` writes configuration, `agent` runs the agent on it. Everything is undone when it is dropped, also by a panic.
-//! `model` is the reference model of matching, `strategy` makes random policies and packets to compare the pipeline with it.
+//! `model` is the reference model of matching, `strategy` makes random policies and packets to compare the pipeline with it; `frame` makes
+//! frames of any shape.
 
 pub mod agent;
 pub mod background;
+pub mod conformance;
+pub mod frame;
+pub mod kernel;
 pub mod model;
 pub mod netns;
 pub mod node;
 pub mod probe;
+pub mod scenario;
 pub mod strategy;
 pub mod tap;
 pub mod tree;

@@ -8,7 +8,11 @@
 //! place of the source port and the code in that of the destination port; a packet without them (another protocol, a later fragment) meets no
 //! rule that asks for them.
 
+mod traits;
+
 use std::net::IpAddr;
+
+pub use self::traits::{Segment, first_state, traits_of};
 
 use fw_agent::policy::{AddressSet, Family, Matches, Policy};
 
@@ -33,7 +37,17 @@ pub struct Packet {
 
 /// Index of the rule that decides; the number of rules if none does, which a policy's last rule excludes.
 pub fn judge(policy: &Policy, packet: &Packet) -> usize {
+    judge_on(policy, packet, None)
+}
+
+/// Likewise for a packet on an interface of the host; without one no rule holds that asks for one.
+pub fn judge_on(policy: &Policy, packet: &Packet, interface: Option<&str>) -> usize {
     for (index, rule) in policy.rules.iter().enumerate() {
+        if let Some(only) = &rule.matches.interface
+            && Some(&**only) != interface
+        {
+            continue;
+        }
         if holds(&rule.matches, packet) {
             return index;
         }
@@ -41,7 +55,7 @@ pub fn judge(policy: &Policy, packet: &Packet) -> usize {
     policy.rules.len()
 }
 
-/// Whether all conditions hold for the packet.
+/// Whether all conditions but that on the interface hold for the packet.
 pub fn holds(matches: &Matches, packet: &Packet) -> bool {
     if let Some(family) = matches.family
         && family != packet.family

@@ -140,6 +140,7 @@ impl Parts {
         let set = |index: &Option<Index>| index.as_ref().map(|index| index.get(pool).clone());
         let (mask, value) = self.traits;
         Matches {
+            interface: None,
             family: self.family,
             protocol: self.protocol,
             source: set(&self.source),

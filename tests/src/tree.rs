@@ -2,15 +2,32 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use fw_agent::inventory::facts::{HostFacts, Route};
+use ipnet::Ipv4Net;
 use tempfile::{NamedTempFile, TempDir};
 
 use crate::node::hex;
 
 /// Name of the node in a tree.
 pub const NODE: &str = "demo";
+
+/// What is known of the host of a tree in tests without a real one: the network of `node`.
+pub fn facts(node: &str) -> HostFacts {
+    let own = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 2));
+    let dest = Ipv4Net::new_assert(Ipv4Addr::new(198, 51, 100, 0), 24);
+    HostFacts {
+        names: [(node.to_owned(), vec![own])].into(),
+        routes: vec![Route {
+            dest: dest.into(),
+            connected: true,
+        }],
+        ..HostFacts::default()
+    }
+}
 
 /// The tree; it is removed when dropped.
 pub struct ConfigTree {

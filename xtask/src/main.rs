@@ -3,6 +3,7 @@
 //! In: a checkout and whatever the machine has. Out: built programs, test results, the demo. Each command is one file and calls the
 //! commands it needs by itself: `demo` builds, `build` sets up. Nothing here knows what a packet is.
 
+mod bench;
 mod build;
 mod ci;
 mod clean;
@@ -55,6 +56,8 @@ enum Command {
         #[arg(long, conflicts_with = "keep")]
         clean: bool,
     },
+    /// Measure what the agent costs, in an optimised build; prints tables and writes target/bench
+    Bench,
     /// Remove namespaces and pins that killed tests or demos left behind
     Clean,
 }
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Command::Test { arguments } => test::run(&workspace, &arguments),
         Command::Ci => ci::run(&workspace),
         Command::Demo { keep, clean } => demo::run(&workspace, keep, clean),
+        Command::Bench => bench::run(&workspace),
         Command::Clean => clean::run(),
     });
     match done {

@@ -25,7 +25,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(place: &Place, arguments: &Arguments) -> Result<Outcome> {
     let sources = place.sources()?;
-    let compiled = compile(&sources, unix_time());
+    let compiled = compile(&sources, &place.facts()?, unix_time());
     let mut found = compiled.diagnostics;
     found.extend(lint::run(&compiled.config, &compiled.policy));
     found.sort();

@@ -8,16 +8,40 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 use super::{Outcome, Place};
-use crate::config::Sources;
+use crate::compile::compile;
+use crate::config::Config;
+use crate::inventory::facts::HostFacts;
+use crate::policy::localnet;
+use crate::reconcile::unix_time;
 use crate::simulate::batch::{HostAddresses, run_batch};
 use crate::simulate::pipeline::Pipeline;
 use crate::simulate::query::{Fields, Leaf};
-use crate::simulate::{Query, run as simulate, text};
+use crate::simulate::{Query, Zone, run as simulate, text};
+
+/// Arguments that describe one packet or how it is printed.
+const PACKET: [&str; 16] = [
+    "from",
+    "to",
+    "proto",
+    "source",
+    "dest",
+    "sport",
+    "dport",
+    "icmp_type",
+    "icmp_code",
+    "mac_source",
+    "dsttype",
+    "tcp_flags",
+    "vlan",
+    "state",
+    "json",
+    "verbose",
+];
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// Answer each line of a file of JSON objects ("-": standard input) with a line of JSON.
-    #[arg(long, value_name = "FILE", exclusive = true)]
+    #[arg(long, value_name = "FILE", conflicts_with_all = PACKET)]
     batch: Option<PathBuf>,
     /// Where the packet comes from: host, outside, vm<ID>, ct<ID>, vm<ID>i<N>, ct<ID>i<N> or <bridge>/<port>.
     #[arg(long, default_value = "outside")]
@@ -64,15 +88,19 @@ pub(super) struct Arguments {
     /// Print as JSON.
     #[arg(long)]
     json: bool,
+    /// Print the rules that the packet met at each hop.
+    #[arg(long, short, conflicts_with = "json")]
+    verbose: bool,
 }
 
 pub(super) fn run(place: &Place, arguments: &Arguments) -> Result<Outcome> {
-    let sources = place.sources()?;
-    let compiled = crate::compile::compile(&sources, crate::reconcile::unix_time());
+    let facts = place.facts()?;
+    let compiled = compile(&place.sources()?, &facts, unix_time());
     let mut pipeline = Pipeline::new(&compiled);
-    let mut judge =
-        |port: &_, direction, frame: &_, state| pipeline.judge(port, direction, frame, state);
-    let host = host_addresses(&sources);
+    let mut judge = |zone: Zone<'_>, direction, frame: &[u8], state| {
+        pipeline.judge(zone, direction, frame, state)
+    };
+    let host = host_addresses(&compiled.config, &facts);
     if let Some(path) = &arguments.batch {
         let input: Box<dyn Read> = match path.as_os_str() == "-" {
             true => Box::new(std::io::stdin().lock()),
@@ -94,7 +122,7 @@ pub(super) fn run(place: &Place, arguments: &Arguments) -> Result<Outcome> {
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&outcome)?);
     } else {
-        print!("{}", text::print(&query, &outcome));
+        print!("{}", text::print(&query, &outcome, arguments.verbose));
     }
     Ok(Outcome::Done)
 }
@@ -123,21 +151,19 @@ fn query(arguments: &Arguments) -> Result<Query> {
     Ok(Query::try_from(fields)?)
 }
 
-/// The node's addresses as the cluster's member list has them; defaults of packets from and to the host.
-fn host_addresses(sources: &Sources) -> HostAddresses {
+/// The node's addresses: defaults of packets from and to the host. Of the version that the node's own address is not, one from its links.
+fn host_addresses(config: &Config, facts: &HostFacts) -> HostAddresses {
+    let own = localnet::detect(config, facts).address;
+    let corosync = config.corosync.as_ref();
+    let links = corosync.and_then(|corosync| corosync.node(&config.node));
+    let links = links.into_iter().flat_map(|node| node.links.values());
+    let links = links.filter_map(|link| link.text.parse().ok());
     let mut addresses = HostAddresses::default();
-    let members = sources
-        .files
-        .get(".members")
-        .and_then(|bytes| serde_json::from_slice::<serde_json::Value>(bytes).ok());
-    let address = members
-        .as_ref()
-        .and_then(|members| members["nodelist"][&sources.node]["ip"].as_str())
-        .and_then(|text| text.parse().ok());
-    match address {
-        Some(IpAddr::V4(address)) => addresses.v4 = Some(address),
-        Some(IpAddr::V6(address)) => addresses.v6 = Some(address),
-        None => {}
+    for address in own.into_iter().chain(links) {
+        match address {
+            IpAddr::V4(address) => addresses.v4 = addresses.v4.or(Some(address)),
+            IpAddr::V6(address) => addresses.v6 = addresses.v6.or(Some(address)),
+        }
     }
     addresses
 }

@@ -14,6 +14,8 @@ pub const UDP: u8 = 17;
 pub const ICMP: u8 = 1;
 /// ICMPv6.
 pub const ICMPV6: u8 = 58;
+/// IGMP.
+pub const IGMP: u8 = 2;
 
 /// Protocols that have ports: tcp, udp, dccp, sctp, udplite.
 pub const WITH_PORTS: [u8; 5] = [TCP, UDP, 33, 132, 136];

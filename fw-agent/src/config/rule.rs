@@ -55,7 +55,7 @@ pub enum Action {
 pub enum Flow {
     /// `IN` or `OUT`.
     Local(Direction),
-    /// `FORWARD`: never enforced on guests.
+    /// `FORWARD`: what the host or a VNet forwards.
     Forward,
 }
 

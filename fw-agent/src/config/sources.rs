@@ -32,7 +32,7 @@ impl Sources {
             node: node.to_owned(),
             ..Self::default()
         };
-        for path in [".members", ".vmlist", "corosync.conf"] {
+        for path in [MEMBERS_FILE, ".vmlist", COROSYNC_FILE] {
             sources.file(root, path);
         }
         sources.file(root, RUNNING_CONFIG);
@@ -100,6 +100,18 @@ impl Sources {
             .collect()
     }
 
+    /// Files directly in `directory` whose name ends in `suffix`, with the part of the name before it, in order.
+    pub(super) fn named<'a>(
+        &'a self,
+        directory: &str,
+        suffix: &'a str,
+    ) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let prefix = format!("{directory}/");
+        let below = self.files.range(prefix.clone()..);
+        let below = below.map_while(move |(path, _)| Some((path.strip_prefix(&prefix)?, path)));
+        below.filter_map(move |(name, path)| Some((name.strip_suffix(suffix)?, path.as_str())))
+    }
+
     fn file(&mut self, root: &Path, path: &str) {
         match std::fs::read(root.join(path)) {
             Ok(bytes) => {
@@ -143,7 +155,13 @@ fn guest_number(name: &str) -> Option<u32> {
 /// Directory of the files of the cluster and the guests.
 pub const FIREWALL_DIRECTORY: &str = "firewall";
 
-/// Directory of the VNets' files.
+/// Path of the cluster's communication settings.
+pub const COROSYNC_FILE: &str = "corosync.conf";
+
+/// Path of the list of the cluster's members.
+pub const MEMBERS_FILE: &str = ".members";
+
+/// Directory of the VNets' firewall files.
 pub const VNET_DIRECTORY: &str = "sdn/firewall";
 
 /// Path of the cluster's file.

@@ -1,7 +1,7 @@
 //! Which words of the arena are in use: a first-fit allocator.
 //!
 //! Freed words are handed out again only after [`Arena::settle`]: a program that is running may still read the policy it found in its port.
-//! The agent settles before it makes its next plan, which is never sooner than programs take to end.
+//! A plan that frees words ends by waiting for those programs; the next one settles.
 
 use std::collections::BTreeMap;
 

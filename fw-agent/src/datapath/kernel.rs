@@ -4,14 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, MapInfo, PerCpuArray, RingBuf};
 use aya::programs::TestRun;
 use aya::programs::{TestRunOptions, TestRunResult};
 use aya::{Ebpf, EbpfLoader, Pod, VerifierLogLevel};
+use fw_common::flow::{Flow, FlowKey};
+use fw_common::limit::Bucket;
 use fw_common::maps::{
-    ClassKeyV4, ClassKeyV6, Counter, Port, SPACE_BITS, Settings, capacity, name,
+    ClassKeyV4, ClassKeyV6, Counter, FragmentKey, FragmentValue, LogKey, Port, SPACE_BITS,
+    Settings, capacity, counter, name,
 };
 use rustix::fs::{StatFs, statfs};
+use rustix::thread::{MembarrierCommand, membarrier};
 
 use super::attach::{self, AttachMode, Hook};
 use super::pins::Pins;
@@ -57,9 +61,9 @@ impl Kernel {
     pub fn open(pin_directory: &Path, mode: AttachMode) -> Result<Self, Error> {
         let pins = Pins::new(pin_directory);
         pins.create()?;
+        discard_other_layout(&pins)?;
         let mut loader = EbpfLoader::new();
         for map in name::ALL {
-            discard_other_layout(&pins, map)?;
             loader.map_pin_path(map, pins.map(map));
         }
         Self::load(loader, pins, mode)
@@ -177,10 +181,8 @@ impl Kernel {
                 attach::attach(&mut self.ebpf, &self.pins, self.mode, device)
             }
             Action::Detach { device } => attach::detach(&self.pins, self.mode, device),
-            Action::RemovePort { ifindex } => match self.ports.remove(ifindex) {
-                Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-                Err(source) => Err(failed("write", name::PORTS)(source)),
-            },
+            Action::RemovePort { ifindex } => removed(self.ports.remove(ifindex), name::PORTS),
+            Action::AwaitReaders => await_readers(),
             Action::RemoveClasses { space } => self.remove_classes(*space),
         }
     }
@@ -265,33 +267,51 @@ impl Kernel {
     }
 }
 
-/// A pinned map of another layout (a build with other capacities under one ABI number) is not adopted: a new one takes its place, and the
-/// programs that use the old one are replaced after the new one is filled.
-fn discard_other_layout(pins: &Pins, map: &'static str) -> Result<(), Error> {
-    let Ok(pinned) = aya::maps::MapInfo::from_pin(pins.map(map)) else {
+/// Waits for a grace period of the kernel's read-copy-update, in which every program that was running ends.
+fn await_readers() -> Result<(), Error> {
+    // `MEMBARRIER_CMD_GLOBAL` is `synchronize_rcu` (kernel/sched/membarrier.c).
+    membarrier(MembarrierCommand::Global).map_err(|error| Error::AwaitReaders {
+        source: error.into(),
+    })
+}
+
+/// Maps of another layout (a build with other capacities under one ABI number) are not adopted: all of them are made anew, and the programs
+/// that use the old ones are replaced after the new ones are filled.
+fn discard_other_layout(pins: &Pins) -> Result<(), Error> {
+    let differs = |map: &'static str| {
+        let Ok(pinned) = MapInfo::from_pin(pins.map(map)) else {
+            return false;
+        };
+        let found = (pinned.key_size(), pinned.value_size(), pinned.max_entries());
+        layout(map).is_some_and(|wanted| wanted != found)
+    };
+    let Some(map) = name::ALL.into_iter().find(|map| differs(map)) else {
         return Ok(());
     };
-    let wanted = match map {
-        name::PORTS => Some((size_of::<Port>() as u32, capacity::PORTS)),
-        name::ARENA => Some((8, capacity::ARENA)),
-        name::CLASSES_V4 | name::CLASSES_V6 => Some((4, capacity::CLASSES)),
-        name::FLOWS => Some((size_of::<fw_common::flow::Flow>() as u32, capacity::FLOWS)),
-        name::HALF_OPEN => Some((
-            size_of::<fw_common::flow::Flow>() as u32,
-            capacity::HALF_OPEN,
-        )),
-        name::COUNTERS => Some((
-            size_of::<Counter>() as u32,
-            fw_common::maps::counter::ENTRIES,
-        )),
+    tracing::warn!(map, "the pinned maps have another layout and are replaced");
+    for map in name::ALL {
+        Pins::remove(pins.map(map))?;
+    }
+    Ok(())
+}
+
+/// Key bytes, value bytes and capacity of a map; none for those whose contents mean nothing to another agent.
+fn layout(map: &str) -> Option<(u32, u32, u32)> {
+    fn bytes<K, V>(capacity: u32) -> Option<(u32, u32, u32)> {
+        Some((size_of::<K>() as u32, size_of::<V>() as u32, capacity))
+    }
+    match map {
+        name::PORTS => bytes::<u32, Port>(capacity::PORTS),
+        name::ARENA => bytes::<u32, u64>(capacity::ARENA),
+        name::CLASSES_V4 => bytes::<Key<ClassKeyV4>, u32>(capacity::CLASSES),
+        name::CLASSES_V6 => bytes::<Key<ClassKeyV6>, u32>(capacity::CLASSES),
+        name::FLOWS => bytes::<FlowKey, Flow>(capacity::FLOWS),
+        name::HALF_OPEN => bytes::<FlowKey, Flow>(capacity::HALF_OPEN),
+        name::FRAGMENTS => bytes::<FragmentKey, FragmentValue>(capacity::FRAGMENTS),
+        name::LOG_LIMITS => bytes::<LogKey, Bucket>(capacity::LOG_LIMITS),
+        name::COUNTERS => bytes::<u32, Counter>(counter::ENTRIES),
+        name::SETTINGS => bytes::<u32, Settings>(1),
         _ => None,
-    };
-    match wanted {
-        Some(wanted) if wanted != (pinned.value_size(), pinned.max_entries()) => {
-            tracing::warn!(map, "the pinned map has another layout and is replaced");
-            Pins::remove(pins.map(map))
-        }
-        Some(_) | None => Ok(()),
     }
 }
 
@@ -322,11 +342,19 @@ fn remove_space<K: Pod>(
         .filter(|key| key.as_ref().map_or(true, |key| belongs(key.data())))
         .collect::<Result<Vec<_>, _>>()
         .map_err(failed("read", map))?;
-    for key in keys {
-        match trie.remove(&key) {
-            Ok(()) | Err(MapError::KeyNotFound) => {}
-            Err(source) => return Err(failed("write", map)(source)),
+    keys.iter()
+        .try_for_each(|key| removed(trie.remove(key), map))
+}
+
+/// That an entry was not there is fine: gone is what was asked for.
+fn removed(result: Result<(), MapError>, map: &'static str) -> Result<(), Error> {
+    match result {
+        Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error))
+            if error.io_error.kind() == std::io::ErrorKind::NotFound =>
+        {
+            Ok(())
         }
+        Err(source) => Err(failed("write", map)(source)),
     }
-    Ok(())
 }

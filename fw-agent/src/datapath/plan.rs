@@ -2,8 +2,9 @@
 //!
 //! In: [`State`] (what the kernel holds), a [`MapImage`], and the devices that exist. Out: a [`Plan`], and with it the state after it.
 //!
-//! Order: 1. a new class space, 2. new policies, 3. port values (each switches one port), 4. attach, 5. detach, 6. forget ports, 7. remove
-//! class spaces that no port uses. Policies that no port uses any more are released at the end.
+//! Order: 1. a new class space, 2. new policies, 3. port values (each switches one port), 4. attach, 5. detach, 6. forget ports, 7. wait until no
+//! program reads what was replaced, 8. remove class spaces that no port uses. The words of policies that no port uses are handed out again by
+//! the next plan.
 //!
 //! Invariant: no action takes away anything that a port in use still refers to. An image equal to the last one gives an empty plan.
 
@@ -12,8 +13,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use fw_common::maps::{Port, Settings, capacity};
 
 use super::arena::Arena;
-use crate::image::{ClassSpace, MapImage, port_value};
-use crate::policy::PortId;
+use crate::image::{ClassSpace, MapImage, PortImage, port_value};
+use crate::policy::{GuestKind, PortId};
 
 /// One step of a [`Plan`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +61,8 @@ pub enum Action {
         /// Interface index.
         ifindex: u32,
     },
+    /// Wait until every program that was running has ended: it may still use what ports referred to when it began.
+    AwaitReaders,
     /// Remove a class space that no port uses.
     RemoveClasses {
         /// Its number.
@@ -142,9 +145,27 @@ pub fn plan(
         plan.actions.push(Action::WriteSettings(image.settings));
         state.settings = Some(image.settings);
     }
-    let space = choose_space(state, image, &mut plan);
-    let starts = place_policies(state, image, &mut plan);
-    let mut wanted = switch_ports(state, image, devices, space, &starts, &mut plan);
+    let present: Vec<Present<'_>> = image
+        .ports
+        .iter()
+        .filter_map(|(id, port)| Some((*id, port, *devices.get(&port.device)?)))
+        .collect();
+    let mut wanted = failed_ports(image, devices);
+    if !present.is_empty() {
+        let space = choose_space(state, image, &mut plan);
+        let starts = place_policies(state, image, &present, &mut plan);
+        for (id, port, ifindex) in present {
+            wanted.insert(port.device.clone(), ifindex);
+            let [inbound, outbound] = port.policies.map(|index| starts[index]);
+            match (inbound, outbound) {
+                (Some(inbound), Some(outbound)) => {
+                    let switch = (id, port, ifindex);
+                    switch_port(state, switch, [inbound, outbound], space, &mut plan);
+                }
+                _ => plan.no_room.push(id),
+            }
+        }
+    }
     if !complete {
         let kept = devices
             .iter()
@@ -184,7 +205,7 @@ pub fn plan(
         state.ports.remove(&ifindex);
         plan.actions.push(Action::RemovePort { ifindex });
     }
-    release(state, space, &mut plan);
+    release(state, &mut plan);
     plan
 }
 
@@ -206,99 +227,98 @@ fn choose_space(state: &mut State, image: &MapImage, plan: &mut Plan) -> u32 {
     space
 }
 
-/// Where each policy of `image` is in the arena; none if there was no room.
-fn place_policies(state: &mut State, image: &MapImage, plan: &mut Plan) -> Vec<Option<u32>> {
-    image
-        .policies
+/// A port of the image whose device exists, and its interface index.
+type Present<'i> = (PortId, &'i PortImage, u32);
+
+/// Where each policy of `image` is in the arena; none for those that no port needs now, or for which there was no room.
+fn place_policies(
+    state: &mut State,
+    image: &MapImage,
+    present: &[Present<'_>],
+    plan: &mut Plan,
+) -> Vec<Option<u32>> {
+    let needed: BTreeSet<usize> = present
         .iter()
-        .map(|policy| {
-            if let Some(start) = state.policies.get(&policy.words) {
-                return Some(*start);
-            }
-            let start = state.arena.allocate(policy.words.len() as u32)?;
-            state.policies.insert(policy.words.clone(), start);
+        .flat_map(|(_, port, _)| port.policies)
+        .collect();
+    let mut starts = vec![None; image.policies.len()];
+    for index in needed {
+        let words = &image.policies[index].words;
+        if let Some(start) = state.policies.get(words) {
+            starts[index] = Some(*start);
+        } else if let Some(start) = state.arena.allocate(words.len() as u32) {
+            starts[index] = Some(start);
+            state.policies.insert(words.clone(), start);
             plan.actions.push(Action::WritePolicy {
                 start,
-                words: policy.words.clone(),
+                words: words.clone(),
             });
-            Some(start)
-        })
+        }
+    }
+    starts
+}
+
+/// Devices of ports whose policy cannot be built: they keep the one they have; without one they are closed, for the programs find no value.
+fn failed_ports(image: &MapImage, devices: &BTreeMap<String, u32>) -> BTreeMap<String, u32> {
+    image
+        .failures
+        .iter()
+        .flat_map(|(id, _, _)| [GuestKind::Vm, GuestKind::Container].map(|kind| kind.device(*id)))
+        .filter_map(|device| Some((device.clone(), *devices.get(&device)?)))
         .collect()
 }
 
-/// Switches the ports whose value changes; returns the devices that must have programs.
-fn switch_ports(
+/// Switches a port if its value changes.
+fn switch_port(
     state: &mut State,
-    image: &MapImage,
-    devices: &BTreeMap<String, u32>,
+    (id, port, ifindex): Present<'_>,
+    policy: [u32; 2],
     space: u32,
-    starts: &[Option<u32>],
     plan: &mut Plan,
-) -> BTreeMap<String, u32> {
-    let mut wanted = BTreeMap::new();
-    // A port without a policy that can be built keeps what it has, and its programs.
-    for (id, _, _) in &image.failures {
-        for (device, ifindex) in devices {
-            if state.ports.get(ifindex).is_some_and(|port| is(port, *id)) {
-                wanted.insert(device.clone(), *ifindex);
-            }
-        }
+) {
+    let old = state.ports.get(&ifindex).copied();
+    let epoch = old.map_or(0, |old| old.epoch);
+    let mut value = port_value(id, port, policy, space, epoch);
+    if old == Some(value) {
+        return;
     }
-    for (id, port) in &image.ports {
-        let Some(ifindex) = devices.get(&port.device) else {
-            continue;
-        };
-        wanted.insert(port.device.clone(), *ifindex);
-        let old = state.ports.get(ifindex).copied();
-        let (Some(inbound), Some(outbound)) = (starts[port.policies[0]], starts[port.policies[1]])
-        else {
-            plan.no_room.push(*id);
-            continue;
-        };
-        let epoch = old.map_or(0, |old| old.epoch);
-        let mut value = port_value(*id, port, [inbound, outbound], space, epoch);
-        if old != Some(value) {
-            value.epoch = epoch.wrapping_add(1);
-            state.ports.insert(*ifindex, value);
-            plan.actions.push(Action::SetPort {
-                ifindex: *ifindex,
-                device: port.device.clone(),
-                port: value,
-            });
-        }
-    }
-    wanted
-}
-
-fn is(port: &Port, id: PortId) -> bool {
-    (port.vmid, port.net) == (id.vmid, id.net)
+    value.epoch = epoch.wrapping_add(1);
+    state.ports.insert(ifindex, value);
+    plan.actions.push(Action::SetPort {
+        ifindex,
+        device: port.device.clone(),
+        port: value,
+    });
 }
 
 /// Drops class spaces and policies that no port refers to.
-fn release(state: &mut State, space: u32, plan: &mut Plan) {
-    let used: BTreeSet<u32> = state
-        .ports
-        .values()
-        .map(|port| port.space)
-        .chain([space])
-        .collect();
+fn release(state: &mut State, plan: &mut Plan) {
+    let used: BTreeSet<u32> = state.ports.values().map(|port| port.space).collect();
     let unused: Vec<u32> = state
         .spaces
         .keys()
         .filter(|space| !used.contains(space))
         .copied()
         .collect();
-    for space in unused {
-        state.spaces.remove(&space);
-        plan.actions.push(Action::RemoveClasses { space });
-    }
     let starts: BTreeSet<u32> = state.ports.values().flat_map(|port| port.policy).collect();
     let arena = &mut state.arena;
+    let mut released = false;
     state.policies.retain(|words, start| {
         let keep = starts.contains(start);
         if !keep {
+            released = true;
             arena.release(*start, words.len() as u32);
         }
         keep
     });
+    if released || !unused.is_empty() {
+        plan.actions.push(Action::AwaitReaders);
+    }
+    for space in unused {
+        state.spaces.remove(&space);
+        plan.actions.push(Action::RemoveClasses { space });
+    }
 }
+
+#[cfg(test)]
+mod tests;

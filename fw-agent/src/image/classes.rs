@@ -109,10 +109,12 @@ fn collect(node: &NodePolicy) -> HashMap<Arc<AddressSet>, usize> {
     let mut indices = HashMap::new();
     // Most rules share their sets: look at each allocation once before comparing contents.
     let mut seen = BTreeMap::new();
-    let sets = node
-        .ports
-        .iter()
+    let host = node.host.iter();
+    let host = host.flat_map(|host| [&host.inbound, &host.outbound]);
+    let ports = node.ports.iter();
+    let sets = ports
         .flat_map(|port| directions(port).map(|(_, policy)| policy))
+        .chain(host)
         .flat_map(|policy| &policy.rules)
         .flat_map(|rule| [&rule.matches.source, &rule.matches.dest])
         .flatten();

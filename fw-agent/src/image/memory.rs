@@ -3,7 +3,8 @@
 //! What the kernel does with maps, `fwctl simulate` and the host tests do with this. One thread at a time (`&Memory` is not `Sync`).
 
 use std::cell::{Cell, RefCell, UnsafeCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use fw_common::flow::{Flow, FlowKey, FlowRef};
 use fw_common::maps::{FragmentKey, FragmentValue, Port, Settings};
@@ -12,7 +13,7 @@ use fw_common::wire::{Address, IpVersion};
 use ipnet::{Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 
-use super::{MapImage, PortImage};
+use super::{HOST, MapImage, PortImage};
 use crate::policy::PortId;
 
 type FlowTable = RefCell<HashMap<FlowKey, Box<UnsafeCell<Flow>>>>;
@@ -21,6 +22,8 @@ type FlowTable = RefCell<HashMap<FlowKey, Box<UnsafeCell<Flow>>>>;
 #[derive(Default)]
 pub struct Memory {
     ports: Vec<(PortId, Port)>,
+    /// The host on each interface that has policies of its own, and on all others.
+    host: Option<(BTreeMap<Arc<str>, Port>, Port)>,
     arena: Vec<u64>,
     v4: PrefixMap<Ipv4Net, u32>,
     v6: PrefixMap<Ipv6Net, u32>,
@@ -63,7 +66,24 @@ impl Memory {
                 .ports
                 .push((*id, port_value(*id, port, policy, 0, 0)));
         }
+        memory.host = image.host.as_ref().map(|host| {
+            let value = |pair: &[usize; 2]| Port {
+                vmid: HOST.vmid,
+                net: HOST.net,
+                policy: pair.map(|index| starts[index]),
+                ..Port::default()
+            };
+            let interfaces = host.interfaces.iter();
+            let interfaces = interfaces.map(|(name, pair)| (Arc::clone(name), value(pair)));
+            (interfaces.collect(), value(&host.elsewhere))
+        });
         memory
+    }
+
+    /// The host on an interface; none if its firewall is off.
+    pub fn host_on(&self, interface: &str) -> Option<&Port> {
+        let (interfaces, elsewhere) = self.host.as_ref()?;
+        Some(interfaces.get(interface).unwrap_or(elsewhere))
     }
 
     /// The port of a guest's NIC.

@@ -27,6 +27,12 @@ impl Display for MapImage {
                 port.device, id.vmid, id.net, port.mac, port.flags
             )?;
         }
+        if let Some(host) = &self.host {
+            let interfaces = host.interfaces.iter().map(|(name, pair)| (&**name, pair));
+            for (name, [inbound, outbound]) in interfaces.chain([("elsewhere", &host.elsewhere)]) {
+                writeln!(f, "host {name}: in policy {inbound}, out policy {outbound}")?;
+            }
+        }
         for (index, policy) in self.policies.iter().enumerate() {
             writeln!(f, "policy {index}: {policy}")?;
         }

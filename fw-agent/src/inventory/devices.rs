@@ -79,14 +79,18 @@ fn read(link: &LinkMessage) -> Option<(String, Device)> {
     Some((name?, Device { ifindex, master }))
 }
 
-/// Connects to netlink: a handle for questions, and a stream with an item for each change of any link. Must be called inside a tokio
+/// Connects to netlink: a handle for questions, and a stream with an item for each change of any link or
+/// address. Must be called inside a tokio
 /// runtime, where the connection goes on by itself.
 ///
 /// # Errors
 /// The socket cannot be made.
 pub fn watch() -> std::io::Result<(Handle, impl Stream<Item = ()> + Unpin)> {
-    let (connection, handle, messages) =
-        rtnetlink::new_multicast_connection(&[MulticastGroup::Link])?;
+    let (connection, handle, messages) = rtnetlink::new_multicast_connection(&[
+        MulticastGroup::Link,
+        MulticastGroup::Ipv4Ifaddr,
+        MulticastGroup::Ipv6Ifaddr,
+    ])?;
     tokio::spawn(connection);
     Ok((handle, messages.map(|_| ())))
 }

@@ -29,6 +29,7 @@ impl Cover {
     pub(super) fn covers(&mut self, a: &Matches, b: &Matches) -> bool {
         // All conditions are named, so that a new one cannot be forgotten here.
         let Matches {
+            interface,
             family,
             protocol,
             source,
@@ -39,7 +40,8 @@ impl Cover {
             traits_value,
         } = a;
         self.work += 1;
-        protocol.is_none_or(|protocol| b.protocol == Some(protocol))
+        (interface.is_none() || *interface == b.interface)
+            && protocol.is_none_or(|protocol| b.protocol == Some(protocol))
             && ports_cover(sport, &b.sport)
             && ports_cover(dport, &b.dport)
             && b.traits_mask & traits_mask == *traits_mask

@@ -9,15 +9,16 @@
 
 use std::sync::Arc;
 
-use fw_common::verdict::Verdict;
+use fw_common::verdict::{Reason, Verdict};
 use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 
 use super::ranges::{Ranges, difference, everything, intersection, of_set};
 use super::{Place, Spans, warn};
 use crate::config::Config;
+use crate::config::line::Span;
 use crate::config::registry::TCP;
 use crate::diagnostic::Diagnostic;
-use crate::policy::{Family, HostRules, Matches, Origin};
+use crate::policy::{AddressSet, Family, NodePolicy, Origin, OriginKind, Rule};
 
 /// What must stay reachable.
 const SERVICES: [(u16, &str); 2] = [(22, "SSH"), (8006, "the web interface")];
@@ -25,21 +26,22 @@ const SERVICES: [(u16, &str); 2] = [(22, "SSH"), (8006, "the web interface")];
 /// Networks named in one message.
 const NAMED: usize = 3;
 
-pub(super) fn run(config: &Config, host: &HostRules, spans: &Spans, out: &mut Vec<Diagnostic>) {
-    if !config.host.options.enable.value {
+pub(super) fn run(config: &Config, policy: &NodePolicy, spans: &Spans, out: &mut Vec<Diagnostic>) {
+    let Some(host) = &policy.host else { return };
+    let rules = &host.inbound.rules;
+    let Some(management) = rules.iter().find_map(management_set) else {
         return;
-    }
+    };
     let mut cuts: Vec<Cut<'_>> = Vec::new();
     for family in [Family::V4, Family::V6] {
-        let management = of_set(&host.management, family);
+        let allowed = difference(&of_set(management, family), &loopback(family));
         for (port, service) in SERVICES {
-            let mut open = management.clone();
-            for listed in &host.inbound {
-                let matches = &listed.rule.matches;
-                if open.is_empty() || !concerns(matches, family, port) {
+            let mut open = allowed.clone();
+            for rule in rules {
+                if open.is_empty() || !concerns(rule, family, port) {
                     continue;
                 }
-                let from = match &matches.source {
+                let from = match &rule.matches.source {
                     Some(set) => of_set(set, family),
                     None => everything(family),
                 };
@@ -48,10 +50,10 @@ pub(super) fn run(config: &Config, host: &HostRules, spans: &Spans, out: &mut Ve
                     continue;
                 }
                 open = difference(&open, &from);
-                match listed.rule.verdict {
+                match rule.verdict {
                     Verdict::Accept => {}
                     Verdict::Drop | Verdict::Reject => cuts.push(Cut {
-                        origin: &listed.rule.origin,
+                        origin: &rule.origin,
                         service: format!("{service} (port {port})"),
                         networks: networks(&taken, family),
                     }),
@@ -59,7 +61,22 @@ pub(super) fn run(config: &Config, host: &HostRules, spans: &Spans, out: &mut Ve
             }
         }
     }
-    report(cuts, spans, out);
+    let blacklist = config.cluster.sets.get("blacklist").map(|set| set.span);
+    report(cuts, spans, blacklist.unwrap_or_default(), out);
+}
+
+/// The `management` set: what the built-in rule for the node's services accepts.
+fn management_set(rule: &Rule) -> Option<&Arc<AddressSet>> {
+    let is_management = &*rule.origin.text == "standard: management";
+    rule.matches.source.as_ref().filter(|_| is_management)
+}
+
+/// Addresses that never come from outside; the host accepts them before any written rule.
+fn loopback(family: Family) -> Ranges {
+    match family {
+        Family::V4 => vec![(0x7f00_0000, 0x7fff_ffff)],
+        Family::V6 => vec![(1, 1)],
+    }
 }
 
 /// A rule that takes a service away from somebody.
@@ -70,11 +87,13 @@ struct Cut<'a> {
 }
 
 /// Whether the rule decides about connections to a TCP port of the node.
-fn concerns(matches: &Matches, family: Family, port: u16) -> bool {
+fn concerns(rule: &Rule, family: Family, port: u16) -> bool {
+    let matches = &rule.matches;
     let holds = |ports: &[(u16, u16)]| {
         ports.is_empty() || ports.iter().any(|(from, to)| (from..=to).contains(&&port))
     };
-    matches.family.is_none_or(|of| of == family)
+    matches!(rule.reason, Reason::Rule | Reason::Blacklist)
+        && matches.family.is_none_or(|of| of == family)
         && matches.protocol.is_none_or(|protocol| protocol == TCP)
         && matches.sport.is_empty()
         && holds(&matches.dport)
@@ -98,7 +117,7 @@ fn networks(ranges: &Ranges, family: Family) -> Vec<IpNet> {
 }
 
 /// One warning per line.
-fn report(mut cuts: Vec<Cut<'_>>, spans: &Spans, out: &mut Vec<Diagnostic>) {
+fn report(mut cuts: Vec<Cut<'_>>, spans: &Spans, blacklist: Span, out: &mut Vec<Diagnostic>) {
     cuts.sort_by(|a, b| a.origin.line.cmp(&b.origin.line));
     for of_line in cuts.chunk_by(|a, b| a.origin.line == b.origin.line) {
         let Some(line) = of_line.first().and_then(|cut| cut.origin.line.as_ref()) else {
@@ -118,20 +137,33 @@ fn report(mut cuts: Vec<Cut<'_>>, spans: &Spans, out: &mut Vec<Diagnostic>) {
         let place = Place {
             file: Arc::clone(&line.file),
             line: line.line,
-            span: spans.get(line).copied().unwrap_or_default(),
+            span: spans.get(line).copied().unwrap_or(blacklist),
+        };
+        let is_blacklist = of_line
+            .iter()
+            .any(|cut| cut.origin.kind == OriginKind::Blacklist);
+        let what = if is_blacklist {
+            "the blacklist"
+        } else {
+            "this rule"
         };
         let message = format!(
-            "this rule cuts {} off from {}{more} of the management set",
+            "{what} cuts {} off from {}{more} of the management set",
             services.join(" and "),
             named.join(", ")
         );
-        let hint = "accept the management ports in a rule before it, for example with `IN SSH(ACCEPT) -source +management`".to_owned();
+        let hint = match is_blacklist {
+            true => "take these addresses out of the blacklist",
+            false => {
+                "accept the management ports in a rule before it, for example with `IN SSH(ACCEPT) -source +management`"
+            }
+        };
         warn(
             out,
             place,
             message,
             "who administers the node from there is locked out",
-            Some(hint),
+            Some(hint.to_owned()),
         );
     }
 }

@@ -16,7 +16,7 @@ type Row = (&'static str, Option<u32>, bool, &'static str);
 
 pub(super) fn run(config: &Config, out: &mut Vec<Diagnostic>) {
     let cluster = &config.cluster.options;
-    let rows: [Row; 3] = [
+    let rows: [Row; 2] = [
         row(
             "ebtables",
             &cluster.ebtables,
@@ -24,12 +24,6 @@ pub(super) fn run(config: &Config, out: &mut Vec<Diagnostic>) {
             "the frames are still judged",
         ),
         row("policy_forward", &cluster.policy_forward, filters, FORWARD),
-        row(
-            "log_ratelimit",
-            &cluster.log_ratelimit,
-            always,
-            "every match is logged",
-        ),
     ];
     report(&config.cluster.file, rows, out);
     let host = &config.host.options;
@@ -95,16 +89,6 @@ pub(super) fn run(config: &Config, out: &mut Vec<Diagnostic>) {
             ),
         ];
         report(&guest.firewall.file, rows, out);
-    }
-    for vnet in config.vnets.values() {
-        let options = &vnet.options;
-        let rows: [Row; 1] = [row(
-            "policy_forward",
-            &options.policy_forward,
-            filters,
-            FORWARD,
-        )];
-        report(&vnet.file, rows, out);
     }
 }
 

@@ -16,13 +16,10 @@ use super::{Place, Spans, warn};
 use crate::config::Config;
 use crate::config::line::quote;
 use crate::diagnostic::Diagnostic;
-use crate::policy::{HostRule, HostRules, NodePolicy, Rule, SourceLine};
+use crate::policy::{NodePolicy, Rule, SourceLine};
 
 /// What all comparisons may cost, see [`Cover::work`]: about a second.
 const MOST: usize = 150_000_000;
-
-/// A rule in a list, and the interface it is for.
-type Listed<'a> = (&'a Rule, Option<&'a Arc<str>>);
 
 /// What became of a line in the lists it stands in.
 enum Fate {
@@ -36,26 +33,15 @@ enum Fate {
     Never(&'static str),
 }
 
-pub(super) fn run(
-    config: &Config,
-    policy: &NodePolicy,
-    host: &HostRules,
-    spans: &Spans,
-    out: &mut Vec<Diagnostic>,
-) {
-    let ports = policy
-        .ports
-        .iter()
-        .flat_map(|port| [&port.inbound, &port.outbound])
-        .map(|policy| policy.rules.iter().map(|rule| (rule, None)).collect());
-    let host = [&host.inbound, &host.outbound].map(|list| {
-        list.iter()
-            .map(|HostRule { rule, interface }| (rule, interface.as_ref()))
-            .collect::<Vec<Listed<'_>>>()
-    });
+pub(super) fn run(config: &Config, policy: &NodePolicy, spans: &Spans, out: &mut Vec<Diagnostic>) {
+    let ports = policy.ports.iter();
+    let ports = ports.flat_map(|port| [&port.inbound, &port.outbound]);
+    let host = policy.host.iter();
+    let host = host.flat_map(|host| [&host.inbound, &host.outbound]);
+    let forward = policy.forward.iter().map(|forward| &forward.policy);
     let mut search = Search::default();
-    for list in ports.chain(host) {
-        search.list(&list);
+    for list in host.chain(ports).chain(forward) {
+        search.list(&list.rules);
     }
     report(config, search, spans, out);
 }
@@ -67,23 +53,21 @@ struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    fn list(&mut self, list: &[Listed<'a>]) {
+    fn list(&mut self, list: &'a [Rule]) {
         // Rules that are shadowed need not be looked at again: what they cover is covered already. By protocol, since only rules for the
         // same or for every protocol can cover a rule.
-        let mut before: HashMap<Option<u8>, Vec<Listed<'a>>> = HashMap::new();
-        for (rule, interface) in list {
+        let mut before: HashMap<Option<u8>, Vec<&'a Rule>> = HashMap::new();
+        for rule in list {
             let line = rule.origin.line.as_ref();
             let line = line.filter(|_| rule.reason == Reason::Rule);
             let fate = match self.cover.never(&rule.matches) {
                 Some(why) => Fate::Never(why),
-                None => match self.shadow(rule, *interface, &before) {
+                None => match self.shadow(rule, &before) {
                     None => Fate::Used,
-                    Some((by, of)) => match &by.origin.line {
+                    Some(by) => match &by.origin.line {
                         Some(by_line) if by.reason == Reason::Rule => Fate::Shadowed {
                             by: by_line.clone(),
-                            same: of == *interface
-                                && by.matches == rule.matches
-                                && by.verdict == rule.verdict,
+                            same: by.matches == rule.matches && by.verdict == rule.verdict,
                         },
                         Some(_) | None => Fate::Standard(Arc::clone(&by.origin.text)),
                     },
@@ -91,7 +75,7 @@ impl<'a> Search<'a> {
             };
             if matches!(fate, Fate::Used) {
                 let same = before.entry(rule.matches.protocol).or_default();
-                same.push((rule, *interface));
+                same.push(rule);
             }
             if let Some(line) = line {
                 self.record(line, fate);
@@ -103,22 +87,19 @@ impl<'a> Search<'a> {
     fn shadow(
         &mut self,
         rule: &Rule,
-        interface: Option<&Arc<str>>,
-        before: &HashMap<Option<u8>, Vec<Listed<'a>>>,
-    ) -> Option<Listed<'a>> {
+        before: &HashMap<Option<u8>, Vec<&'a Rule>>,
+    ) -> Option<&'a Rule> {
         let any = before.get(&None).into_iter().flatten();
         let same = rule
             .matches
             .protocol
             .and_then(|_| before.get(&rule.matches.protocol));
-        for (earlier, of) in any.chain(same.into_iter().flatten()) {
+        for earlier in any.chain(same.into_iter().flatten()) {
             if self.cover.work > MOST {
                 return None;
             }
-            if of.is_none_or(|of| interface == Some(of))
-                && self.cover.covers(&earlier.matches, &rule.matches)
-            {
-                return Some((earlier, *of));
+            if self.cover.covers(&earlier.matches, &rule.matches) {
+                return Some(earlier);
             }
         }
         None

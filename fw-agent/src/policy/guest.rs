@@ -6,17 +6,18 @@
 //! - In: invalid, blacklist, smurfs, TCP flags; then, if the guest's firewall is on, DHCP, NDP, the guest's rules, noise, policy.
 //! - Out: invalid; then, if the guest's firewall is on, DHCP, router advertisements, IP filter, NDP, the guest's rules, noise, policy.
 //!
-//! Known difference: the reference appends the implicit members of an `ipfilter-netN` set; here an entry in the file wins over them.
+//! The implicit members of an `ipfilter-netN` set follow its entries: of equal networks the last decides.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use fw_common::verdict::{Direction, Verdict};
+use fw_common::verdict::Direction;
 use ipnet::{IpNet, Ipv6Net};
 
-use super::lines::{self, Groups, Item, Step};
+use super::lines;
 use super::names::{Names, View};
+use super::node::Node;
 use super::sets::Sets;
 use super::{
     AddressSet, Family, MAX_RULES, Policy, PortId, PortPolicy, Rule, SetEntry, SourceLine, standard,
@@ -25,22 +26,10 @@ use crate::config::GuestConfig;
 use crate::config::address::link_local;
 use crate::config::document::Document;
 use crate::config::line::{Fault, Reporter, Span, quote};
-use crate::config::options::{GuestOptions, HostOptions, Setting};
-use crate::config::rule::Interface;
+use crate::config::options::GuestOptions;
+use crate::config::rule::{Flow, Interface};
 use crate::diagnostic::Diagnostic;
 use crate::inventory::{Guest, Nic};
-
-/// What every guest of the node has in common.
-#[derive(Debug)]
-pub(super) struct Node<'a> {
-    /// The cluster's file could be read.
-    pub(super) readable: bool,
-    pub(super) host: &'a Document<HostOptions>,
-    pub(super) cluster: &'a Names,
-    pub(super) groups: &'a Groups,
-    /// The cluster's blacklist and the line of its header.
-    pub(super) blacklist: Option<(Arc<AddressSet>, Option<SourceLine>)>,
-}
 
 /// Addresses that a NIC may use, if its IP filter is on, and the line that turned it on.
 type Own = BTreeMap<u16, (Arc<AddressSet>, SourceLine)>;
@@ -81,7 +70,11 @@ pub(super) fn resolve(
             if !readable {
                 return unreadable(guest, nic);
             }
-            let list = |direction| collect(&items, node.groups, nic.net, direction);
+            let applying = items
+                .iter()
+                .filter(|item| item.net.is_none_or(|only| only == nic.net));
+            let list =
+                |direction| lines::collect(applying.clone(), node.groups, Flow::Local(direction));
             PortPolicy {
                 port,
                 kind: guest.kind,
@@ -151,7 +144,13 @@ fn own_addresses(
             continue;
         }
         let is_named = written.is_some();
-        let set = sets.share(implicit(nic).chain(written.unwrap_or_default()).collect());
+        let set = sets.share(
+            written
+                .unwrap_or_default()
+                .into_iter()
+                .chain(implicit(nic))
+                .collect(),
+        );
         if is_named {
             names.replace(&name, Arc::clone(&set));
         }
@@ -178,56 +177,14 @@ fn implicit(nic: &Nic) -> impl Iterator<Item = SetEntry> {
     std::iter::once(link_locals).chain(addresses.map(|address| SetEntry::member(address.into())))
 }
 
-/// The rules that hold for one NIC and direction, groups in place; one more than fit at most.
-fn collect(items: &[Item], groups: &Groups, net: u16, direction: Direction) -> Vec<Rule> {
-    let applies = |item: &&Item| item.net.is_none_or(|only| only == net);
-    let mut rules = Vec::new();
-    for item in items.iter().filter(applies) {
-        match &item.step {
-            Step::Rule(of, rule) if *of == direction => rules.push(rule.clone()),
-            Step::Rule(..) => {}
-            Step::Group(name) => {
-                let room = (MAX_RULES + 1).saturating_sub(rules.len());
-                let members = groups.get(name).into_iter().flatten();
-                let members = members.filter_map(|member| match &member.step {
-                    Step::Rule(of, rule) if *of == direction => Some(rule.clone()),
-                    Step::Rule(..) | Step::Group(_) => None,
-                });
-                rules.extend(members.take(room));
-            }
-        }
-    }
-    rules
-}
-
 fn inbound(node: &Node<'_>, firewall: &Document<GuestOptions>, list: Vec<Rule>) -> Vec<Rule> {
-    let host = &node.host.options;
     let options = &firewall.options;
-    let allow_invalid = host.nf_conntrack_allow_invalid.value;
+    let allow_invalid = node.host.options.nf_conntrack_allow_invalid.value;
     let mut rules = Vec::new();
     if !allow_invalid {
         rules.push(standard::invalid());
     }
-    if let Some((set, line)) = &node.blacklist {
-        rules.push(standard::blacklist(
-            Arc::clone(set),
-            host.log_level_in.value,
-            line.clone(),
-        ));
-    }
-    if host.nosmurfs.value {
-        rules.extend(standard::smurfs(
-            allow_invalid,
-            host.smurf_log_level.value,
-            place(node.host, &host.nosmurfs),
-        ));
-    }
-    if host.tcpflags.value {
-        rules.push(standard::tcp_flags(
-            host.tcp_flags_log_level.value,
-            place(node.host, &host.tcpflags),
-        ));
-    }
+    rules.extend(node.checks(allow_invalid));
     if !options.enable.value {
         rules.push(standard::guest_off());
         return rules;
@@ -239,11 +196,11 @@ fn inbound(node: &Node<'_>, firewall: &Document<GuestOptions>, list: Vec<Rule>) 
         rules.push(standard::ndp(true));
     }
     rules.extend(list);
-    rules.extend(end(
-        firewall,
-        &options.policy_in,
+    rules.extend(standard::end(
+        options.policy_in.value,
         "policy_in",
         options.log_level_in.value,
+        firewall.line_of(&options.policy_in),
     ));
     rules
 }
@@ -282,41 +239,13 @@ fn outbound(
         rules.push(standard::ndp(options.radv.value));
     }
     rules.extend(list);
-    rules.extend(end(
-        firewall,
-        &options.policy_out,
+    rules.extend(standard::end(
+        options.policy_out.value,
         "policy_out",
         options.log_level_out.value,
+        firewall.line_of(&options.policy_out),
     ));
     rules
-}
-
-/// Noise and policy.
-fn end(
-    firewall: &Document<GuestOptions>,
-    policy: &Setting<Verdict>,
-    option: &str,
-    log: Option<u8>,
-) -> Vec<Rule> {
-    let mut rules = match policy.value {
-        Verdict::Accept => Vec::new(),
-        Verdict::Drop | Verdict::Reject => standard::noise(policy.value),
-    };
-    rules.push(standard::policy(
-        policy.value,
-        option,
-        log,
-        place(firewall, policy),
-    ));
-    rules
-}
-
-/// The line that set an option.
-fn place<O, T>(document: &Document<O>, setting: &Setting<T>) -> Option<SourceLine> {
-    setting.line.map(|line| SourceLine {
-        file: Arc::clone(&document.file),
-        line,
-    })
 }
 
 /// A policy that fits, or one that drops everything.

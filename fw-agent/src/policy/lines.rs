@@ -6,11 +6,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use fw_common::verdict::{Direction, Reason};
+use fw_common::verdict::Reason;
 
 use super::names::View;
 use super::sets::Sets;
-use super::{Family, Matches, Origin, OriginKind, Rule, SourceLine};
+use super::{Family, MAX_RULES, Matches, Origin, OriginKind, Rule, SourceLine};
 use crate::config::address::AddressSpec;
 use crate::config::did_you_mean;
 use crate::config::line::{Fault, Reporter, Span, quote};
@@ -22,8 +22,10 @@ pub(super) type Groups = BTreeMap<Arc<str>, Vec<Item>>;
 /// What a line became.
 #[derive(Clone, Debug)]
 pub(super) struct Item {
-    /// Only for this NIC.
+    /// Only for this NIC of the guest.
     pub(super) net: Option<u16>,
+    /// Only on this interface of the host.
+    pub(super) interface: Option<Arc<str>>,
     /// What stands here.
     pub(super) step: Step,
 }
@@ -31,7 +33,7 @@ pub(super) struct Item {
 /// A rule, or the place of a group's rules.
 #[derive(Clone, Debug)]
 pub(super) enum Step {
-    Rule(Direction, Rule),
+    Rule(Flow, Rule),
     Group(Arc<str>),
 }
 
@@ -46,26 +48,60 @@ pub(super) fn resolve(
 ) -> Vec<Item> {
     let mut items = Vec::new();
     for line in lines {
-        let net = match &line.interface {
-            Some(Interface::Net(net, _)) => Some(*net),
-            Some(Interface::Host(..)) | None => None,
+        let (net, interface) = match &line.interface {
+            Some(Interface::Net(net, _)) => (Some(*net), None),
+            Some(Interface::Host(name, _)) => (None, Some(name)),
+            None => (None, None),
         };
         let steps = match &line.action {
             Action::Group { name, .. } if groups.contains_key(name) => {
                 Ok(vec![Step::Group(Arc::clone(name))])
             }
             Action::Group { name, span } => Err(unknown_group(name, *span, groups)),
-            Action::Filter(filter) => resolve_filter(line, filter, group, view, sets, reporter),
+            Action::Filter(filter) => {
+                resolve_filter(line, filter, group, view, sets, reporter.file())
+            }
         };
         match steps {
-            Ok(steps) if line.enabled => {
-                items.extend(steps.into_iter().map(|step| Item { net, step }))
-            }
+            Ok(steps) if line.enabled => items.extend(steps.into_iter().map(|step| Item {
+                net,
+                interface: interface.cloned(),
+                step,
+            })),
             Ok(_) => {}
             Err(fault) => reporter.error(line.line, fault, "the rule is not enforced"),
         }
     }
     items
+}
+
+/// The rules of a flow among `items`, groups in place; one more than fit at most. Those for one interface of the host have that as a condition.
+pub(super) fn collect<'a>(
+    items: impl IntoIterator<Item = &'a Item>,
+    groups: &Groups,
+    flow: Flow,
+) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for item in items {
+        let room = (MAX_RULES + 1).saturating_sub(rules.len());
+        let own = std::slice::from_ref(item);
+        let members = match &item.step {
+            Step::Rule(..) => own,
+            Step::Group(name) => groups.get(name).map(Vec::as_slice).unwrap_or_default(),
+        };
+        let members = members.iter().filter_map(|member| match &member.step {
+            Step::Rule(of, rule) if *of == flow => Some(rule.clone()),
+            Step::Rule(..) | Step::Group(_) => None,
+        });
+        let first = rules.len();
+        rules.extend(members.take(room));
+        if let Some(interface) = &item.interface {
+            for rule in rules.iter_mut().skip(first) {
+                rule.matches.interface = Some(Arc::clone(interface));
+            }
+        }
+    }
+    rules
 }
 
 fn unknown_group(name: &str, span: Span, groups: &Groups) -> Fault {
@@ -82,7 +118,7 @@ fn resolve_filter(
     group: Option<&Arc<str>>,
     view: View<'_>,
     sets: &mut Sets,
-    reporter: &mut Reporter<'_>,
+    file: &Arc<str>,
 ) -> Result<Vec<Step>, Fault> {
     let mut lookup = |spec: &Option<AddressSpec>| match spec {
         Some(spec) => view
@@ -99,21 +135,9 @@ fn resolve_filter(
         message: "source and destination are of different IP versions".into(),
         hint: None,
     })?;
-    let direction = match filter.flow {
-        Flow::Local(direction) => direction,
-        Flow::Forward => {
-            let fault = Fault {
-                span: Span::default(),
-                message: "FORWARD rules are not supported".into(),
-                hint: None,
-            };
-            reporter.warning(line.line, fault, "the rule is not enforced");
-            return Ok(Vec::new());
-        }
-    };
     let origin = Origin {
         line: Some(SourceLine {
-            file: Arc::clone(reporter.file()),
+            file: Arc::clone(file),
             line: line.line,
         }),
         kind: group.map_or(OriginKind::Rule, |name| OriginKind::Group(Arc::clone(name))),
@@ -132,15 +156,14 @@ fn resolve_filter(
                 dest: dest.clone(),
                 sport: service.sport.clone(),
                 dport: service.dport.clone(),
-                traits_mask: 0,
-                traits_value: 0,
+                ..Matches::default()
             },
             verdict: filter.verdict,
             reason: Reason::Rule,
             log: filter.log,
             origin: origin.clone(),
         };
-        steps.push(Step::Rule(direction, rule));
+        steps.push(Step::Rule(filter.flow, rule));
     }
     if steps.is_empty() {
         let of = if source_family.is_some() {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::sets::Sets;
-use super::{AddressSet, Family, SetEntry};
+use super::{AddressSet, Family, SetEntry, localnet};
 use crate::config::SdnSets;
 use crate::config::address::{AddressSpec, Name, Scope, family};
 use crate::config::did_you_mean;
@@ -17,8 +17,7 @@ use crate::config::document::{Document, IpSet, Member};
 use crate::config::line::{Fault, Reporter, Span, quote};
 use crate::diagnostic::Diagnostic;
 
-/// Alias and set that the reference adds to every cluster.
-const LOCAL_NETWORK: &str = "local_network";
+/// Set that the reference adds to every cluster.
 const MANAGEMENT: &str = "management";
 
 /// The names of one file.
@@ -48,7 +47,7 @@ impl Names {
         let mut names = Self::default();
         names
             .aliases
-            .extend(local_network.map(|net| (Arc::from(LOCAL_NETWORK), net.trunc())));
+            .extend(local_network.map(|net| (Arc::from(localnet::ALIAS), net.trunc())));
         names.aliases.extend(
             document
                 .aliases
@@ -63,13 +62,13 @@ impl Names {
             .unwrap_or_default();
         let local = names
             .aliases
-            .get(LOCAL_NETWORK)
+            .get(localnet::ALIAS)
             .copied()
             .filter(|net| net.prefix_len() > 0);
         let own = local.map(SetEntry::member).into_iter();
         names.sets.insert(
             MANAGEMENT.into(),
-            sets.share(own.chain(management).collect()),
+            sets.share(management.into_iter().chain(own).collect()),
         );
         names
     }
@@ -106,6 +105,11 @@ impl Names {
         );
         names.resolve_sets(document, Some(cluster), sets, found);
         names
+    }
+
+    /// An alias by its name.
+    pub(super) fn alias(&self, name: &str) -> Option<IpNet> {
+        self.aliases.get(name).copied()
     }
 
     /// A set by its name.
@@ -190,7 +194,7 @@ impl<'a> View<'a> {
                 .places(None)
                 .any(|names| names.sets.contains_key(&name.name));
             let hint = if &*name.name == "cluster_network" {
-                Some(format!("did you mean `{LOCAL_NETWORK}`?"))
+                Some(format!("did you mean `{}`?", localnet::ALIAS))
             } else if is_set {
                 Some(format!("a set is written `+{}`", name.name))
             } else {

@@ -12,8 +12,8 @@ use std::fmt::{self, Display, Formatter};
 use fw_common::maps::traits;
 
 use super::{
-    AddressSet, Family, Matches, NodePolicy, Origin, OriginKind, Policy, PortPolicy, Rule,
-    SetEntry, SourceLine,
+    AddressSet, Family, ForwardPolicy, Matches, NodePolicy, Origin, OriginKind, Policy, PortPolicy,
+    Rule, SetEntry, SourceLine,
 };
 use crate::config::registry::{ICMP, ICMPV6};
 
@@ -27,7 +27,14 @@ impl Display for NodePolicy {
         if !self.enabled {
             writeln!(f, "the firewall is off")?;
         }
-        self.ports.iter().try_for_each(|port| write!(f, "{port}"))
+        match &self.host {
+            Some(host) => write!(f, "host\n  in\n{}  out\n{}", host.inbound, host.outbound)?,
+            None => writeln!(f, "host: the firewall is off")?,
+        }
+        self.ports.iter().try_for_each(|port| write!(f, "{port}"))?;
+        self.forward
+            .iter()
+            .try_for_each(|forward| write!(f, "{forward}"))
     }
 }
 
@@ -48,6 +55,16 @@ impl Display for PortPolicy {
             switch(self.dhcp)
         )?;
         write!(f, "  in\n{}  out\n{}", self.inbound, self.outbound)
+    }
+}
+
+impl Display for ForwardPolicy {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match &self.vnet {
+            Some(vnet) => write!(f, "VNet {vnet}")?,
+            None => f.write_str("host")?,
+        }
+        write!(f, ", forwarded (not enforced yet)\n{}", self.policy)
     }
 }
 
@@ -97,6 +114,9 @@ impl Display for SourceLine {
 /// Writes every condition with a blank behind it.
 impl Display for Matches {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        if let Some(interface) = &self.interface {
+            write!(f, "interface={interface} ")?;
+        }
         match self.family {
             Some(Family::V4) => f.write_str("ipv4 ")?,
             Some(Family::V6) => f.write_str("ipv6 ")?,

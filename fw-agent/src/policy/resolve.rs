@@ -1,7 +1,7 @@
 //! From a configuration to policies.
 //!
-//! 1. Resolve the cluster's names and security groups. 2. Check the rules of the cluster and the host (their zone has no policy here).
-//! 3. Resolve each guest. Pure: equal configurations and times give equal policies.
+//! 1. Resolve the cluster's names and security groups. 2. Resolve the rules of the host and the cluster, which make the host's policies.
+//! 3. Resolve each guest. 4. Resolve what is forwarded. Pure: equal configurations, facts and times give equal policies.
 //!
 //! Invariant: a file that exists but cannot be read opens nothing. Without `cluster.fw` the firewall counts as on and every firewalled NIC is
 //! closed; without a guest's file that guest's are.
@@ -9,16 +9,19 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use fw_common::conntrack::SECOND;
 use fw_common::maps::Settings;
 
 use super::lines::{self, Groups};
 use super::names::{Names, View};
+use super::node::Node;
 use super::sets::Sets;
-use super::{NodePolicy, SourceLine, guest};
+use super::{NodePolicy, PortId, SourceLine, forward, guest};
 use crate::config::Config;
 use crate::config::line::Reporter;
-use crate::config::options::HostOptions;
+use crate::config::options::{ClusterOptions, HostOptions};
 use crate::diagnostic::Diagnostic;
+use crate::inventory::facts::HostFacts;
 
 /// Seconds that a time in the cluster's `enable` keeps the firewall on.
 const TEST_SECONDS: u64 = 60;
@@ -34,8 +37,8 @@ pub fn is_enabled(enable: u64, now: u64) -> bool {
     }
 }
 
-/// The policy of every firewalled guest NIC of the node, at the time `now` (UNIX, seconds).
-pub fn resolve(config: &Config, now: u64) -> (NodePolicy, Vec<Diagnostic>) {
+/// The policies of the host and of every firewalled guest NIC of the node, at the time `now` (UNIX, seconds).
+pub fn resolve(config: &Config, facts: &HostFacts, now: u64) -> (NodePolicy, Vec<Diagnostic>) {
     let mut found = Vec::new();
     let mut sets = Sets::default();
     let Config { cluster, host, .. } = config;
@@ -58,7 +61,7 @@ pub fn resolve(config: &Config, now: u64) -> (NodePolicy, Vec<Diagnostic>) {
         );
         groups.insert(Arc::clone(name), items);
     }
-    lines::resolve(
+    let mut of_cluster = lines::resolve(
         &cluster.rules,
         None,
         &groups,
@@ -67,11 +70,14 @@ pub fn resolve(config: &Config, now: u64) -> (NodePolicy, Vec<Diagnostic>) {
         &mut reporter,
     );
     let mut reporter = Reporter::new(Arc::clone(&host.file), &mut found);
-    lines::resolve(&host.rules, None, &groups, view, &mut sets, &mut reporter);
-    for vnet in config.vnets.values() {
-        let mut reporter = Reporter::new(Arc::clone(&vnet.file), &mut found);
-        lines::resolve(&vnet.rules, None, &groups, view, &mut sets, &mut reporter);
+    let mut of_host = lines::resolve(&host.rules, None, &groups, view, &mut sets, &mut reporter);
+    for item in of_cluster.iter_mut().chain(&mut of_host) {
+        let real = |name: &Arc<str>| facts.altnames.get(&**name).map(|name| name.as_str().into());
+        if let Some(real) = item.interface.as_ref().and_then(real) {
+            item.interface = Some(real);
+        }
     }
+    let lists = [of_host.as_slice(), of_cluster.as_slice()];
 
     let blacklist = cluster.sets.get("blacklist").and_then(|written| {
         let line = SourceLine {
@@ -82,30 +88,50 @@ pub fn resolve(config: &Config, now: u64) -> (NodePolicy, Vec<Diagnostic>) {
             .set("blacklist")
             .map(|set| (Arc::clone(set), Some(line)))
     });
-    let node = guest::Node {
+    let node = Node {
         host,
         readable: cluster.readable,
         cluster: &names,
         groups: &groups,
         blacklist,
     };
+    let own = super::host::resolve(config, facts, &node, lists, &mut sets, &mut found);
+    let forward = forward::resolve(config, &node, lists, &mut sets, &mut found);
     let mut ports = Vec::new();
     for config in config.guests.values() {
         ports.extend(guest::resolve(config, &node, &mut sets, &mut found));
     }
     let policy = NodePolicy {
         enabled: !cluster.readable || is_enabled(cluster.options.enable.value, now),
+        host: own,
         ports,
-        settings: settings(&host.options),
+        bridges: bridges(config),
+        forward,
+        settings: settings(&cluster.options, &host.options),
     };
     (policy, found)
 }
 
-/// What the kernel programs need of the host's options. The parser keeps the values in range.
-fn settings(host: &HostOptions) -> Settings {
+fn bridges(config: &Config) -> BTreeMap<PortId, Arc<str>> {
+    let guests = config.guests.values().map(|config| &config.guest);
+    let nics = guests.flat_map(|guest| guest.nics.iter().map(|nic| (guest.vmid, nic)));
+    let named = nics.filter_map(|(vmid, nic)| {
+        let net = nic.net;
+        Some((PortId { vmid, net }, nic.bridge.as_deref()?.into()))
+    });
+    named.collect()
+}
+
+/// What the kernel programs need of the cluster's and the host's options. The parser keeps the values in range.
+fn settings(cluster: &ClusterOptions, host: &HostOptions) -> Settings {
+    let limit = cluster.log_ratelimit.value;
+    let interval = u64::from(limit.seconds) * SECOND / u64::from(limit.count.max(1));
     let seconds = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
     Settings {
         tcp_established: seconds(host.nf_conntrack_tcp_timeout_established.value),
         tcp_syn_recv: seconds(host.nf_conntrack_tcp_timeout_syn_recv.value),
+        log_interval: if limit.enable { interval } else { 0 },
+        log_burst: limit.burst,
+        ..Settings::default()
     }
 }

@@ -1,7 +1,10 @@
 //! The rules that no file spells out: connection state, blacklist, smurfs, DHCP, neighbour discovery, spoof checks, noise.
 //!
 //! They are ordinary [`Rule`]s, so that there is one way to match, to count and to print. Each function answers with the rules of one step of
-//! the reference's chains; the order of the steps is [`super::guest`]'s.
+//! the reference's chains; the order of the steps is [`super::guest`]'s and
+//! [`super::host`]'s.
+
+mod host;
 
 use std::sync::Arc;
 
@@ -9,6 +12,9 @@ use fw_common::maps::traits;
 use fw_common::verdict::{Direction, Reason, Verdict};
 use ipnet::{IpNet, Ipv6Net};
 
+pub(super) use self::host::{
+    corosync, corosync_multicast, igmp, local_services, loopback, management,
+};
 use super::sets::Sets;
 use super::{AddressSet, Family, Matches, Origin, OriginKind, Rule, SourceLine};
 use crate::config::registry::{ICMP, ICMPV6, TCP, UDP};
@@ -130,6 +136,10 @@ fn checked(rule: Rule, kind: OriginKind, log: Option<u8>, line: Option<SourceLin
     }
 }
 
+fn accept(matches: Matches, text: &str) -> Rule {
+    rule(matches, Verdict::Accept, Reason::Standard, text)
+}
+
 /// Accepts everything: the guest's firewall is off.
 pub(super) fn guest_off() -> Rule {
     rule(
@@ -230,7 +240,7 @@ pub(super) fn ip_filter(
 }
 
 /// What a DROP or REJECT policy does with common noise before it logs.
-pub(super) fn noise(policy: Verdict) -> Vec<Rule> {
+fn noise(policy: Verdict) -> Vec<Rule> {
     let noise = |matches, verdict, text: &str| rule(matches, verdict, Reason::Noise, text);
     let critical = |matches| {
         rule(
@@ -290,6 +300,21 @@ pub(super) fn noise(policy: Verdict) -> Vec<Rule> {
             "standard: late DNS reply",
         ),
     ]
+}
+
+/// Noise (unless the policy accepts), then the policy.
+pub(super) fn end(
+    verdict: Verdict,
+    option: &str,
+    log: Option<u8>,
+    line: Option<SourceLine>,
+) -> Vec<Rule> {
+    let mut rules = match verdict {
+        Verdict::Accept => Vec::new(),
+        Verdict::Drop | Verdict::Reject => noise(verdict),
+    };
+    rules.push(policy(verdict, option, log, line));
+    rules
 }
 
 /// The rule that decides what no other did.

@@ -1,13 +1,17 @@
 //! Whole configurations and the policies they mean.
 
 mod arbitrary;
+mod files;
+mod host;
 mod options;
+mod whole;
 
 use std::sync::Arc;
 
 use super::*;
 use crate::config::{Config, Sources, parse};
 use crate::diagnostic::Diagnostic;
+use crate::inventory::facts::HostFacts;
 
 const NOW: u64 = 1_700_000_000;
 
@@ -24,7 +28,7 @@ fn sources(files: &[(&str, &str)]) -> Sources {
 
 fn resolved(files: &[(&str, &str)]) -> (NodePolicy, Vec<String>) {
     let (config, mut found) = parse(&sources(files));
-    let (policy, more) = resolve(&config, NOW);
+    let (policy, more) = resolve(&config, &HostFacts::default(), NOW);
     found.extend(more);
     (policy, found.iter().map(Diagnostic::to_string).collect())
 }
@@ -327,7 +331,7 @@ fn what_cannot_be_read_stays_closed() {
                 "{path}: error: cannot be read: input/output error; what depends on it stays closed"
             )
         );
-        let (policy, _) = resolve(&config, NOW);
+        let (policy, _) = resolve(&config, &HostFacts::default(), NOW);
         assert!(policy.enabled, "{path}");
         for list in [&policy.ports[0].inbound, &policy.ports[0].outbound] {
             let [rule] = list.rules.as_slice() else {
@@ -382,147 +386,12 @@ fn local_network_is_known_from_outside() {
             "net0: virtio=02:00:00:00:00:01,firewall=1",
         ),
     ]));
-    assert_eq!(resolve(&config, NOW).1.len(), 1);
+    assert_eq!(resolve(&config, &HostFacts::default(), NOW).1.len(), 1);
     config.local_network = Some("10.2.0.3/16".parse().unwrap());
-    let (policy, found) = resolve(&config, NOW);
+    let (policy, found) = resolve(&config, &HostFacts::default(), NOW);
     assert!(found.is_empty());
     assert_eq!(
         written(&policy.ports[0].inbound),
         ["ACCEPT ipv4 source={10.2.0.0/16} dest={10.2.0.0/16}"]
     );
-}
-
-#[test]
-fn only_guests_that_the_list_has_on_this_node_count() {
-    let nic = "net0: virtio=02:00:00:00:00:01,firewall=1";
-    let files = |list: &str| {
-        [
-            (".vmlist".to_owned(), list.to_owned()),
-            ("nodes/n/qemu-server/100.conf".to_owned(), nic.to_owned()),
-            ("nodes/n/qemu-server/101.conf".to_owned(), nic.to_owned()),
-        ]
-    };
-    let check = |list: &str, expect: &[u32], reports: &[&str]| {
-        let files = files(list);
-        let files = files
-            .each_ref()
-            .map(|(path, text)| (path.as_str(), text.as_str()));
-        let (policy, found) = resolved(&files);
-        let guests: Vec<_> = policy.ports.iter().map(|port| port.port.vmid).collect();
-        assert_eq!(guests, expect, "{list}");
-        assert_eq!(found, reports, "{list}");
-    };
-    let not_ours = |vmid: u32, why: &str| {
-        format!(
-            "nodes/n/qemu-server/{vmid}.conf: warning: .vmlist has {why}; the guest is not this node's"
-        )
-    };
-    check(
-        r#"{"version":1,"ids":{"100":{"node":"n","type":"qemu","version":2},"101":{"node":"m","type":"qemu"}}}"#,
-        &[100],
-        &[&not_ours(101, "guest 101 on node `m`")],
-    );
-    check(
-        r#"{"version":1,"ids":{"100":{"node":"n","type":"lxc"}}}"#,
-        &[],
-        &[
-            &not_ours(100, "guest 100 as `lxc`"),
-            &not_ours(101, "no guest 101"),
-        ],
-    );
-    check("", &[100, 101], &[]);
-    check(
-        "{",
-        &[100, 101],
-        &[
-            ".vmlist:1:1: error: the file is not JSON: EOF while parsing an object at line 1 column 1; the file counts as empty",
-        ],
-    );
-}
-
-#[test]
-fn sets_of_sdn_are_found_last() {
-    let (policy, found) = resolved(&[
-        (
-            "firewall/100.fw",
-            "[OPTIONS]\nenable: 1\n[IPSET v1-gateway]\n10.9.9.9\n[RULES]\nIN ACCEPT -source +sdn/v1-no-gateway\nIN ACCEPT -source +v1-all\nIN DROP -source +v1-gateway\nIN DROP -source +sdn/v1-gateway -dest +SDN/guest-ipam-100\n",
-        ),
-        (
-            "nodes/n/qemu-server/100.conf",
-            "net0: virtio=02:00:00:00:00:01,firewall=1",
-        ),
-        (
-            "sdn/.running-config",
-            r#"{"vnets":{"ids":{"v1":{"zone":"z1"}}},"subnets":{"ids":{"z1-10.0.0.0-24":{"vnet":"v1","gateway":"10.0.0.1"}}}}"#,
-        ),
-        (
-            "sdn/pve-ipam-state.json",
-            r#"{"zones":{"z1":{"subnets":{"10.0.0.0/24":{"ips":{"10.0.0.5":{"vmid":"100"}}}}}}}"#,
-        ),
-    ]);
-    assert_eq!(found, [""; 0]);
-    assert_eq!(
-        written(&policy.ports[0].inbound),
-        [
-            "ACCEPT source={10.0.0.0/24,!10.0.0.1}",
-            "ACCEPT source={10.0.0.0/24}",
-            "DROP source={10.9.9.9}",
-            "DROP source={10.0.0.1} dest={10.0.0.5}",
-        ]
-    );
-}
-
-#[test]
-fn rules_of_vnets_are_read_but_not_enforced() {
-    let (_, found) = resolved(&[
-        (
-            "firewall/cluster.fw",
-            "[OPTIONS]\nenable: 1\n[group gg]\nIN DROP",
-        ),
-        (
-            "sdn/firewall/v1.fw",
-            "[OPTIONS]\nenable: 1\npolicy_in: DROP\n[RULES]\nFORWARD DROP\nGROUP gg\nGROUP no\nFORWARD DROP -source +no\nIN DROP\n[ALIASES]\nab 10.0.0.1",
-        ),
-    ]);
-    let skipped = "the rule is not enforced";
-    assert_eq!(
-        found,
-        [
-            "sdn/firewall/v1.fw:3:1: error: `policy_in` is not an option of this file; the line is ignored",
-            &format!("sdn/firewall/v1.fw:9:1: error: a VNet has only FORWARD rules; {skipped}"),
-            "sdn/firewall/v1.fw:10:1: error: `[ALIASES]` is not a section of this kind of file; the lines up to the next section are ignored",
-            &format!("sdn/firewall/v1.fw:5: warning: FORWARD rules are not supported; {skipped}"),
-            &format!("sdn/firewall/v1.fw:7:7: error: there is no security group `no`; {skipped}"),
-            &format!("sdn/firewall/v1.fw:8:22: error: there is no set `no`; {skipped}"),
-        ]
-    );
-}
-
-#[test]
-fn a_rich_guest() {
-    let (policy, found) = resolved(&[
-        (
-            "firewall/cluster.fw",
-            "[OPTIONS]\nenable: 1\n[IPSET blacklist]\n198.51.100.0/24\n[group web]\nIN HTTPS(ACCEPT) -log info # public\n[RULES]\nFORWARD DROP\n",
-        ),
-        (
-            "nodes/n/host.fw",
-            "[OPTIONS]\ntcpflags: 1\nsmurf_log_level: info\nlog_level_in: err\n",
-        ),
-        (
-            "firewall/200.fw",
-            "[OPTIONS]\nenable: 1\npolicy_in: REJECT\npolicy_out: DROP\nlog_level_in: warning\n[IPSET ipfilter-net0]\n10.0.0.0/24\n!10.0.0.1\n[RULES]\nGROUP web\nIN SSH(ACCEPT) -i net1\n|IN DROP\nIN ACCEPT -p icmp -icmp-type echo-request -source 10.0.0.0/8 -log nolog\nOUT DNS(ACCEPT) -dest 10.0.0.53\n",
-        ),
-        (
-            "nodes/n/lxc/200.conf",
-            "net0: name=eth0,hwaddr=BC:24:11:00:00:C8,ip=10.1.0.5/24,ip6=fd00::5/64,firewall=1,bridge=vmbr0\nnet1: name=eth1,hwaddr=BC:24:11:00:01:C8,firewall=1\n",
-        ),
-    ]);
-    assert_eq!(
-        found,
-        [
-            "firewall/cluster.fw:8: warning: FORWARD rules are not supported; the rule is not enforced"
-        ]
-    );
-    insta::assert_snapshot!(print(&policy));
 }

@@ -56,10 +56,14 @@ pub fn run_batch(
             Line::Whole => Query::parse(&line).map_err(|error| error.to_string()),
             Line::TooLong => Err(format!("the line is longer than {LINE_LIMIT} bytes")),
         };
-        let result = result.and_then(|mut query| {
+        let query = result.map(|mut query| {
             query.set_host_addresses(host.v4, host.v6);
-            run(&query, node, judge).map_err(|error| error.to_string())
+            query
         });
+        let result = match &query {
+            Ok(query) => run(query, node, judge).map_err(|error| error.to_string()),
+            Err(error) => Err(error.clone()),
+        };
         match result {
             Ok(outcome) => {
                 tally.outcomes += 1;

@@ -4,6 +4,7 @@
 //! what tracking finds.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use fw_common::conntrack::{Commit, CtState, Tracked};
 use fw_common::flow::{Flow, FlowKey, FlowRef};
@@ -13,37 +14,68 @@ use fw_common::tables::{Step, Tables};
 use fw_common::verdict::{Direction, Judgement, Reason};
 use fw_common::wire::{Address, Headers, IpVersion};
 
-use super::{Judged, State};
+use super::{Judged, State, Zone};
 use crate::compile::Compiled;
-use crate::image::{MapImage, Memory};
-use crate::policy::{PortId, PortPolicy};
+use crate::image::Memory;
+use crate::policy::PortId;
 
 /// A node's pipeline in memory.
 pub struct Pipeline {
     memory: Memory,
-    /// By port and direction: the place of each rule in its policy, by identity.
-    places: HashMap<(PortId, Direction), HashMap<u32, usize>>,
+    guests: HashMap<(PortId, Direction), Places>,
+    /// By interface, those that no rule names under an empty name.
+    host: HashMap<Arc<str>, [Places; 2]>,
 }
+
+/// Places of rules in their zone's policy, by identity.
+type Places = HashMap<u32, usize>;
 
 impl Pipeline {
     /// The pipeline of a compiled configuration.
     pub fn new(compiled: &Compiled) -> Self {
+        let image = &compiled.image;
+        let guests = image.ports.iter().flat_map(|(id, port)| {
+            DIRECTIONS.map(|direction| {
+                let policy = &image.policies[port.policies[direction as usize]];
+                let places = policy.rules.iter().copied().zip(0..).collect();
+                ((*id, direction), places)
+            })
+        });
         Self {
-            memory: Memory::new(&compiled.image),
-            places: places(&compiled.image),
+            memory: Memory::new(image),
+            guests: guests.collect(),
+            host: host_places(compiled),
         }
     }
 
-    /// Judges a frame at a port.
+    /// The tables.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// Judges a frame in a zone.
     pub fn judge(
         &mut self,
-        port: &PortPolicy,
+        zone: Zone<'_>,
         direction: Direction,
         frame: &[u8],
         state: State,
     ) -> Judged {
         self.memory.forget_flows();
-        let Some(value) = self.memory.port_of(port.port).copied() else {
+        let (value, places) = match zone {
+            Zone::Guest(port) => (
+                self.memory.port_of(port.port),
+                self.guests.get(&(port.port, direction)),
+            ),
+            Zone::Host { interface, .. } => {
+                let places = self.host.get(interface).or_else(|| self.host.get(""));
+                (
+                    self.memory.host_on(interface),
+                    places.map(|places| &places[direction as usize]),
+                )
+            }
+        };
+        let Some(value) = value.copied() else {
             return Judged {
                 judgement: Judgement::drop(Reason::NoPolicy),
                 rule: None,
@@ -60,23 +92,29 @@ impl Pipeline {
         };
         let mut headers = Headers::default();
         let judgement = judge(&frame, tables, &value, direction, &mut headers);
-        let places = self.places.get(&(port.port, direction));
         let rule = places.and_then(|places| places.get(&judgement.rule).copied());
         Judged { judgement, rule }
     }
 }
 
-fn places(image: &MapImage) -> HashMap<(PortId, Direction), HashMap<u32, usize>> {
-    let mut places = HashMap::new();
-    for (id, port) in &image.ports {
-        for direction in [Direction::In, Direction::Out] {
-            let policy = &image.policies[port.policies[direction as usize]];
-            let by_identity = policy.rules.iter().zip(0..);
-            let by_identity = by_identity.map(|(rule, place)| (*rule, place)).collect();
-            places.insert((*id, direction), by_identity);
-        }
-    }
-    places
+const DIRECTIONS: [Direction; 2] = [Direction::In, Direction::Out];
+
+/// The image has a policy per interface; rules are to be found among those of all interfaces.
+fn host_places(compiled: &Compiled) -> HashMap<Arc<str>, [Places; 2]> {
+    let (Some(host), Some(image)) = (&compiled.policy.host, &compiled.image.host) else {
+        return HashMap::new();
+    };
+    let of = |interface: &str| {
+        DIRECTIONS.map(|direction| {
+            let index = image.on(interface)[direction as usize];
+            let identities = compiled.image.policies[index].rules.iter().copied();
+            let places = host.applying(interface, direction).map(|(place, _)| place);
+            identities.zip(places).collect()
+        })
+    };
+    let named = image.interfaces.keys();
+    let named = named.map(|name| (Arc::clone(name), of(name)));
+    named.chain([(Arc::from(""), of(""))]).collect()
 }
 
 /// Tables in which tracking finds what the query says.

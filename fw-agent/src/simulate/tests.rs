@@ -44,13 +44,13 @@ fn port_of(vmid: u32, net: u16, kind: GuestKind) -> PortPolicy {
 
 pub fn node() -> NodePolicy {
     NodePolicy {
-        settings: Default::default(),
         enabled: true,
         ports: vec![
             port_of(100, 0, GuestKind::Vm),
             port_of(100, 1, GuestKind::Vm),
             port_of(200, 0, GuestKind::Container),
         ],
+        ..NodePolicy::default()
     }
 }
 
@@ -60,8 +60,8 @@ fn query(from: &str, to: &str) -> Query {
 }
 
 /// A judge that drops at `closed` (device and direction) and else accepts, by the first rule.
-fn judge(port: &PortPolicy, direction: Direction, closed: &str) -> Judged {
-    let place = format!("{} {}", port.device(), direction.name());
+fn judge(zone: Zone<'_>, direction: Direction, closed: &str) -> Judged {
+    let place = format!("{} {}", zone.name(), direction.name());
     let verdict = match place == closed {
         true => Verdict::Drop,
         false => Verdict::Accept,
@@ -77,9 +77,9 @@ fn hops() {
     let check = |from: &str, to: &str, closed: &str, expect: &str| {
         let node = node();
         let query = query(from, to);
-        let outcome = run(&query, &node, &mut |port, direction, _, state| {
+        let outcome = run(&query, &node, &mut |zone, direction, _, state| {
             assert_eq!(state, State::Related);
-            judge(port, direction, closed)
+            judge(zone, direction, closed)
         })
         .unwrap();
         let path: Vec<String> = outcome
@@ -171,13 +171,13 @@ fn hops() {
 fn hardware_addresses_of_the_ends() {
     let check = |from: &str, to: &str, source: [u8; 6], dest: [u8; 6]| {
         let node = node();
-        run(&query(from, to), &node, &mut |port, direction, frame, _| {
+        run(&query(from, to), &node, &mut |zone, direction, frame, _| {
             assert_eq!(
                 (&frame[..6], &frame[6..12]),
                 (&dest[..], &source[..]),
                 "{from} {to}"
             );
-            judge(port, direction, "")
+            judge(zone, direction, "")
         })
         .unwrap();
     };
@@ -190,16 +190,104 @@ fn hardware_addresses_of_the_ends() {
 }
 
 #[test]
+fn hops_of_the_host() {
+    let rule = |interface: Option<&str>, text: &str| {
+        let mut rule = policy("host.fw").rules.remove(0);
+        rule.matches.interface = interface.map(Arc::from);
+        rule.origin.text = text.into();
+        rule
+    };
+    let rules = || Policy {
+        rules: vec![
+            rule(Some("vmbr1"), "one"),
+            rule(None, "two"),
+            rule(None, "three"),
+        ],
+    };
+    let node = NodePolicy {
+        host: Some(HostPolicy {
+            inbound: rules(),
+            outbound: rules(),
+        }),
+        bridges: [((100, 0), "vmbr1"), ((300, 0), "vmbr2")]
+            .map(|((vmid, net), bridge)| (PortId { vmid, net }, bridge.into()))
+            .into(),
+        ..node()
+    };
+    let check = |from: &str, to: &str, closed: &str, expect: &str| {
+        let query = query(from, to);
+        let outcome = run(&query, &node, &mut |zone, direction, _, _| Judged {
+            rule: Some(1),
+            ..judge(zone, direction, closed)
+        })
+        .unwrap();
+        let path: Vec<String> = outcome
+            .path
+            .iter()
+            .map(|hop| {
+                let met = hop.steps().len();
+                let interface = hop.interface.unwrap_or("-");
+                format!("{} {} {interface} {met}", hop.port, hop.direction.name())
+            })
+            .collect();
+        let got = format!("{} [{}]", outcome.verdict.name(), path.join(", "));
+        assert_eq!(got, expect, "{from} {to}");
+    };
+    check("outside", "host", "", "ACCEPT [host IN vmbr0 1]");
+    check("host", "outside", "", "ACCEPT [host OUT vmbr0 1]");
+    check("vmbr1/eth1", "host", "", "ACCEPT [host IN vmbr1 2]");
+    check("vm300", "host", "", "ACCEPT [host IN vmbr2 1]");
+    check("vm7", "host", "", "ACCEPT [host IN vmbr0 1]");
+    check(
+        "vm100",
+        "host",
+        "",
+        "ACCEPT [tap100i0 OUT - 2, host IN vmbr1 2]",
+    );
+    check("vm100", "host", "tap100i0 OUT", "DROP [tap100i0 OUT - 2]");
+    check(
+        "host",
+        "vm100",
+        "tap100i0 IN",
+        "DROP [host OUT vmbr1 2, tap100i0 IN - 2]",
+    );
+    check("host", "vm100", "host OUT", "DROP [host OUT vmbr1 2]");
+    check("outside", "vmbr1/eth1", "", "ACCEPT []");
+}
+
+#[test]
+fn a_reject_without_an_answer_is_a_drop() {
+    let node = node();
+    for (packet, expect) in [
+        (r#""proto": "tcp""#, "REJECT"),
+        (r#""proto": "icmp""#, "DROP"),
+        (r#""proto": "icmpv6""#, "DROP"),
+        (r#""proto": "udp", "dest": "255.255.255.255""#, "DROP"),
+        (r#""proto": "udp", "dsttype": "BROADCAST""#, "DROP"),
+        (r#""proto": "udp", "source": "224.0.0.5""#, "DROP"),
+        (r#""proto": "58", "source": "10.0.0.1""#, "REJECT"),
+    ] {
+        let line = format!(r#"{{"from": "outside", "to": "vm100", {packet}}}"#);
+        let query = Query::parse(line.as_bytes()).unwrap();
+        let outcome = run(&query, &node, &mut |_, _, _, _| Judged {
+            judgement: Judgement::new(Verdict::Reject, Reason::Rule),
+            rule: None,
+        })
+        .unwrap();
+        assert_eq!(outcome.verdict.name(), expect, "{packet}");
+    }
+}
+
+#[test]
 fn a_node_that_is_off_accepts_everything() {
     let node = NodePolicy {
         enabled: false,
         ..node()
     };
-    let outcome = run(
-        &query("outside", "vm100"),
-        &node,
-        &mut |port, direction, _, _| judge(port, direction, "tap100i0 IN"),
-    )
+    let query = query("outside", "vm100");
+    let outcome = run(&query, &node, &mut |zone, direction, _, _| {
+        judge(zone, direction, "tap100i0 IN")
+    })
     .unwrap();
     let json = serde_json::to_string(&outcome).unwrap();
     assert_eq!(
@@ -212,8 +300,9 @@ fn a_node_that_is_off_accepts_everything() {
 fn a_guest_of_the_other_kind_is_an_error() {
     let node = node();
     let error = |from: &str, to: &str| {
-        let result = run(&query(from, to), &node, &mut |port, direction, _, _| {
-            judge(port, direction, "")
+        let query = query(from, to);
+        let result = run(&query, &node, &mut |zone, direction, _, _| {
+            judge(zone, direction, "")
         });
         result.unwrap_err().to_string()
     };
@@ -235,11 +324,10 @@ fn rules_without_a_line_are_text_only() {
         (Some(99), None),
         (None, None),
     ] {
-        let outcome = run(&query("outside", "vm100"), &node, &mut |_, _, _, _| {
-            Judged {
-                judgement: Judgement::accept(Reason::Standard),
-                rule,
-            }
+        let query = query("outside", "vm100");
+        let outcome = run(&query, &node, &mut |_, _, _, _| Judged {
+            judgement: Judgement::accept(Reason::Standard),
+            rule,
         })
         .unwrap();
         assert_eq!((outcome.rule, outcome.path[0].text), (None, text));
@@ -250,8 +338,8 @@ fn rules_without_a_line_are_text_only() {
 fn output_for_machines_and_people() {
     let node = node();
     let query = query("vm100", "ct200");
-    let outcome = run(&query, &node, &mut |port, direction, _, _| {
-        judge(port, direction, "veth200i0 IN")
+    let outcome = run(&query, &node, &mut |zone, direction, _, _| {
+        judge(zone, direction, "veth200i0 IN")
     })
     .unwrap();
     let rule = |file: &str| format!(r#"{{"file":"{file}","line":7,"text":"IN ACCEPT -p tcp"}}"#);
@@ -274,5 +362,10 @@ ACTION: DROP
   path    : tap100i0 OUT ACCEPT (rule) 100-0-out.fw:7
   path    : veth200i0 IN DROP (rule) 200-0-in.fw:7
 ";
-    assert_eq!(print(&query, &outcome), text);
+    assert_eq!(print(&query, &outcome, false), text);
+    let steps = "\
+  path    : tap100i0 OUT ACCEPT (rule) 100-0-out.fw:7
+  step    : yes ACCEPT -- rule: 100-0-out.fw:7: IN ACCEPT -p tcp
+";
+    assert!(print(&query, &outcome, true).contains(steps));
 }

@@ -8,8 +8,8 @@ use std::fmt::{self, Display};
 use super::query::{Addresses, Query};
 use super::{Hop, Outcome, RuleLine, protocol};
 
-/// Prints the packet and what happened to it.
-pub fn print(query: &Query, outcome: &Outcome<'_>) -> String {
+/// Prints the packet and what happened to it; `verbose`: each hop with the rules that the packet met there.
+pub fn print(query: &Query, outcome: &Outcome<'_>, verbose: bool) -> String {
     let mut text = String::from("Test packet:\n");
     let mut line = |key: &str, value: String| {
         text.push_str(&format!("  {key:<8}: {value}\n"));
@@ -49,8 +49,26 @@ pub fn print(query: &Query, outcome: &Outcome<'_>) -> String {
     }
     for hop in &outcome.path {
         line("path", hop);
+        if verbose {
+            steps(&mut line, hop);
+        }
     }
     text
+}
+
+fn steps(line: &mut impl FnMut(&str, &dyn Display), hop: &Hop<'_>) {
+    let steps = hop.steps();
+    if steps.is_empty() {
+        line("step", &"decided before any rule was asked");
+    }
+    for (number, rule) in steps.iter().enumerate() {
+        let hit = if number + 1 == steps.len() {
+            "yes"
+        } else {
+            "no"
+        };
+        line("step", &format_args!("{hit:<3} {rule}"));
+    }
 }
 
 impl Display for RuleLine<'_> {
@@ -62,7 +80,11 @@ impl Display for RuleLine<'_> {
 impl Display for Hop<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (direction, verdict) = (self.direction.name(), self.verdict.name());
-        write!(f, "{} {direction} {verdict} ({})", self.port, self.reason)?;
+        f.write_str(&self.port)?;
+        if let Some(interface) = self.interface {
+            write!(f, " ({interface})")?;
+        }
+        write!(f, " {direction} {verdict} ({})", self.reason)?;
         match (&self.rule, self.text) {
             (Some(rule), _) => write!(f, " {}:{}", rule.file, rule.line),
             (None, Some(text)) => write!(f, " {text}"),

@@ -5,6 +5,7 @@ mod large;
 
 use fw_agent::config::{Config, Sources, parse};
 use fw_agent::diagnostic::{Diagnostic, render};
+use fw_agent::inventory::facts::HostFacts;
 use fw_agent::policy::{NodePolicy, resolve};
 
 /// A time at which a plain `enable: 1` is on.
@@ -40,7 +41,7 @@ fn sources<'a>(files: impl IntoIterator<Item = (&'a str, Vec<u8>)>) -> Sources {
 /// Parses and resolves.
 fn read(sources: &Sources) -> (Config, NodePolicy, Vec<Diagnostic>) {
     let (config, mut found) = parse(sources);
-    let (policy, more) = resolve(&config, NOW);
+    let (policy, more) = resolve(&config, &HostFacts::default(), NOW);
     found.extend(more);
     (config, policy, found)
 }

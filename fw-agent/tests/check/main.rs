@@ -5,7 +5,10 @@
 use std::path::Path;
 use std::process::Command;
 
-const ON: (&str, &str) = ("firewall/cluster.fw", "[OPTIONS]\nenable: 1\n");
+const ON: (&str, &str) = (
+    "firewall/cluster.fw",
+    "[OPTIONS]\nenable: 1\n[ALIASES]\nlocal_network 192.0.2.0/24\n",
+);
 const NIC: &str = "net0: virtio=02:00:00:00:00:01,bridge=vmbr0,firewall=1\n";
 
 /// Output and exit code of `fwctl check` on a tree with these files.
@@ -51,6 +54,8 @@ ebtables: yes
 policy_in: ACCEPT
 [IPSET 1st]
 10.0.0.1
+[ALIASES]
+local_network 192.0.2.0/24
 ";
     insta::assert_snapshot!(shown(&[("firewall/cluster.fw", cluster)]));
 }
@@ -80,6 +85,8 @@ IN ACCEPT -source web -dest +servers -p tcp
 10.0.0.9
 [RULES]
 IN ACCEPT -p udp -source +twice
+[ALIASES]
+local_network 192.0.2.0/24
 ";
     insta::assert_snapshot!(shown(&[("firewall/cluster.fw", cluster)]));
 }
@@ -165,6 +172,8 @@ spare 10.0.0.1
 IN DROP -p tcp -dport 1:1023
 [group spare]
 IN DROP
+[ALIASES]
+local_network 192.0.2.0/24
 ";
     let guest = "[OPTIONS]
 enable: 1

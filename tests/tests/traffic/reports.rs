@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use tapwall_tests::agent::program;
 use tapwall_tests::netns::run;
 use tapwall_tests::node::{TAP, VETH};
-use tapwall_tests::probe::Answer::{Answered, Refused};
-use tapwall_tests::probe::TcpServer;
+use tapwall_tests::probe::Answer::{Answered, Refused, Silent};
+use tapwall_tests::probe::{TcpServer, exchange};
 use tapwall_tests::tree::{ConfigTree, NODE};
 
 use crate::bed::Bed;
@@ -45,6 +46,44 @@ fn logged_packets_appear_in_the_log() {
             assert!(line.starts_with(parts[0]), "{line}");
         }
     }
+}
+
+#[test]
+fn a_flood_is_logged_no_faster_than_the_limit() {
+    const SENT: usize = 60;
+    let rules = "IN DROP -p udp -dport 85 -log info\nIN REJECT -p udp -dport 82 -log notice\n";
+    let bed = Bed::new(rules).unwrap();
+    let node = &bed.node;
+    let started = Instant::now();
+    for _ in 0..SENT {
+        let (from, to) = (&node.outside, node.vm.v4_port(85));
+        let seen = exchange(
+            &from.namespace,
+            from.v4(),
+            to,
+            b"flood",
+            Duration::from_millis(2),
+        );
+        bed.expect("flood", seen, &Silent);
+    }
+    // Another rule has its own limit, and its line comes after those of the flood.
+    let marker = bed.udp(&node.outside, node.vm.v4_port(82));
+    bed.expect("marker", marker, &Refused);
+    bed.agent.wait_log(&["DPT=82 "]).unwrap();
+    let log = bed.agent.log();
+    let lines = log.lines().filter(|line| line.contains("DPT=85 ")).count();
+    let limit = 5 + 1 + started.elapsed().as_secs() as usize;
+    assert!(
+        (5..=limit).contains(&lines),
+        "{lines} lines, not 5 to {limit}"
+    );
+
+    let output = bed.agent.fwctl(&["map", "dump", "COUNTERS", "--json"]);
+    let counters: serde_json::Value = serde_json::from_slice(&output.unwrap().stdout).unwrap();
+    let limited = counters.as_array().unwrap().iter();
+    let limited = limited.filter(|row| row["counter"] == "logs-limited");
+    let limited: u64 = limited.filter_map(|row| row["packets"].as_u64()).sum();
+    assert_eq!(limited as usize, SENT - lines);
 }
 
 #[test]

@@ -8,8 +8,8 @@ use fw_common::conntrack::{ANSWERED, State};
 use fw_common::flow::{Flow, FlowKey};
 use fw_common::limit::Bucket;
 use fw_common::maps::{
-    ClassKeyV4, ClassKeyV6, Counter, FragmentKey, FragmentValue, Port, RuleWord, SPACE_BITS,
-    Settings, counter, name, policy, port_flag,
+    ClassKeyV4, ClassKeyV6, Counter, FragmentKey, FragmentValue, LogKey, Port, RuleWord,
+    SPACE_BITS, Settings, counter, name, policy, port_flag,
 };
 use fw_common::verdict::{Direction, Reason};
 use fw_common::wire::{Address, IpVersion};
@@ -81,6 +81,7 @@ pub(super) fn of(pins: &Pins, map: &str) -> Result<Rows> {
         name::FRAGMENTS => fragments(pins),
         name::COUNTERS => counters(pins),
         name::REJECTS => rejects(pins),
+        name::LOG_LIMITS => log_limits(pins),
         name::SETTINGS => settings(pins),
         _ => Ok(Rows::new(&["records"], Vec::new())),
     }
@@ -272,6 +273,7 @@ fn counters(pins: &Pins) -> Result<Rows> {
             (counter::LOST_EVENTS, _) => "lost-events",
             (counter::FLOWS_REFUSED, _) => "flows-refused",
             (counter::REJECTS_LIMITED, _) => "rejects-limited",
+            (counter::LOGS_LIMITED, _) => "logs-limited",
             (_, Some(reason)) => reason.name(),
             (_, None) => "unknown",
         };
@@ -288,13 +290,34 @@ fn rejects(pins: &Pins) -> Result<Rows> {
     Ok(Rows::new(&["cpu", "empty_at_ns"], cells.collect()))
 }
 
+fn log_limits(pins: &Pins) -> Result<Rows> {
+    let mut cells = Vec::new();
+    for entry in pins.hash::<LogKey, Bucket>(name::LOG_LIMITS)?.iter() {
+        let (key, bucket) = entry?;
+        cells.push(vec![
+            json!(key.vmid),
+            json!(format!("net{}", key.net)),
+            json!(Direction::from_u8(key.direction).name()),
+            json!(format!("{:08x}", key.rule)),
+            json!(bucket.empty_at),
+        ]);
+    }
+    let header = &["guest", "nic", "direction", "rule", "empty_at_ns"];
+    Ok(Rows::new(header, cells))
+}
+
 fn settings(pins: &Pins) -> Result<Rows> {
     let settings = pins.array::<Settings>(name::SETTINGS)?.get(&0, 0)?;
     let cells = vec![
-        vec![json!("tcp_established"), json!(settings.tcp_established)],
-        vec![json!("tcp_syn_recv"), json!(settings.tcp_syn_recv)],
+        vec![
+            json!("tcp_established_seconds"),
+            json!(settings.tcp_established),
+        ],
+        vec![json!("tcp_syn_recv_seconds"), json!(settings.tcp_syn_recv)],
+        vec![json!("log_interval_ns"), json!(settings.log_interval)],
+        vec![json!("log_burst"), json!(settings.log_burst)],
     ];
-    Ok(Rows::new(&["setting", "seconds"], cells))
+    Ok(Rows::new(&["setting", "value"], cells))
 }
 
 fn mac(number: u64) -> String {

@@ -49,6 +49,7 @@ fn text() -> impl Strategy<Value = Vec<u8>> {
         "fd00::1",
         "-",
         "-i net0 ",
+        "-i vmbr0 ",
         "-log info ",
         "enable: ",
         "1",
@@ -58,6 +59,13 @@ fn text() -> impl Strategy<Value = Vec<u8>> {
         "/",
         "net0: ",
         "virtio=",
+        "totem {\n",
+        "transport: udp\n",
+        "nodelist {\n",
+        "node {\n",
+        "name: n\n",
+        "ring0_addr: ",
+        "}\n",
         "02:00:00:00:00:01",
         "firewall=1",
         "ip=",
@@ -72,18 +80,24 @@ fn text() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
-    fn no_input_panics_and_equal_input_gives_equal_output(cluster in text(), host in text(), guest in text(), vm in text(), ct in text(), now in any::<u64>()) {
+    fn no_input_panics_and_equal_input_gives_equal_output(cluster in text(), host in text(), guest in text(), vm in text(), ct in text(), corosync in text(), vnet in text(), now in any::<u64>()) {
         let mut sources = Sources { node: "n".into(), ..Sources::default() };
-        for (path, bytes) in [("firewall/cluster.fw", cluster), ("nodes/n/host.fw", host), ("firewall/100.fw", guest.clone()), ("firewall/101.fw", guest), ("nodes/n/qemu-server/100.conf", vm), ("nodes/n/lxc/101.conf", ct)] {
+        for (path, bytes) in [("firewall/cluster.fw", cluster), ("nodes/n/host.fw", host), ("firewall/100.fw", guest.clone()), ("firewall/101.fw", guest), ("nodes/n/qemu-server/100.conf", vm), ("nodes/n/lxc/101.conf", ct), ("corosync.conf", corosync), ("sdn/firewall/v.fw", vnet.clone()), (".members", vnet)] {
             sources.files.insert(path.into(), bytes);
         }
         let (config, mut found) = parse(&sources);
-        let (policy, more) = resolve(&config, now);
+        let (policy, more) = resolve(&config, &super::HostFacts::default(), now);
         found.extend(more);
         crate::diagnostic::render(&found, &sources, false);
         prop_assert_eq!(&parse(&sources).0, &config);
-        prop_assert_eq!(&resolve(&config, now).0, &policy);
-        prop_assert_eq!(print(&resolve(&config, now).0), print(&policy));
+        prop_assert_eq!(&resolve(&config, &super::HostFacts::default(), now).0, &policy);
+        prop_assert_eq!(print(&resolve(&config, &super::HostFacts::default(), now).0), print(&policy));
+        let host = policy.host.as_ref();
+        let (inbound, outbound) = host.map(|host| host.on("vmbr0")).unwrap_or_default();
+        for list in [inbound, outbound] {
+            let last = list.rules.last().map(|rule| rule.matches.clone());
+            prop_assert_eq!(last, host.map(|_| Matches::default()));
+        }
         for port in &policy.ports {
             for list in [&port.inbound, &port.outbound] {
                 let last = list.rules.last().map(|rule| &rule.matches);

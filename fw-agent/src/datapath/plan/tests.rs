@@ -1,0 +1,177 @@
+//! What a plan does in which order, as words.
+
+use super::*;
+use crate::compile::compile;
+use crate::config::Sources;
+use crate::inventory::facts::HostFacts;
+
+const CLUSTER: &str = "[OPTIONS]\nenable: 1\n[IPSET ops]\n192.0.2.1\n";
+
+fn image(cluster: &str, guest: &str) -> MapImage {
+    let files = [
+        ("firewall/cluster.fw", cluster),
+        ("firewall/100.fw", guest),
+        (
+            "nodes/n/qemu-server/100.conf",
+            "net0: virtio=BC:24:11:00:00:01,bridge=vmbr0,firewall=1",
+        ),
+        ("nodes/n/lxc/.keep", ""),
+    ];
+    let sources = Sources {
+        node: "n".to_owned(),
+        files: files
+            .map(|(path, text)| (path.to_owned(), text.as_bytes().to_vec()))
+            .into(),
+        ..Sources::default()
+    };
+    let compiled = compile(&sources, &HostFacts::default(), 0);
+    match compiled.policy.enabled {
+        true => compiled.image,
+        false => MapImage::default(),
+    }
+}
+
+fn guest(rules: &str) -> String {
+    format!("[OPTIONS]\nenable: 1\n[RULES]\n{rules}\n")
+}
+
+fn devices(ifindex: u32) -> BTreeMap<String, u32> {
+    BTreeMap::from([("tap100i0".to_owned(), ifindex), ("eno1".to_owned(), 2)])
+}
+
+fn words(plan: &Plan) -> Vec<String> {
+    let word = |action: &Action| match action {
+        Action::WriteClasses { space, .. } => format!("classes {space}"),
+        Action::WritePolicy { .. } => "policy".to_owned(),
+        Action::WriteSettings(_) => "settings".to_owned(),
+        Action::SetPort { ifindex, port, .. } => format!("port {ifindex} epoch {}", port.epoch),
+        Action::Attach { device, ifindex } => format!("attach {device} {ifindex}"),
+        Action::Detach { device } => format!("detach {device}"),
+        Action::RemovePort { ifindex } => format!("forget {ifindex}"),
+        Action::AwaitReaders => "await".to_owned(),
+        Action::RemoveClasses { space } => format!("remove classes {space}"),
+    };
+    plan.actions.iter().map(word).collect()
+}
+
+/// Applies the steps one after the other and compares what each plans.
+fn check(steps: &[(MapImage, BTreeMap<String, u32>, &[&str])]) {
+    let mut state = State::default();
+    for (number, (image, devices, expect)) in steps.iter().enumerate() {
+        let plan = plan(&mut state, image, devices, true);
+        assert_eq!(words(&plan), *expect, "step {number}");
+    }
+}
+
+#[test]
+fn everything_is_there_before_a_port_is_switched_and_attached() {
+    let start = || image(CLUSTER, &guest("IN ACCEPT -source +ops"));
+    let first = [
+        "settings",
+        "classes 0",
+        "policy",
+        "policy",
+        "port 7 epoch 1",
+        "attach tap100i0 7",
+    ];
+    check(&[(start(), devices(7), &first), (start(), devices(7), &[])]);
+}
+
+#[test]
+fn a_changed_rule_touches_its_policy_only() {
+    let start = image(CLUSTER, &guest("IN ACCEPT -source +ops"));
+    let next = image(CLUSTER, &guest("IN DROP -source +ops"));
+    let first = words(&plan(&mut State::default(), &start, &devices(7), true));
+    let first: Vec<&str> = first.iter().map(String::as_str).collect();
+    check(&[
+        (start, devices(7), &first),
+        (next, devices(7), &["policy", "port 7 epoch 2", "await"]),
+    ]);
+}
+
+#[test]
+fn changed_sets_are_a_new_space_and_the_old_one_goes_last() {
+    let rules = guest("IN ACCEPT -source +ops");
+    let wider = CLUSTER.replace("192.0.2.1", "192.0.2.0/24");
+    let mut state = State::default();
+    plan(&mut state, &image(CLUSTER, &rules), &devices(7), true);
+    let plan = plan(&mut state, &image(&wider, &rules), &devices(7), true);
+    let expect = ["classes 1", "port 7 epoch 2", "await", "remove classes 0"];
+    assert_eq!(words(&plan), expect);
+}
+
+#[test]
+fn a_device_made_again_is_attached_again() {
+    let same = || image(CLUSTER, &guest(""));
+    let mut state = State::default();
+    plan(&mut state, &same(), &devices(7), true);
+    let gone = BTreeMap::from([("eno1".to_owned(), 2)]);
+    let away = plan(&mut state, &same(), &gone, true);
+    assert_eq!(
+        words(&away),
+        ["detach tap100i0", "forget 7", "await", "remove classes 0"]
+    );
+    let back = plan(&mut state, &same(), &devices(9), true);
+    let expect = [
+        "classes 0",
+        "policy",
+        "policy",
+        "port 9 epoch 1",
+        "attach tap100i0 9",
+    ];
+    assert_eq!(words(&back), expect);
+}
+
+#[test]
+fn a_guest_that_does_not_run_costs_nothing() {
+    let nobody = BTreeMap::from([("eno1".to_owned(), 2)]);
+    let same = || image(CLUSTER, &guest("IN ACCEPT -source +ops"));
+    let steps = [(same(), nobody.clone()), (same(), nobody)];
+    let [first, second] = steps;
+    check(&[(first.0, first.1, &["settings"]), (second.0, second.1, &[])]);
+}
+
+#[test]
+fn switched_off_means_nothing_is_left() {
+    let mut state = State::default();
+    plan(&mut state, &image(CLUSTER, &guest("")), &devices(7), true);
+    let off = image(&CLUSTER.replace("enable: 1", "enable: 0"), &guest(""));
+    let plan = plan(&mut state, &off, &devices(7), true);
+    assert_eq!(
+        words(&plan),
+        ["detach tap100i0", "forget 7", "await", "remove classes 0"]
+    );
+    super::plan(&mut state, &off, &devices(7), true);
+    assert_eq!(state.free_words(), capacity::ARENA - 1);
+}
+
+#[test]
+fn an_incomplete_image_takes_nothing_away() {
+    let mut state = State::default();
+    plan(&mut state, &image(CLUSTER, &guest("")), &devices(7), true);
+    let plan = plan(&mut state, &MapImage::default(), &devices(7), false);
+    assert_eq!(words(&plan), Vec::<String>::new());
+}
+
+#[test]
+fn a_port_without_a_policy_is_attached_and_has_no_value() {
+    let whole = image(CLUSTER, &guest(""));
+    let mut broken = whole.clone();
+    // The resolver closes such a port itself; an image that could not be built is the datapath's own last line.
+    broken.ports.clear();
+    broken.failures = vec![(
+        PortId { vmid: 100, net: 0 },
+        fw_common::verdict::Direction::In,
+        crate::image::PolicyError::TooManyRules {
+            rules: 16_386,
+            limit: 16_384,
+        },
+    )];
+    let mut state = State::default();
+    let closed = plan(&mut state, &broken, &devices(7), true);
+    assert_eq!(words(&closed), ["settings", "attach tap100i0 7"]);
+    plan(&mut state, &whole, &devices(7), true);
+    let kept = plan(&mut state, &broken, &devices(7), true);
+    assert!(!words(&kept).iter().any(|word| word.starts_with("port")));
+    assert!(state.ports.contains_key(&7));
+}

@@ -1,0 +1,41 @@
+//! `cargo xtask bench`: what the agent costs, measured in one run on one machine.
+//!
+//! So far one table: a set of N prefixes from its file to the map image, stage by stage, with the memory that the process needed at its
+//! peak. Each size runs in a process of its own. Prints the table and writes `target/bench/sets.json`.
+
+mod sets;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+struct Arguments {
+    /// Directory for the results.
+    #[arg(long, value_name = "DIR", default_value = "target/bench")]
+    out: PathBuf,
+    #[command(subcommand)]
+    part: Option<Part>,
+}
+
+#[derive(Subcommand)]
+enum Part {
+    /// Measure one set in this process and print it as JSON.
+    #[command(hide = true)]
+    Set {
+        /// Prefixes.
+        entries: usize,
+    },
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    match arguments.part {
+        Some(Part::Set { entries }) => {
+            println!("{}", serde_json::to_string(&sets::measure(entries)?)?);
+            Ok(())
+        }
+        None => sets::run(&arguments.out),
+    }
+}

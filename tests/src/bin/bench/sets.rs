@@ -1,0 +1,174 @@
+//! A set of N prefixes from its file to the map image.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use comfy_table::Table;
+use fw_agent::config::{self, Sources};
+use fw_agent::image::MapImage;
+use fw_agent::policy;
+use serde::{Deserialize, Serialize};
+use tapwall_tests::tree::{ConfigTree, NODE, facts};
+
+/// Sizes, in prefixes.
+const SIZES: [usize; 4] = [1_000, 10_000, 100_000, 1_000_000];
+
+/// Runs of each size; the table shows the median.
+const RUNS: usize = 3;
+
+/// One run. Times in seconds.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Measured {
+    entries: usize,
+    file_bytes: usize,
+    read: f64,
+    parse: f64,
+    resolve: f64,
+    build: f64,
+    total: f64,
+    /// Largest resident size of the process, in KiB.
+    peak_kib: u64,
+}
+
+/// Measures one set in this process.
+pub fn measure(entries: usize) -> Result<Measured> {
+    let tree = ConfigTree::with_demo_guests()?;
+    let cluster = cluster(entries);
+    tree.write("firewall/cluster.fw", &cluster)?;
+    let rules = "[OPTIONS]\nenable: 1\n[RULES]\nIN ACCEPT -p tcp -dport 443 -source +big\n";
+    tree.write_firewall(100, rules)?;
+    let file_bytes = cluster.len();
+    drop(cluster);
+
+    let start = Instant::now();
+    let sources = Sources::read(tree.path(), NODE);
+    let read = start.elapsed();
+    let (config, diagnostics) = config::parse(&sources);
+    let parse = start.elapsed() - read;
+    ensure!(diagnostics.is_empty(), "{}", diagnostics[0]);
+    let (node, _) = policy::resolve(&config, &facts(NODE), 0);
+    let resolve = start.elapsed() - read - parse;
+    let image = MapImage::build(&node);
+    let total = start.elapsed();
+    let prefixes = image.space.v4.len() + image.space.v6.len();
+    ensure!(
+        prefixes * 10 > entries * 9,
+        "only {prefixes} of {entries} prefixes are in the image"
+    );
+    let seconds = |duration: Duration| duration.as_secs_f64();
+    Ok(Measured {
+        entries,
+        file_bytes,
+        read: seconds(read),
+        parse: seconds(parse),
+        resolve: seconds(resolve),
+        build: seconds(total - read - parse - resolve),
+        total: seconds(total),
+        peak_kib: peak_kib()?,
+    })
+}
+
+/// Measures all sizes, each run in a process of its own.
+pub fn run(out: &Path) -> Result<()> {
+    let program = std::env::current_exe().context("finding this program")?;
+    let mut table = Table::new();
+    table.set_header([
+        "prefixes",
+        "file",
+        "read",
+        "parse",
+        "resolve",
+        "build",
+        "total",
+        "min–max",
+        "peak memory",
+    ]);
+    let mut all = Vec::new();
+    for entries in SIZES {
+        let mut runs = Vec::new();
+        for _ in 0..RUNS {
+            let output = Command::new(&program)
+                .args(["set", &entries.to_string()])
+                .output()
+                .context("running one measurement")?;
+            ensure!(
+                output.status.success(),
+                "{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+            runs.push(serde_json::from_slice::<Measured>(&output.stdout)?);
+        }
+        runs.sort_by(|a, b| a.total.total_cmp(&b.total));
+        let median = runs[RUNS / 2];
+        table.add_row([
+            entries.to_string(),
+            format!("{:.1} MB", median.file_bytes as f64 / 1e6),
+            milliseconds(median.read),
+            milliseconds(median.parse),
+            milliseconds(median.resolve),
+            milliseconds(median.build),
+            milliseconds(median.total),
+            format!(
+                "{}–{}",
+                milliseconds(runs[0].total),
+                milliseconds(runs[RUNS - 1].total)
+            ),
+            format!("{} MiB", median.peak_kib / 1024),
+        ]);
+        all.extend(runs);
+    }
+    println!("{table}");
+    std::fs::create_dir_all(out).with_context(|| format!("creating {}", out.display()))?;
+    let file = out.join("sets.json");
+    std::fs::write(&file, serde_json::to_vec_pretty(&all)?)
+        .with_context(|| format!("writing {}", file.display()))
+}
+
+fn milliseconds(seconds: f64) -> String {
+    format!("{:.1} ms", seconds * 1e3)
+}
+
+/// A cluster file with one set of distinct prefixes: two thirds IPv4 (single addresses and /28), one third IPv6, a few of each excepted.
+fn cluster(entries: usize) -> String {
+    let mut text =
+        String::from("[OPTIONS]\nenable: 1\n\n[ALIASES]\nlocal_network 198.51.100.0/24\n");
+    text.push_str("\n[IPSET big]\n");
+    for number in 0..entries as u32 {
+        // An odd multiplier makes every number of 28 bits another one, in no order.
+        let scattered = number.wrapping_mul(0x9e3_779b) & 0xfff_ffff;
+        let mark = if number % 64 == 63 { "!" } else { "" };
+        let [_, b, c, d] = scattered.to_be_bytes();
+        // Writing to a string cannot fail.
+        let line = match number % 3 {
+            0 => writeln!(text, "{mark}{}.{b}.{c}.{d}", 16 + (scattered >> 24)),
+            1 => writeln!(
+                text,
+                "{mark}{}.{b}.{c}.{}/28",
+                64 + (scattered >> 24),
+                d & 0xf0
+            ),
+            _ => writeln!(
+                text,
+                "{mark}2001:db8:{:x}:{:x}::/64",
+                scattered >> 16,
+                scattered & 0xffff
+            ),
+        };
+        line.ok();
+    }
+    text
+}
+
+fn peak_kib() -> Result<u64> {
+    let status =
+        std::fs::read_to_string("/proc/self/status").context("reading /proc/self/status")?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .context("/proc/self/status has no VmHWM")?;
+    let number = line.trim().trim_end_matches(" kB");
+    number.parse().context("understanding VmHWM")
+}

@@ -1,0 +1,194 @@
+//! The pipeline on tables in memory, watched: what it found, and what the reference model has to know to judge the same packet.
+
+use std::cell::Cell;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use anyhow::{Context, Result};
+use fw_agent::compile::Compiled;
+use fw_agent::image::{MapImage, Memory};
+use fw_agent::policy::{Family, PortId};
+use fw_common::conntrack::{CtState, Tracked};
+use fw_common::flow::{Flow, FlowKey, FlowRef};
+use fw_common::maps::{FragmentKey, FragmentValue, Port, Settings};
+use fw_common::pipeline;
+use fw_common::tables::{Step, Tables};
+use fw_common::verdict::{Direction, NO_RULE};
+use fw_common::wire::{Address, Headers, IpVersion};
+
+use super::Found;
+use crate::model::{self, Packet, Segment};
+
+/// Tables and the image they were filled from.
+pub struct Host {
+    image: MapImage,
+    memory: Memory,
+}
+
+/// What the pipeline made of one packet.
+pub struct Judged {
+    /// The result.
+    pub found: Found,
+    /// The packet for the reference model, if a rule decided.
+    pub packet: Option<Packet>,
+    /// The connection-tracking state, if it was tracked at all.
+    pub state: Option<CtState>,
+}
+
+impl Host {
+    /// Tables with the compiled policies and no flows.
+    pub fn new(compiled: &Compiled) -> Self {
+        Self {
+            image: compiled.image.clone(),
+            memory: Memory::new(&compiled.image),
+        }
+    }
+
+    /// Forgets flows and fragments.
+    pub fn forget_flows(&mut self) {
+        self.memory.forget_flows();
+    }
+
+    /// Moves the clock.
+    pub fn advance(&self, nanoseconds: u64) {
+        self.memory.advance(nanoseconds);
+    }
+
+    /// Judges a frame.
+    pub fn judge(&self, id: PortId, direction: Direction, frame: &[u8]) -> Result<Judged> {
+        let port = self.memory.port_of(id).context("no such port")?;
+        let state = Cell::new(None);
+        let watched = Watched {
+            tables: &self.memory,
+            state: &state,
+        };
+        let mut headers = Headers::default();
+        let judgement = pipeline::judge(&frame, watched, port, direction, &mut headers);
+        let built = &self.image.ports[&id];
+        let rules = &self.image.policies[built.policies[direction as usize]].rules;
+        let rule = match judgement.rule {
+            NO_RULE => None,
+            identity => {
+                let place = rules.iter().position(|rule| *rule == identity);
+                Some(place.context("the judgement names no rule of the policy")?)
+            }
+        };
+        let state = state.get();
+        let packet = match (rule, state) {
+            (Some(_), Some(state)) => Some(seen_by_model(&headers, state)),
+            (None, _) | (_, None) => None,
+        };
+        Ok(Judged {
+            found: Found {
+                verdict: judgement.verdict,
+                reason: Some(judgement.reason),
+                rule,
+            },
+            packet,
+            state,
+        })
+    }
+}
+
+fn seen_by_model(headers: &Headers, state: CtState) -> Packet {
+    let family = match headers.version {
+        IpVersion::V6 => Family::V6,
+        IpVersion::V4 | IpVersion::None => Family::V4,
+    };
+    let (source, dest) = (
+        address(family, &headers.source),
+        address(family, &headers.dest),
+    );
+    let [_, _, mac @ ..] = headers.dest_mac.to_be_bytes();
+    let segment = (headers.protocol == 6).then_some(Segment {
+        flags: headers.tcp_flags,
+        sport: headers.sport,
+    });
+    let port = |port| (headers.has_ports == 1).then_some(port);
+    Packet {
+        family,
+        protocol: headers.protocol,
+        source,
+        dest,
+        sport: port(headers.sport),
+        dport: port(headers.dport),
+        traits: model::traits_of(mac, source, dest, segment, state),
+    }
+}
+
+fn address(family: Family, address: &Address) -> IpAddr {
+    let mut bytes = [0; 16];
+    for (part, word) in bytes.chunks_mut(4).zip(address.0) {
+        part.copy_from_slice(&word.to_ne_bytes());
+    }
+    match family {
+        Family::V4 => Ipv4Addr::new(bytes[12], bytes[13], bytes[14], bytes[15]).into(),
+        Family::V6 => Ipv6Addr::from(bytes).into(),
+    }
+}
+
+/// [`Memory`] that notes the connection-tracking state it gave.
+#[derive(Clone, Copy)]
+struct Watched<'a> {
+    tables: &'a Memory,
+    state: &'a Cell<Option<CtState>>,
+}
+
+impl Tables for Watched<'_> {
+    fn port(&self, ifindex: u32) -> Option<&Port> {
+        Tables::port(&self.tables, ifindex)
+    }
+
+    fn word(&self, index: u32) -> Option<u64> {
+        self.tables.word(index)
+    }
+
+    fn class(&self, space: u32, version: IpVersion, address: &Address) -> u32 {
+        self.tables.class(space, version, address)
+    }
+
+    fn flow(&self, key: &FlowKey) -> Option<FlowRef<'_>> {
+        Tables::flow(&self.tables, key)
+    }
+
+    fn half_open(&self, key: &FlowKey) -> Option<FlowRef<'_>> {
+        Tables::half_open(&self.tables, key)
+    }
+
+    fn insert_half_open(&self, key: &FlowKey, flow: &Flow) -> bool {
+        self.tables.insert_half_open(key, flow)
+    }
+
+    fn establish(&self, key: &FlowKey, flow: &Flow) -> bool {
+        self.tables.establish(key, flow)
+    }
+
+    fn remove_flow(&self, key: &FlowKey) {
+        self.tables.remove_flow(key);
+    }
+
+    fn remember_fragment(&self, key: &FragmentKey, value: &FragmentValue) {
+        self.tables.remember_fragment(key, value);
+    }
+
+    fn first_fragment(&self, key: &FragmentKey) -> Option<FragmentValue> {
+        self.tables.first_fragment(key)
+    }
+
+    fn settings(&self) -> Settings {
+        self.tables.settings()
+    }
+
+    fn now(&self) -> u64 {
+        self.tables.now()
+    }
+
+    fn repeat<S: Step>(count: u32, step: &mut S) {
+        <&Memory as Tables>::repeat(count, step);
+    }
+
+    fn track(&self, port: &Port, direction: Direction, headers: &Headers) -> Tracked {
+        let tracked = self.tables.track(port, direction, headers);
+        self.state.set(Some(tracked.state));
+        tracked
+    }
+}
