@@ -57,6 +57,9 @@ struct Place {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Read the configuration and say what is wrong with it.
+    ///
+    /// Exits with 0 if every line is enforced, with 1 if some are not (errors), with 2 if the configuration cannot be read at all. Warnings
+    /// (lines that may not mean what was meant, and lines that pve-firewall would ignore) count only with --strict.
     Check(check::Arguments),
     /// Print the policies of the host and every port: the rules in order, with where they come from.
     Compile(compile::Arguments),

@@ -18,23 +18,27 @@ pub mod macros;
 pub mod options;
 pub mod registry;
 pub mod rule;
+mod sdn;
 pub mod service;
 mod sources;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use self::address::{LONGEST_NAME, is_name};
 pub use self::closest::did_you_mean;
 use self::corosync::Corosync;
 use self::document::{Document, Kind};
 use self::line::{Fault, Reporter, Span};
 use self::options::{ClusterOptions, GuestOptions, HostOptions, VnetOptions};
+pub(crate) use self::sdn::read_json;
+pub use self::sdn::{IPAM_STATE, RUNNING_CONFIG, SdnSets};
 pub use self::sources::{
-    CLUSTER_FILE, COROSYNC_FILE, MEMBERS_FILE, Sources, VNET_DIRECTORY, guest_file, host_file,
-    lxc_directory, node_name, qemu_directory,
+    CLUSTER_FILE, COROSYNC_FILE, FIREWALL_DIRECTORY, MEMBERS_FILE, Sources, VNET_DIRECTORY,
+    guest_file, host_file, lxc_directory, node_name, qemu_directory,
 };
 use crate::diagnostic::Diagnostic;
 use crate::inventory::{self, Guest};
@@ -55,6 +59,10 @@ pub struct Config {
     pub guests: BTreeMap<u32, GuestConfig>,
     /// Firewall files of SDN VNets by the VNet's name.
     pub vnets: BTreeMap<Arc<str>, Document<VnetOptions>>,
+    /// The sets that SDN makes.
+    pub sdn: SdnSets,
+    /// Names of the cluster's file that firewall files of other nodes' guests mention, in lower case.
+    pub elsewhere: BTreeSet<Arc<str>>,
     /// `corosync.conf`, if there is one.
     pub corosync: Option<Corosync>,
     /// Addresses of the cluster's members by name.
@@ -93,7 +101,8 @@ pub fn parse(sources: &Sources) -> (Config, Vec<Diagnostic>) {
             let firewall = document(sources, &guest_file(guest.vmid), Kind::Guest, &mut found);
             (guest.vmid, GuestConfig { guest, firewall })
         })
-        .collect();
+        .collect::<BTreeMap<_, _>>();
+    let elsewhere = elsewhere(sources, &cluster, &guests);
     let vnets = sources
         .named(VNET_DIRECTORY, ".fw")
         .map(|(name, path)| (name.into(), document(sources, path, Kind::Vnet, &mut found)))
@@ -105,6 +114,8 @@ pub fn parse(sources: &Sources) -> (Config, Vec<Diagnostic>) {
         local_network: None,
         guests,
         vnets,
+        sdn: sdn::parse(sources, &mut found),
+        elsewhere,
         corosync: sources
             .files
             .get(COROSYNC_FILE)
@@ -116,6 +127,39 @@ pub fn parse(sources: &Sources) -> (Config, Vec<Diagnostic>) {
             .unwrap_or_default(),
     };
     (config, found)
+}
+
+/// The cluster's names among the words of the files of guests that are not this node's.
+fn elsewhere(
+    sources: &Sources,
+    cluster: &Document<ClusterOptions>,
+    guests: &BTreeMap<u32, GuestConfig>,
+) -> BTreeSet<Arc<str>> {
+    let names = cluster.aliases.keys();
+    let names = names.chain(cluster.sets.keys());
+    let names = names.chain(cluster.groups.keys());
+    let mut missing: BTreeMap<&str, &Arc<str>> = names.map(|name| (&**name, name)).collect();
+    let mut seen = BTreeSet::new();
+    let files = sources.numbered(FIREWALL_DIRECTORY, ".fw");
+    let foreign = files
+        .into_iter()
+        .filter(|(vmid, _)| !guests.contains_key(vmid));
+    for (_, (_, bytes)) in foreign {
+        if missing.is_empty() {
+            break;
+        }
+        let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'-' || *byte == b'_';
+        let words = bytes.split(|byte| !is_part(byte));
+        for word in words.filter_map(|word| std::str::from_utf8(word).ok()) {
+            if !is_name(word) || word.len() > LONGEST_NAME {
+                continue;
+            }
+            if let Some(name) = missing.remove(word.to_ascii_lowercase().as_str()) {
+                seen.insert(Arc::clone(name));
+            }
+        }
+    }
+    seen
 }
 
 fn document<O: options::OptionTable>(

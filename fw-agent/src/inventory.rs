@@ -6,6 +6,7 @@
 pub mod devices;
 pub mod facts;
 mod guest;
+mod vmlist;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -43,6 +44,8 @@ pub struct Nic {
     pub bridge: Option<String>,
     /// VLAN of an access port.
     pub tag: Option<u16>,
+    /// VLANs of a trunk, as inclusive ranges; empty if the NIC is none.
+    pub trunks: Vec<(u16, u16)>,
     /// A container's fixed addresses.
     pub addresses: Vec<IpAddr>,
 }
@@ -57,9 +60,13 @@ pub fn guests(sources: &Sources, found: &mut Vec<Diagnostic>) -> Vec<Guest> {
         .numbered(&lxc_directory(&sources.node), ".conf")
         .into_iter()
         .map(|entry| (GuestKind::Container, entry));
+    let list = vmlist::VmList::parse(sources, found);
     let mut guests: Vec<Guest> = Vec::new();
     for (kind, (vmid, (path, bytes))) in vms.chain(containers) {
         let mut reporter = Reporter::new(path.into(), found);
+        if !list.has(&sources.node, vmid, kind, &mut reporter) {
+            continue;
+        }
         let guest = guest::parse(bytes, vmid, kind, &mut reporter);
         guests.push(guest);
     }

@@ -4,7 +4,7 @@
 //! files, netlink ─read→ text ─parse→ Config ─resolve→ PortPolicy… ─build→ MapImage ─plan→ Plan ─apply→ kernel maps
 //! ```
 //!
-//! `config` is what the admin wrote, `inventory` what exists on this node, `policy` what it means, `image` what goes in each map,
+//! `config` is what the admin wrote, `inventory` what exists on this node, `policy` what it means, `lint` what of it was hardly meant, `image` what goes in each map,
 //! `datapath` how it gets there, `events` what the kernel said, `reconcile` when.
 
 pub mod cli;
@@ -15,6 +15,7 @@ pub mod diagnostic;
 pub mod events;
 pub mod image;
 pub mod inventory;
+pub mod lint;
 pub mod policy;
 pub mod reconcile;
 pub mod record;

@@ -194,7 +194,7 @@ pub struct Origin {
 }
 
 /// A line of a configuration file.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SourceLine {
     /// Path as given to the parser.
     pub file: Arc<str>,

@@ -1,4 +1,7 @@
-//! `fwctl check`: parse and resolve, print diagnostics.
+//! `fwctl check`: parse, resolve and lint; print what is wrong, with the lines it is about.
+//!
+//! Errors are lines that are not enforced; warnings are lines that are enforced but perhaps not as meant, and lints. Exit code 1 with errors, and
+//! with `--strict` with warnings too.
 
 use std::io::{IsTerminal, Write};
 
@@ -6,7 +9,8 @@ use anyhow::Result;
 
 use super::{Outcome, Place};
 use crate::compile::compile;
-use crate::diagnostic::render;
+use crate::diagnostic::{Severity, render};
+use crate::lint;
 use crate::reconcile::unix_time;
 
 #[derive(Debug, clap::Args)]
@@ -14,27 +18,42 @@ pub(super) struct Arguments {
     /// Print the diagnostics as JSON.
     #[arg(long)]
     json: bool,
+    /// Exit with 1 if there are only warnings, too.
+    #[arg(long)]
+    strict: bool,
 }
 
 pub(super) fn run(place: &Place, arguments: &Arguments) -> Result<Outcome> {
     let sources = place.sources()?;
     let compiled = compile(&sources, &place.facts()?, unix_time());
+    let mut found = compiled.diagnostics;
+    found.extend(lint::run(&compiled.config, &compiled.policy));
+    found.sort();
+    found.dedup();
+    let errors = found
+        .iter()
+        .filter(|diagnostic| diagnostic.severity == Severity::Error)
+        .count();
+    let warnings = found.len() - errors;
     let mut out = std::io::stdout().lock();
     if arguments.json {
-        serde_json::to_writer_pretty(&mut out, &compiled.diagnostics)?;
+        serde_json::to_writer_pretty(&mut out, &found)?;
         writeln!(out)?;
     } else {
         let colours = out.is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        write!(out, "{}", render(&compiled.diagnostics, &sources, colours))?;
-        let ports = compiled.policy.ports.len();
-        match compiled.diagnostics.len() {
-            0 => writeln!(out, "{ports} ports under policy, nothing to complain about")?,
-            1 => writeln!(out, "{ports} ports under policy, 1 diagnostic")?,
-            count => writeln!(out, "{ports} ports under policy, {count} diagnostics")?,
-        }
+        write!(out, "{}", render(&found, &sources, colours))?;
+        let ports = count(compiled.policy.ports.len(), "port");
+        let (errors, warnings) = (count(errors, "error"), count(warnings, "warning"));
+        writeln!(out, "{ports} under policy, {errors}, {warnings}")?;
     }
-    Ok(match compiled.diagnostics.is_empty() {
-        true => Outcome::Done,
-        false => Outcome::Diagnostics,
+    Ok(match errors > 0 || arguments.strict && warnings > 0 {
+        false => Outcome::Done,
+        true => Outcome::Diagnostics,
     })
+}
+
+/// `1 port`, `2 ports`.
+fn count(number: usize, of: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {of}{plural}")
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv4Subnets, Ipv6Net, Ipv6Subnets};
 
-use super::line::{Fault, Line, Span, quote};
+use super::line::{Fault, Line, Note, Span, quote};
 use crate::policy::Family;
 
 /// Longest name of an alias or a set.
@@ -112,7 +112,7 @@ pub fn alias_name(line: &Line<'_>, text: &str) -> Option<Name> {
 pub fn parse_spec(
     line: &Line<'_>,
     text: &str,
-    notes: &mut Vec<Fault>,
+    notes: &mut Vec<Note>,
 ) -> Result<AddressSpec, Fault> {
     if let Some(set) = text.strip_prefix('+') {
         let (scope, name) = scoped(set);
@@ -131,11 +131,9 @@ pub fn parse_spec(
             ));
         }
         if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
-            notes.push(Fault::new(
-                line,
-                text,
-                "pve-firewall does not find a set by a name with capital letters",
-            ));
+            let message = "the name of a set has capital letters";
+            let hint = format!("write {}", quote(&text.to_ascii_lowercase()));
+            notes.push(Fault::new(line, text, message).hint(hint).superset());
         }
         return Ok(AddressSpec::Set(Name {
             scope,
@@ -150,21 +148,27 @@ pub fn parse_spec(
     }
     let mut nets = Vec::new();
     let mut of = None;
+    let (mut bits_ok, mut ranges_ok) = (true, true);
     for item in text.split(',') {
         let first = nets.len();
-        parse_item(item, &mut nets).map_err(|message| Fault::new(line, item, message))?;
+        let is_range = parse_item(item, |net| nets.push(net))
+            .map_err(|message| Fault::new(line, item, message))?;
         for net in nets.get(first..).unwrap_or_default() {
             if *of.get_or_insert(family(net)) != family(net) {
                 return Err(Fault::new(line, item, "a list cannot mix IPv4 and IPv6")
                     .hint("write one rule per family".to_owned()));
             }
         }
-        if has_host_bits(item) {
-            notes.push(Fault::new(
-                line,
-                item,
-                "pve-firewall refuses a network with host bits in a rule",
-            ));
+        // One remark of a kind per list.
+        if bits_ok && let Some(net) = with_host_bits(item) {
+            bits_ok = false;
+            let hint = format!("write {}", net.trunc());
+            let fault = Fault::new(line, item, "the network has host bits").hint(hint);
+            notes.push(fault.superset());
+        }
+        if ranges_ok && is_range && item.len() != text.len() {
+            ranges_ok = false;
+            notes.push(Fault::new(line, item, "a range stands in a list").superset());
         }
     }
     let family = of.ok_or_else(|| Fault::new(line, text, "an address is missing"))?;
@@ -175,26 +179,26 @@ pub fn parse_spec(
     })
 }
 
-/// Reads one address, network or range and appends its networks, host bits cleared.
-pub fn parse_item(text: &str, nets: &mut Vec<IpNet>) -> Result<(), String> {
+/// Reads one address, network or range and hands on its networks, host bits cleared. Answers whether it is a range.
+pub fn parse_item(text: &str, mut add: impl FnMut(IpNet)) -> Result<bool, String> {
     if text.is_empty() {
         return Err("an item of the list is empty".into());
     }
     let Some((from, to)) = text.split_once('-') else {
-        nets.push(parse_net(text)?);
-        return Ok(());
+        add(parse_net(text)?);
+        return Ok(false);
     };
     let bad = |part: &str| format!("{} is not an address", quote(part));
     let from_address: IpAddr = from.parse().ok().ok_or_else(|| bad(from))?;
     let to_address: IpAddr = to.parse().ok().ok_or_else(|| bad(to))?;
     match (from_address, to_address) {
         (IpAddr::V4(from), IpAddr::V4(to)) if from <= to => {
-            nets.extend(Ipv4Subnets::new(from, to, 0).map(IpNet::V4));
-            Ok(())
+            Ipv4Subnets::new(from, to, 0).map(IpNet::V4).for_each(add);
+            Ok(true)
         }
         (IpAddr::V6(from), IpAddr::V6(to)) if from <= to => {
-            nets.extend(Ipv6Subnets::new(from, to, 0).map(IpNet::V6));
-            Ok(())
+            Ipv6Subnets::new(from, to, 0).map(IpNet::V6).for_each(add);
+            Ok(true)
         }
         (IpAddr::V4(_), IpAddr::V4(_)) | (IpAddr::V6(_), IpAddr::V6(_)) => {
             Err("the range ends before it begins".into())
@@ -250,9 +254,9 @@ fn short_v4(text: &str) -> Option<IpAddr> {
     Some(IpAddr::V4(Ipv4Addr::from(octets)))
 }
 
-fn has_host_bits(text: &str) -> bool {
-    text.parse::<IpNet>()
-        .is_ok_and(|net| net.addr() != net.network())
+fn with_host_bits(text: &str) -> Option<IpNet> {
+    let net: IpNet = text.parse().ok()?;
+    (net.addr() != net.network()).then_some(net)
 }
 
 /// The link-local address that a NIC forms from its hardware address (RFC 4291, appendix A).
@@ -276,7 +280,7 @@ mod tests {
     use super::*;
 
     fn check(text: &str, expect: Result<&str, &str>) {
-        let line = Line { number: 1, text };
+        let line = Line::alone(text);
         let found = match parse_spec(&line, text, &mut Vec::new()) {
             Ok(AddressSpec::Set(name)) => Ok(format!("set {:?} {}", name.scope, name.name)),
             Ok(AddressSpec::Alias(name)) => Ok(format!("alias {:?} {}", name.scope, name.name)),

@@ -6,14 +6,14 @@
 //!    good header with it. 2. Repeated `[OPTIONS]`, `[ALIASES]` and `[RULES]` add up; a repeated set or group replaces the earlier one.
 //! 3. Names are folded to lower case. Nothing is looked up here, so the order of definitions does not matter.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
 use super::address::{LONGEST_GROUP, LONGEST_NAME, Name};
-use super::entry::{alias, entries, section_name};
-use super::line::{Fault, Line, Reporter, before_comment, decode, lines, quote};
+use super::entry::{Listed, alias, entries, section_name};
+use super::line::{Fault, Line, Note, Reporter, Span, before_comment, decode, lines, quote};
 use super::options::OptionTable;
 use super::rule::{self, List, RuleLine};
 
@@ -41,8 +41,10 @@ pub struct Document<O> {
 pub struct Alias {
     /// What it stands for, host bits cleared.
     pub net: IpNet,
-    /// Where it is defined.
+    /// Where it is defined …
     pub line: u32,
+    /// … and in which part of the line.
+    pub span: Span,
 }
 
 /// A set of addresses as written.
@@ -50,6 +52,8 @@ pub struct Alias {
 pub struct IpSet {
     /// Line of the header.
     pub line: u32,
+    /// Where the header stands in the line.
+    pub span: Span,
     /// The entries in order.
     pub entries: Vec<Entry>,
 }
@@ -79,6 +83,8 @@ pub enum Member {
 pub struct Group {
     /// Line of the header.
     pub line: u32,
+    /// Where the header stands in the line.
+    pub span: Span,
     /// The rules in order.
     pub rules: Vec<RuleLine>,
 }
@@ -96,6 +102,25 @@ pub enum Kind {
     Vnet,
 }
 
+impl Kind {
+    /// The kind of list that `[RULES]` is.
+    fn rules(self) -> List {
+        match self {
+            Self::Cluster | Self::Host => List::Host,
+            Self::Guest => List::Guest,
+            Self::Vnet => List::Vnet,
+        }
+    }
+
+    /// Whether the file may define aliases and sets.
+    fn has_names(self) -> bool {
+        match self {
+            Self::Cluster | Self::Guest => true,
+            Self::Host | Self::Vnet => false,
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Section {
     Before,
@@ -109,6 +134,7 @@ enum Section {
 
 const RULE_SKIPPED: &str = "the rule is not enforced";
 const ENTRY_SKIPPED: &str = "the entry is not in the set";
+const SECTION_IS_READ: &str = "pve-firewall ignores this section, Tapwall reads it";
 const LINES_SKIPPED: &str = "the lines up to the next section are ignored";
 
 impl<O: OptionTable> Document<O> {
@@ -131,15 +157,20 @@ impl<O: OptionTable> Document<O> {
         reporter.encoding(bytes);
         let text = decode(bytes);
         let mut section = Section::Before;
-        let mut listed = HashSet::new();
+        let mut listed = Listed::default();
+        let mut had_return = false;
         for line in lines(&text) {
             let body = line.text.trim_ascii();
             if body.is_empty() || body.starts_with('#') {
                 continue;
             }
             if body.starts_with('[') {
+                if line.returns && !std::mem::replace(&mut had_return, true) {
+                    let fault = Fault::new(&line, body, "the lines of this file end with CR LF");
+                    reporter.warning(line.number, fault, SECTION_IS_READ);
+                }
                 section = document.open(&line, body, kind, reporter);
-                listed.clear();
+                listed = Listed::default();
                 continue;
             }
             match &section {
@@ -152,12 +183,9 @@ impl<O: OptionTable> Document<O> {
                 Section::Options => document.option(&line, reporter),
                 Section::Aliases => document.alias(&line, reporter),
                 Section::Rules => {
-                    let list = match kind {
-                        Kind::Guest => List::Guest,
-                        Kind::Vnet => List::Vnet,
-                        Kind::Cluster | Kind::Host => List::Host,
-                    };
-                    document.rules.extend(rule_line(&line, list, reporter));
+                    document
+                        .rules
+                        .extend(rule_line(&line, kind.rules(), reporter));
                 }
                 Section::Group(name) => {
                     let rule = rule_line(&line, List::Group, reporter);
@@ -168,15 +196,15 @@ impl<O: OptionTable> Document<O> {
                         .rules
                         .extend(rule);
                 }
-                Section::Set(name) => match entries(&line, &mut listed) {
-                    Ok(entries) => document
-                        .sets
-                        .entry(Arc::clone(name))
-                        .or_default()
-                        .entries
-                        .extend(entries),
-                    Err(fault) => reporter.error(line.number, fault, ENTRY_SKIPPED),
-                },
+                Section::Set(name) => {
+                    let set = document.sets.entry(Arc::clone(name)).or_default();
+                    match entries(&line, &mut listed, &mut set.entries) {
+                        Ok(note) => note
+                            .into_iter()
+                            .for_each(|note| reporter.note(line.number, note)),
+                        Err(fault) => reporter.error(line.number, fault, ENTRY_SKIPPED),
+                    }
+                }
             }
         }
         document
@@ -190,7 +218,12 @@ impl<O: OptionTable> Document<O> {
         kind: Kind,
         reporter: &mut Reporter<'_>,
     ) -> Section {
-        match header(line, body, kind) {
+        let mut notes = Vec::new();
+        let found = header(line, body, kind, &mut notes);
+        notes
+            .into_iter()
+            .for_each(|note| reporter.note(line.number, note));
+        match found {
             Err(fault) => {
                 reporter.error(line.number, fault, LINES_SKIPPED);
                 Section::Skipped
@@ -200,6 +233,7 @@ impl<O: OptionTable> Document<O> {
                     Section::Set(name) => {
                         let set = IpSet {
                             line: line.number,
+                            span: line.span(body),
                             entries: Vec::new(),
                         };
                         self.sets.insert(Arc::clone(name), set).map(|set| set.line)
@@ -207,6 +241,7 @@ impl<O: OptionTable> Document<O> {
                     Section::Group(name) => {
                         let group = Group {
                             line: line.number,
+                            span: line.span(body),
                             rules: Vec::new(),
                         };
                         self.groups
@@ -234,20 +269,24 @@ impl<O: OptionTable> Document<O> {
 
     fn option(&mut self, line: &Line<'_>, reporter: &mut Reporter<'_>) {
         match self.options.read(line) {
-            Ok(None) => {}
-            Ok(Some(note)) => reporter.warning(line.number, note, "the option is set"),
+            Ok(notes) => notes
+                .into_iter()
+                .for_each(|note| reporter.note(line.number, note)),
             Err(fault) => reporter.error(line.number, fault, "the line is ignored"),
         }
     }
 
     fn alias(&mut self, line: &Line<'_>, reporter: &mut Reporter<'_>) {
         match alias(line) {
-            Ok((name, net)) => {
+            Ok((name, net, note)) => {
+                note.into_iter()
+                    .for_each(|note| reporter.note(line.number, note));
                 if let Some(before) = self.aliases.insert(
                     Arc::clone(&name),
                     Alias {
                         net,
                         line: line.number,
+                        span: line.span(line.text.trim_ascii()),
                     },
                 ) {
                     let fault = Fault::new(
@@ -268,8 +307,13 @@ impl<O: OptionTable> Document<O> {
 }
 
 /// Reads `[KEYWORD]` or `[KEYWORD name]` with perhaps a comment behind it.
-fn header(line: &Line<'_>, body: &str, kind: Kind) -> Result<Section, Fault> {
-    let body = before_comment(body);
+fn header(
+    line: &Line<'_>,
+    whole: &str,
+    kind: Kind,
+    notes: &mut Vec<Note>,
+) -> Result<Section, Fault> {
+    let body = before_comment(whole);
     let inner = body
         .strip_prefix('[')
         .and_then(|body| body.strip_suffix(']'));
@@ -281,14 +325,13 @@ fn header(line: &Line<'_>, body: &str, kind: Kind) -> Result<Section, Fault> {
             format!("{} is not a section", quote(body)),
         ));
     };
-    let has_names = matches!(kind, Kind::Cluster | Kind::Guest);
     let (section, allowed) = match (keyword.to_ascii_uppercase().as_str(), name) {
         ("OPTIONS", None) => (Section::Options, true),
         ("RULES", None) => (Section::Rules, true),
-        ("ALIASES", None) => (Section::Aliases, has_names),
+        ("ALIASES", None) => (Section::Aliases, kind.has_names()),
         ("IPSET", Some(name)) => (
             Section::Set(section_name(line, name, LONGEST_NAME)?),
-            has_names,
+            kind.has_names(),
         ),
         ("GROUP", Some(name)) => (
             Section::Group(section_name(line, name, LONGEST_GROUP)?),
@@ -303,6 +346,15 @@ fn header(line: &Line<'_>, body: &str, kind: Kind) -> Result<Section, Fault> {
         }
     };
     if allowed {
+        let inner = inner.unwrap_or_default();
+        let plain = if name.is_some() { body } else { whole };
+        if inner.trim_ascii() != inner || plain.len() != inner.len() + 2 {
+            let fault = match name {
+                Some(_) => Fault::new(line, body, "there is a blank inside the brackets"),
+                None => Fault::new(line, whole, "a comment or a blank stands in this header"),
+            };
+            notes.push(fault.effect(SECTION_IS_READ));
+        }
         Ok(section)
     } else {
         Err(Fault::new(
@@ -317,8 +369,11 @@ fn rule_line(line: &Line<'_>, list: List, reporter: &mut Reporter<'_>) -> Option
     let mut notes = Vec::new();
     match rule::parse(line, list, &mut notes) {
         Ok(rule) => {
-            for note in notes {
-                reporter.warning(line.number, note, "the rule is enforced");
+            for note in notes
+                .into_iter()
+                .filter(|_| rule.as_ref().is_some_and(|rule| rule.enabled))
+            {
+                reporter.note(line.number, note);
             }
             rule
         }

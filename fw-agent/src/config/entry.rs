@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use super::address::{LONGEST_NAME, alias_name, is_name, parse_item, parse_net};
 use super::document::{Entry, Member};
-use super::line::{Fault, Line, before_comment, quote};
+use super::line::{Fault, Line, Note, before_comment, quote};
 
 /// Folds the name of a section or an alias, if it is one.
 pub(super) fn section_name(line: &Line<'_>, name: &str, longest: usize) -> Result<Arc<str>, Fault> {
@@ -25,23 +25,39 @@ pub(super) fn section_name(line: &Line<'_>, name: &str, longest: usize) -> Resul
 }
 
 /// Reads a line of `[ALIASES]`.
-pub(super) fn alias(line: &Line<'_>) -> Result<(Arc<str>, IpNet), Fault> {
+pub(super) fn alias(line: &Line<'_>) -> Result<(Arc<str>, IpNet, Option<Note>), Fault> {
     let text = before_comment(line.text);
     let mut words = text.split_ascii_whitespace();
-    let (Some(name), Some(address), None) = (words.next(), words.next(), words.next()) else {
+    let (Some(written), Some(address), None) = (words.next(), words.next(), words.next()) else {
         return Err(Fault::new(
             line,
             text,
             "an alias has the form `name address`",
         ));
     };
-    let name = section_name(line, name, LONGEST_NAME)?;
+    let name = section_name(line, written, LONGEST_NAME)?;
     let net = parse_net(address).map_err(|message| Fault::new(line, address, message))?;
-    Ok((name, net))
+    let blanks = line.between(written, address).map_or(1, str::len);
+    let note = (blanks != 1).then(|| {
+        let message = "more than one blank stands between name and address";
+        Fault::new(line, address, message).superset()
+    });
+    Ok((name, net, note))
 }
 
-/// Reads a line of a set; `listed` holds what the set lists already.
-pub(super) fn entries(line: &Line<'_>, listed: &mut HashSet<String>) -> Result<Vec<Entry>, Fault> {
+/// What a set lists already, as written.
+#[derive(Debug, Default)]
+pub(super) struct Listed<'t> {
+    nets: HashSet<&'t str>,
+    aliases: HashSet<String>,
+}
+
+/// Reads a line of a set and appends what it lists to `out`.
+pub(super) fn entries<'t>(
+    line: &Line<'t>,
+    listed: &mut Listed<'t>,
+    out: &mut Vec<Entry>,
+) -> Result<Option<Note>, Fault> {
     let text = before_comment(line.text);
     let (nomatch, token) = match text.strip_prefix('!') {
         Some(token) => (true, token.trim_ascii_start()),
@@ -59,35 +75,46 @@ pub(super) fn entries(line: &Line<'_>, listed: &mut HashSet<String>) -> Result<V
         nomatch,
         member,
     };
-    let found = if let Some(name) = alias_name(line, token) {
-        vec![entry(Member::Alias(Box::new(name)))]
-    } else {
-        let mut nets = Vec::new();
-        parse_item(token, &mut nets).map_err(|message| Fault::new(line, token, message))?;
-        if nets.iter().any(|net| net.prefix_len() == 0) {
-            return Err(Fault::new(line, token, "a set cannot hold every address")
-                .hint("use 0.0.0.0/1 and 128.0.0.0/1 instead".to_owned()));
-        }
-        nets.into_iter()
-            .map(|net| entry(Member::Net(net)))
-            .collect()
+    let twice = || {
+        let message = format!("{} is listed in this set already", quote(token));
+        Fault::new(line, token, message)
     };
+    if let Some(name) = alias_name(line, token) {
+        if !listed.aliases.insert(token.to_ascii_lowercase()) {
+            return Err(twice());
+        }
+        out.push(entry(Member::Alias(Box::new(name))));
+        return Ok(None);
+    }
+    let first = out.len();
+    let is_range = parse_item(token, |net| out.push(entry(Member::Net(net))))
+        .map_err(|message| Fault::new(line, token, message).hint(entry_hint(token)))?;
     let key = token
         .strip_suffix("/32")
         .filter(|text| !text.contains(':'))
         .or_else(|| token.strip_suffix("/128"))
         .unwrap_or(token);
-    let fresh = match found.first().map(|entry| &entry.member) {
-        Some(Member::Alias(_)) => listed.insert(token.to_ascii_lowercase()),
-        Some(Member::Net(_)) | None => listed.insert(key.to_owned()),
-    };
-    if fresh {
-        Ok(found)
+    let is_everything =
+        |entry: &Entry| matches!(&entry.member, Member::Net(net) if net.prefix_len() == 0);
+    let refused = if out.last().is_some_and(is_everything) {
+        let hint = "write its halves instead: 0.0.0.0/1 and 128.0.0.0/1, or ::/1 and 8000::/1";
+        Err(Fault::new(line, token, "a set cannot hold every address").hint(hint.to_owned()))
+    } else if !listed.nets.insert(key) {
+        Err(twice())
     } else {
-        Err(Fault::new(
-            line,
-            token,
-            format!("{} is listed in this set already", quote(token)),
-        ))
+        Ok(())
+    };
+    if let Err(fault) = refused {
+        out.truncate(first);
+        return Err(fault);
     }
+    let note = || Fault::new(line, token, "a range stands in a set").superset();
+    Ok(is_range.then(note))
+}
+
+/// Advice about an entry that is no address.
+fn entry_hint(token: &str) -> Option<String> {
+    token
+        .starts_with('+')
+        .then(|| "a set cannot contain another; list its addresses".to_owned())
 }

@@ -89,6 +89,15 @@ const fn table(family: Family) -> &'static [Entry] {
     }
 }
 
+/// Types that the reference has no names for.
+const OURS: [&str; 2] = ["info-request", "info-reply"];
+
+/// Whether the reference has this name, written like this.
+pub fn is_plain_name(text: &str, family: Family) -> bool {
+    let any = text == "any" && family == Family::V4;
+    any || names(family).any(|name| name == text) && !OURS.contains(&text)
+}
+
 /// Every name of a family's types.
 pub fn names(family: Family) -> impl Iterator<Item = &'static str> {
     table(family).iter().map(|(name, _, _)| *name)

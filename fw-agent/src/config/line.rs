@@ -27,9 +27,30 @@ pub struct Line<'a> {
     pub number: u32,
     /// The line without its ending.
     pub text: &'a str,
+    /// A carriage return stood before the line feed.
+    pub returns: bool,
+}
+
+impl<'a> Line<'a> {
+    /// A line of text that is no file's.
+    pub fn alone(text: &'a str) -> Self {
+        Self {
+            number: 1,
+            text,
+            returns: false,
+        }
+    }
 }
 
 impl Line<'_> {
+    /// The bytes between two sub-slices of this line, the first of which comes first; none if they are not.
+    pub fn between(&self, first: &str, second: &str) -> Option<&str> {
+        let base = self.text.as_ptr() as usize;
+        let start = (first.as_ptr() as usize + first.len()).wrapping_sub(base);
+        let end = (second.as_ptr() as usize).wrapping_sub(base);
+        self.text.get(start..end)
+    }
+
     /// Where `part`, a sub-slice of this line, stands in it; for any other slice the whole line.
     pub fn span(&self, part: &str) -> Span {
         let offset = (part.as_ptr() as usize).wrapping_sub(self.text.as_ptr() as usize);
@@ -57,9 +78,13 @@ pub fn decode(bytes: &[u8]) -> Cow<'_, str> {
 
 /// The lines of a text.
 pub fn lines(text: &str) -> impl Iterator<Item = Line<'_>> {
-    text.split('\n').zip(1..).map(|(text, number)| Line {
-        number,
-        text: text.strip_suffix('\r').unwrap_or(text),
+    text.split('\n').zip(1..).map(|(text, number)| {
+        let line = text.strip_suffix('\r');
+        Line {
+            number,
+            text: line.unwrap_or(text),
+            returns: line.is_some(),
+        }
     })
 }
 
@@ -91,6 +116,33 @@ impl Fault {
     }
 }
 
+/// Effect of a line that the reference does not understand but that can mean only one thing.
+pub const SUPERSET: &str = "pve-firewall ignores this line, Tapwall enforces it";
+
+/// A remark about something that is enforced, and what was made of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// Where and what.
+    pub fault: Fault,
+    /// What was done.
+    pub effect: &'static str,
+}
+
+impl Fault {
+    /// The remark that the reference would ignore the line.
+    pub fn superset(self) -> Note {
+        self.effect(SUPERSET)
+    }
+
+    /// The remark with another effect.
+    pub fn effect(self, effect: &'static str) -> Note {
+        Note {
+            fault: self,
+            effect,
+        }
+    }
+}
+
 /// Collects the diagnostics of one file.
 #[derive(Debug)]
 pub struct Reporter<'d> {
@@ -117,6 +169,11 @@ impl<'d> Reporter<'d> {
     /// Everything is enforced, but perhaps not as meant.
     pub fn warning(&mut self, line: u32, fault: Fault, effect: &str) {
         self.push(Severity::Warning, line, fault, effect);
+    }
+
+    /// A remark.
+    pub fn note(&mut self, line: u32, note: Note) {
+        self.warning(line, note.fault, note.effect);
     }
 
     /// Reports the first byte that is not UTF-8.
@@ -199,10 +256,7 @@ mod tests {
 
     #[test]
     fn spans_count_characters() {
-        let line = Line {
-            number: 1,
-            text: "ä öö x",
-        };
+        let line = Line::alone("ä öö x");
         let part = line.text.split(' ').nth(1).unwrap();
         assert_eq!(
             line.span(part),

@@ -19,6 +19,9 @@ pub struct Macro {
     pub rows: Vec<Service>,
 }
 
+/// Macros that `pve-firewall` does not have.
+pub(super) const OURS: [&str; 2] = ["HTTP/3", "PBS"];
+
 static MACROS: LazyLock<BTreeMap<String, Macro>> = LazyLock::new(|| {
     let mut macros: BTreeMap<String, Macro> = BTreeMap::new();
     for row in registry::rows(include_str!("../../data/macros.csv")) {
@@ -37,10 +40,7 @@ static MACROS: LazyLock<BTreeMap<String, Macro>> = LazyLock::new(|| {
 
 fn parse_row(row: &csv::StringRecord) -> Option<Service> {
     let (protocol, sport, dport, icmp_type) = (row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?);
-    let line = Line {
-        number: 0,
-        text: "",
-    };
+    let line = Line::alone("");
     let protocol = parse_protocol(&line, protocol).ok()?;
     let ports = |text: &str| {
         if text.is_empty() {

@@ -7,12 +7,13 @@ mod value;
 
 use fw_common::verdict::Verdict;
 
-pub use self::value::{RateLimit, log_level, switch};
+pub use self::value::{RateLimit, Remark, log_level, switch};
 use self::value::{
-    Read, boolean, count, count_or, ethertypes, helpers, level, policy, queues, ranged, rate_limit,
+    Read, boolean, count, count_or, ethertypes, flows, helpers, level, policy, queues, ranged,
+    rate_limit,
 };
 use super::closest::did_you_mean;
-use super::line::{Fault, Line, quote};
+use super::line::{Fault, Line, Note, quote};
 
 /// An option's value and where it was set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,17 +43,23 @@ macro_rules! options {
         impl OptionTable for $name {
             const KEYS: &'static [&'static str] = &[$($key,)*];
 
-            fn set(&mut self, key: &str, value: &str, line: u32) -> Option<Result<Option<String>, String>> {
+            fn set(&mut self, key: &str, value: &str, line: u32) -> Option<Result<Set, String>> {
                 match key {
                     $($key => {
                         let read: Read<$type> = $read(value);
-                        Some(read.map(|(value, note)| {
+                        Some(read.map(|(value, remark)| {
+                            let before = self.$field.line;
                             self.$field = Setting { value, line: Some(line) };
-                            note
+                            Set { remark, before }
                         }))
                     })*
                     _ => None,
                 }
+            }
+
+            fn lines(&self) -> Vec<(&'static str, u32)> {
+                let lines = [$(($key, self.$field.line),)*];
+                lines.into_iter().filter_map(|(key, line)| Some((key, line?))).collect()
             }
         }
     };
@@ -63,18 +70,23 @@ pub trait OptionTable: Default {
     /// The keys.
     const KEYS: &'static [&'static str];
 
-    /// Sets one option: none if there is no such key, else a note about the value, or why it is refused.
-    fn set(&mut self, key: &str, value: &str, line: u32) -> Option<Result<Option<String>, String>>;
+    /// Sets one option: none if there is no such key, else what there is to say, or why the value is refused.
+    fn set(&mut self, key: &str, value: &str, line: u32) -> Option<Result<Set, String>>;
 
-    /// Reads a line; a note says what became of a value that is not quite right.
-    fn read(&mut self, line: &Line<'_>) -> Result<Option<Fault>, Fault> {
+    /// The options that a line set, with that line.
+    fn lines(&self) -> Vec<(&'static str, u32)>;
+
+    /// Reads a line; the notes say what became of a value that is not quite right.
+    fn read(&mut self, line: &Line<'_>) -> Result<Vec<Note>, Fault> {
         let text = line.text.trim_ascii();
         let Some((key, value)) = text.split_once(':') else {
-            return Err(Fault::new(
-                line,
-                text,
-                "an option has the form `name: value`",
-            ));
+            let hint = text.split_once('=').map(|(key, value)| {
+                format!(
+                    "write {}",
+                    quote(&format!("{}: {}", key.trim_ascii(), value.trim_ascii()))
+                )
+            });
+            return Err(Fault::new(line, text, "an option has the form `name: value`").hint(hint));
         };
         let value = value.trim_ascii();
         if key.trim_ascii_end() != key {
@@ -88,11 +100,15 @@ pub trait OptionTable: Default {
                 format!("{} is not an option of this file", quote(key)),
             )
             .hint(did_you_mean(key, Self::KEYS.iter().copied()))),
-            Some(Ok(note)) => Ok(note.map(|note| Fault::new(line, value, note))),
+            Some(Ok(set)) => Ok(notes(line, key, value, set)),
             Some(Err(message)) => {
-                let hint = value
-                    .contains('#')
-                    .then(|| "a line of options cannot have a comment".to_owned());
+                let hint = if value.contains('#') {
+                    Some("a line of options cannot have a comment".to_owned())
+                } else {
+                    value
+                        .eq_ignore_ascii_case("DENY")
+                        .then(|| "use DROP".to_owned())
+                };
                 Err(
                     Fault::new(line, if value.is_empty() { key } else { value }, message)
                         .hint(hint),
@@ -100,6 +116,29 @@ pub trait OptionTable: Default {
             }
         }
     }
+}
+
+/// What there is to say about an option that was set.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Set {
+    /// The value is not quite right.
+    pub remark: Option<Remark>,
+    /// The line that had set the option before.
+    pub before: Option<u32>,
+}
+
+fn notes(line: &Line<'_>, key: &str, value: &str, set: Set) -> Vec<Note> {
+    let place = if value.is_empty() { key } else { value };
+    let remark = set
+        .remark
+        .map(|Remark { message, effect }| Fault::new(line, place, message).effect(effect));
+    let repeated = set.before.map(|before| {
+        let message = format!("{} is set in line {before} already", quote(key));
+        Fault::new(line, key, message).effect("the later value is used")
+    });
+    let folded = (key.eq_ignore_ascii_case("log_ratelimit") && key != "log_ratelimit")
+        .then(|| Fault::new(line, key, "this option is written in small letters").superset());
+    remark.into_iter().chain(repeated).chain(folded).collect()
 }
 
 options! {
@@ -142,7 +181,7 @@ options! {
         /// Accept neighbour discovery for the host.
         "ndp" ndp: bool = true, boolean;
         /// Most flows.
-        "nf_conntrack_max" nf_conntrack_max: u64 = 262_144, |text| ranged(text, 32_768, u32::MAX.into());
+        "nf_conntrack_max" nf_conntrack_max: u64 = 262_144, flows;
         /// Seconds that an idle TCP connection is remembered.
         "nf_conntrack_tcp_timeout_established" nf_conntrack_tcp_timeout_established: u64 = 432_000, |text| ranged(text, 7_875, u32::MAX.into());
         /// Seconds that a half-open TCP connection is remembered.
@@ -163,6 +202,18 @@ options! {
         "nftables" nftables: bool = false, boolean;
         /// No meaning.
         "protection_limit" protection_limit: u64 = 0, count;
+    }
+}
+
+options! {
+    /// `[OPTIONS]` of a VNet.
+    VnetOptions {
+        /// Filter what passes through this VNet; 0 is off.
+        "enable" enable: u64 = 0, count;
+        /// Forwarded.
+        "policy_forward" policy_forward: Verdict = Verdict::Accept, policy;
+        /// Level of the forward policy's log line.
+        "log_level_forward" log_level_forward: Option<u8> = None, level;
     }
 }
 
@@ -197,18 +248,6 @@ options! {
         "ips_queues" ips_queues: (u16, u16) = (0, 0), queues;
         /// Ethernet types that the guest may send besides IPv4 and IPv6; none: all.
         "layer2_protocols" layer2_protocols: Option<Vec<u16>> = None, ethertypes;
-    }
-}
-
-options! {
-    /// `[OPTIONS]` of a VNet; not enforced.
-    VnetOptions {
-        /// Filter what is forwarded in this VNet.
-        "enable" enable: bool = false, boolean;
-        /// Forwarded.
-        "policy_forward" policy_forward: Verdict = Verdict::Accept, policy;
-        /// Level of the policy's log line.
-        "log_level_forward" log_level_forward: Option<u8> = None, level;
     }
 }
 

@@ -91,6 +91,21 @@ pub fn service_names(protocol: u8) -> impl Iterator<Item = &'static str> {
         .map(|(name, _)| name.as_str())
 }
 
+/// Whether the reference can read an Ethernet type: a name as written in the registry whose number has decimal digits only, or such a
+/// number.
+pub fn ethertype_is_decimal(text: &str) -> bool {
+    let is_decimal =
+        |number: &str| number.len() == 4 && number.bytes().all(|byte| byte.is_ascii_digit());
+    is_decimal(text) || DECIMAL_ETHERTYPES.contains(text)
+}
+
+static DECIMAL_ETHERTYPES: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
+    rows(include_str!("../../data/ethertypes.csv"))
+        .filter(|row| row[1].bytes().all(|byte| byte.is_ascii_digit()))
+        .map(|row| row[0].to_owned())
+        .collect()
+});
+
 /// An Ethernet type by name (any case) or hexadecimal number, with or without `0x`.
 pub fn ethertype(text: &str) -> Option<u16> {
     let lower = text.to_ascii_lowercase();

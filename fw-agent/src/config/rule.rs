@@ -5,13 +5,16 @@
 //!
 //! Macros are expanded here, names of addresses and groups are looked up by `policy`, so the order of definitions does not matter.
 
+mod interface;
+
 use std::sync::Arc;
 
 use fw_common::verdict::{Direction, Verdict};
 
+pub use self::interface::Interface;
 use super::address::{AddressSpec, LONGEST_GROUP, is_name, parse_spec};
 use super::closest::did_you_mean;
-use super::line::{Fault, Line, Span, before_comment, quote};
+use super::line::{Fault, Line, Note, Span, before_comment, quote};
 use super::macros;
 use super::options::log_level;
 use super::service::{self, Service, Written};
@@ -23,6 +26,8 @@ pub struct RuleLine {
     pub line: u32,
     /// The line as written, without comment and blanks around it.
     pub text: Arc<str>,
+    /// Where `text` stands in the line.
+    pub span: Span,
     /// Not disabled by `|`.
     pub enabled: bool,
     /// Only for this interface.
@@ -73,15 +78,6 @@ pub struct Filter {
     pub log: Option<u8>,
 }
 
-/// An interface that a line names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Interface {
-    /// A guest's `netN`.
-    Net(u16, Span),
-    /// An interface of the host.
-    Host(Arc<str>, Span),
-}
-
 /// The list that a line stands in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum List {
@@ -89,10 +85,10 @@ pub enum List {
     Guest,
     /// `[RULES]` of `host.fw` or `cluster.fw`.
     Host,
-    /// A security group.
-    Group,
     /// `[RULES]` of a VNet.
     Vnet,
+    /// A security group.
+    Group,
 }
 
 #[derive(Default)]
@@ -108,7 +104,7 @@ struct Options<'a> {
 pub fn parse(
     line: &Line<'_>,
     list: List,
-    notes: &mut Vec<Fault>,
+    notes: &mut Vec<Note>,
 ) -> Result<Option<RuleLine>, Fault> {
     let text = before_comment(line.text);
     if text.is_empty() {
@@ -123,13 +119,20 @@ pub fn parse(
         return Err(Fault::new(line, text, "the rule is missing"));
     };
     let Some(action) = words.next() else {
-        return Err(Fault::new(line, direction, "an action is missing"));
+        let is_direction = DIRECTIONS
+            .iter()
+            .any(|known| direction.eq_ignore_ascii_case(known));
+        return match is_direction {
+            true => Err(Fault::new(line, direction, "an action is missing")
+                .hint("for example `IN ACCEPT`, or `GROUP name`".to_owned())),
+            false => Err(unknown_direction(line, direction)),
+        };
     };
     let is_group = direction.eq_ignore_ascii_case("GROUP");
     let options = parse_options(line, words, notes)?;
     let interface = options
         .interface
-        .map(|text| parse_interface(line, text, list))
+        .map(|text| interface::parse(line, text, list, notes))
         .transpose()?;
     let action = if is_group {
         parse_group(line, direction, action, list, &options, notes)?
@@ -140,6 +143,7 @@ pub fn parse(
     Ok(Some(RuleLine {
         line: line.number,
         text: text.into(),
+        span: line.span(text),
         enabled,
         interface,
         action,
@@ -159,11 +163,15 @@ fn parse_flow(line: &Line<'_>, text: &str, list: List) -> Result<Flow, Fault> {
             Err(Fault::new(line, text, "a guest has no FORWARD rules")
                 .hint("use IN or OUT".to_owned()))
         }
-        _ => Err(
-            Fault::new(line, text, format!("{} is not a direction", quote(text)))
-                .hint("a rule begins with IN, OUT or GROUP".to_owned()),
-        ),
+        _ => Err(unknown_direction(line, text)),
     }
+}
+
+const DIRECTIONS: [&str; 4] = ["IN", "OUT", "FORWARD", "GROUP"];
+
+fn unknown_direction(line: &Line<'_>, text: &str) -> Fault {
+    Fault::new(line, text, format!("{} is not a direction", quote(text)))
+        .hint("a rule begins with IN, OUT, FORWARD or GROUP".to_owned())
 }
 
 fn parse_group(
@@ -172,7 +180,7 @@ fn parse_group(
     name: &str,
     list: List,
     options: &Options<'_>,
-    notes: &mut Vec<Fault>,
+    notes: &mut Vec<Note>,
 ) -> Result<Action, Fault> {
     if list == List::Group {
         return Err(Fault::new(
@@ -202,11 +210,9 @@ fn parse_group(
         return Err(Fault::new(line, text, "a GROUP line has no option but -i"));
     }
     if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        notes.push(Fault::new(
-            line,
-            name,
-            "pve-firewall does not find a group by a name with capital letters",
-        ));
+        let message = "the name of a security group has capital letters";
+        let hint = format!("write {}", quote(&name.to_ascii_lowercase()));
+        notes.push(Fault::new(line, name, message).hint(hint).superset());
     }
     Ok(Action::Group {
         name: name.to_ascii_lowercase().into(),
@@ -219,7 +225,7 @@ fn parse_filter(
     flow: Flow,
     action: &str,
     options: &Options<'_>,
-    notes: &mut Vec<Fault>,
+    notes: &mut Vec<Note>,
 ) -> Result<Filter, Fault> {
     let (verdict_text, of_macro) = match action
         .strip_suffix(')')
@@ -236,11 +242,17 @@ fn parse_filter(
     };
     let verdict = verdict(verdict_text).ok_or_else(|| unknown_action(line, verdict_text))?;
     if verdict_text.bytes().any(|byte| byte.is_ascii_lowercase()) {
-        notes.push(Fault::new(
-            line,
-            verdict_text,
-            "pve-firewall ignores a rule whose action is not in capital letters",
-        ));
+        let message = "the action is not in capital letters";
+        let hint = format!("write {}", verdict.name());
+        notes.push(
+            Fault::new(line, verdict_text, message)
+                .hint(hint)
+                .superset(),
+        );
+    }
+    if let Some(of) = of_macro.filter(|of| macros::OURS.contains(&of.name.as_str())) {
+        let message = format!("pve-firewall has no macro {}", of.name);
+        notes.push(Fault::new(line, action, message).superset());
     }
     if flow == Flow::Forward && verdict == Verdict::Reject {
         return Err(
@@ -250,9 +262,15 @@ fn parse_filter(
     }
     let mut spec = |text: Option<&str>| text.map(|text| parse_spec(line, text, notes)).transpose();
     let (source, dest) = (spec(options.source)?, spec(options.dest)?);
-    let services = service::parse(line, options.service, of_macro)?;
+    let services = service::parse(line, options.service, of_macro, notes)?;
     let log = match options.log {
-        Some(text) => log_level(text).map_err(|message| Fault::new(line, text, message))?,
+        Some(text) => {
+            if text.bytes().any(|byte| byte.is_ascii_uppercase()) || text == "warn" {
+                let message = "the log level is not one of pve-firewall's words";
+                notes.push(Fault::new(line, text, message).superset());
+            }
+            log_level(text).map_err(|message| Fault::new(line, text, message))?
+        }
         None => None,
     };
     Ok(Filter {
@@ -304,9 +322,11 @@ const KEYS: &[&str] = &[
 fn parse_options<'a>(
     line: &Line<'a>,
     mut words: impl Iterator<Item = &'a str>,
-    notes: &mut Vec<Fault>,
+    notes: &mut Vec<Note>,
 ) -> Result<Options<'a>, Fault> {
     let mut options = Options::default();
+    // One remark of a kind per line, however often it applies.
+    let (mut spaced, mut spelled, mut repeated) = (true, true, false);
     while let Some(word) = words.next() {
         let Some(key) = word.strip_prefix('-') else {
             return Err(
@@ -330,69 +350,32 @@ fn parse_options<'a>(
                 );
             }
         };
-        if matches!(word, "--i" | "-iface" | "--iface" | "--p") {
-            notes.push(Fault::new(
-                line,
-                word,
-                "pve-firewall ignores a rule with this spelling of the option",
-            ));
+        if matches!(word, "--i" | "-iface" | "--iface" | "--p") && std::mem::take(&mut spelled) {
+            let message = format!("{} is another spelling of the option", quote(word));
+            let hint = if word.ends_with('p') {
+                "write -p"
+            } else {
+                "write -i"
+            };
+            notes.push(
+                Fault::new(line, word, message)
+                    .hint(hint.to_owned())
+                    .superset(),
+            );
         }
         let value = words.next().filter(|value| !value.starts_with('-'));
-        *slot = Some(value.ok_or_else(|| Fault::new(line, word, format!("{word} has no value")))?);
+        let value = value.ok_or_else(|| Fault::new(line, word, format!("{word} has no value")))?;
+        if line.between(word, value) != Some(" ") && std::mem::take(&mut spaced) {
+            let message = "between an option and its value stands something else than one space";
+            let hint = format!("write {}", quote(&format!("{word} {value}")));
+            notes.push(Fault::new(line, value, message).hint(hint).superset());
+        }
+        if slot.replace(value).is_some() && !std::mem::replace(&mut repeated, true) {
+            let message = format!("{} is given twice", quote(word));
+            notes.push(Fault::new(line, word, message).effect("the later value is used"));
+        }
     }
     Ok(options)
-}
-
-fn parse_interface(line: &Line<'_>, text: &str, list: List) -> Result<Interface, Fault> {
-    match list {
-        List::Group => Err(Fault::new(
-            line,
-            text,
-            "a rule of a security group cannot name an interface",
-        )
-        .hint("name it where the group is used".to_owned())),
-        List::Vnet => Err(Fault::new(
-            line,
-            text,
-            "a rule of a VNet cannot name an interface",
-        )),
-        List::Guest => {
-            let number = text
-                .strip_prefix("net")
-                .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
-            let number = number.and_then(|digits| digits.parse().ok());
-            let number = number.ok_or_else(|| {
-                Fault::new(
-                    line,
-                    text,
-                    format!("{} is not an interface of a guest", quote(text)),
-                )
-                .hint("use net0, net1, …".to_owned())
-            })?;
-            Ok(Interface::Net(number, line.span(text)))
-        }
-        List::Host if is_host_interface(text) => Ok(Interface::Host(text.into(), line.span(text))),
-        List::Host => Err(Fault::new(
-            line,
-            text,
-            format!("{} is not a name of an interface", quote(text)),
-        )),
-    }
-}
-
-/// A letter, then up to 20 letters, digits, `_` or `-`, then perhaps `:N` or `.N`.
-fn is_host_interface(text: &str) -> bool {
-    let (name, suffix) = match text.split_once([':', '.']) {
-        Some((name, suffix)) => (name, Some(suffix)),
-        None => (text, None),
-    };
-    let mut bytes = name.bytes();
-    bytes.next().is_some_and(|byte| byte.is_ascii_alphabetic())
-        && (2..=20).contains(&text.len())
-        && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
-        && suffix.is_none_or(|suffix| {
-            !suffix.is_empty() && suffix.bytes().all(|byte| byte.is_ascii_digit())
-        })
 }
 
 #[cfg(test)]

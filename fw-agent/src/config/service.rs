@@ -8,10 +8,13 @@
 
 use super::closest::did_you_mean;
 use super::icmp::{self, IcmpType};
-use super::line::{Fault, Line, quote};
+use super::line::{Fault, Line, Note, quote};
 use super::macros::Macro;
 use super::registry::{self, ICMP, ICMPV6, WITH_PORTS};
 use crate::policy::Family;
+
+/// Ports in a list, a range counting as two, that the reference can take.
+const LONGEST_LIST: usize = 15;
 
 /// One alternative of protocol, ports and ICMP type.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,12 +56,13 @@ pub fn parse(
     line: &Line<'_>,
     written: Written<'_>,
     of: Option<&Macro>,
+    notes: &mut Vec<Note>,
 ) -> Result<Vec<Service>, Fault> {
     let protocol = written
         .protocol
         .map(|text| parse_protocol(line, text))
         .transpose()?;
-    let own = parse_own(line, written, protocol)?;
+    let own = parse_own(line, written, protocol, notes)?;
     let Some(of) = of else {
         return Ok(vec![own]);
     };
@@ -143,6 +147,7 @@ fn parse_own(
     line: &Line<'_>,
     written: Written<'_>,
     protocol: Option<Protocol>,
+    notes: &mut Vec<Note>,
 ) -> Result<Service, Fault> {
     let mut service = Service {
         family: protocol.and_then(|protocol| protocol.icmp),
@@ -167,6 +172,10 @@ fn parse_own(
             ));
         }
         service.set_icmp(parse_icmp(line, text, family)?);
+        if text != "0" && !icmp::is_plain_name(text, family) {
+            let message = "pve-firewall knows ICMP types only by their names here";
+            notes.push(Fault::new(line, text, message).superset());
+        }
     }
     if let Some(family) = icmp_family {
         if let Some(text) = written.sport {
@@ -182,6 +191,11 @@ fn parse_own(
                 .hint("use -icmp-type".to_owned()));
             }
             service.set_icmp(parse_icmp(line, text, family)?);
+            let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+            if !is_number && !icmp::is_plain_name(text, family) {
+                let message = "pve-firewall knows ICMP types only by name or number here";
+                notes.push(Fault::new(line, text, message).superset());
+            }
         }
         return Ok(service);
     }
@@ -202,6 +216,18 @@ fn parse_own(
             }
         };
         *ports = parse_ports(line, text, number)?;
+        let slots: usize = text
+            .split(',')
+            .map(|item| 1 + usize::from(item.contains(':')))
+            .sum();
+        if slots > LONGEST_LIST {
+            let message = format!("the list has more than {LONGEST_LIST} ports");
+            notes.push(Fault::new(line, text, message).superset());
+        }
+        if text == "0" {
+            let fault = Fault::new(line, text, "pve-firewall takes port 0 for every port");
+            notes.push(fault.effect("Tapwall matches port 0 only"));
+        }
     }
     Ok(service)
 }

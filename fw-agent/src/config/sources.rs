@@ -10,6 +10,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use super::line::decode;
+use super::sdn::{IPAM_STATE, LEGACY_IPAM_STATE, RUNNING_CONFIG};
 
 /// Every file that the configuration of one node consists of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,7 +35,12 @@ impl Sources {
         for path in [MEMBERS_FILE, ".vmlist", COROSYNC_FILE] {
             sources.file(root, path);
         }
-        sources.directory(root, "firewall", ".fw");
+        sources.file(root, RUNNING_CONFIG);
+        sources.file(root, IPAM_STATE);
+        if !sources.files.contains_key(IPAM_STATE) && !sources.unreadable.contains_key(IPAM_STATE) {
+            sources.file(root, LEGACY_IPAM_STATE);
+        }
+        sources.directory(root, FIREWALL_DIRECTORY, ".fw");
         sources.directory(root, VNET_DIRECTORY, ".fw");
         sources.file(root, &host_file(node));
         sources.directory(root, &qemu_directory(node), ".conf");
@@ -145,6 +151,9 @@ fn guest_number(name: &str) -> Option<u32> {
     let digits = !name.starts_with('0') && name.bytes().all(|byte| byte.is_ascii_digit());
     if digits { name.parse().ok() } else { None }
 }
+
+/// Directory of the files of the cluster and the guests.
+pub const FIREWALL_DIRECTORY: &str = "firewall";
 
 /// Path of the cluster's communication settings.
 pub const COROSYNC_FILE: &str = "corosync.conf";

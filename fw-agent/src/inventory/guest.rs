@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use super::{Guest, Nic};
+use crate::config::did_you_mean;
 use crate::config::line::{Fault, Line, Reporter, decode, lines, quote};
 use crate::config::options::switch;
 use crate::policy::GuestKind;
@@ -80,6 +81,7 @@ fn net_number(key: &str) -> Option<u16> {
 
 const CLOSED: &str = "the NIC is treated as firewalled";
 const NO_MAC_FILTER: &str = "its MAC filter is off";
+const NO_VLAN: &str = "the NIC counts as one without it";
 const NO_ADDRESS: &str = "the address is not added to the NIC's own";
 
 /// Reads the value of a `netN` line; the first fault that hides whether the NIC is filtered makes it filtered.
@@ -96,6 +98,7 @@ fn parse_nic(
         mac: None,
         bridge: None,
         tag: None,
+        trunks: Vec::new(),
         addresses: Vec::new(),
     };
     let mut faults = Vec::new();
@@ -105,6 +108,20 @@ fn parse_nic(
         let (key, value) = match (item.split_once('='), kind) {
             (Some((model, address)), GuestKind::Vm) if MODELS.contains(&model) => {
                 seen.insert("model");
+                ("macaddr", address)
+            }
+            (Some((model, address)), GuestKind::Vm)
+                if index == 0 && parse_mac(address).is_some() && model != "macaddr" =>
+            {
+                seen.insert("model");
+                closed.get_or_insert_with(|| {
+                    Fault::new(
+                        line,
+                        model,
+                        format!("{} is not a known model", quote(model)),
+                    )
+                    .hint(did_you_mean(model, MODELS.iter().copied()))
+                });
                 ("macaddr", address)
             }
             (Some(pair), _) => pair,
@@ -152,7 +169,14 @@ fn parse_nic(
                 )),
             },
             ("bridge", _) => nic.bridge = Some(value.to_owned()),
-            ("tag", _) => nic.tag = value.parse().ok(),
+            ("tag", _) => match vlan(value) {
+                Some(tag) => nic.tag = Some(tag),
+                None => faults.push((not_a_vlan(line, item, value), NO_VLAN)),
+            },
+            ("trunks", _) => match value.split(';').map(vlans).collect() {
+                Some(trunks) => nic.trunks = trunks,
+                None => faults.push((not_a_vlan(line, item, value), NO_VLAN)),
+            },
             ("ip" | "ip6", GuestKind::Container) => match parse_address(key, value) {
                 Ok(address) => nic.addresses.extend(address),
                 Err(()) => faults.push((
@@ -184,6 +208,29 @@ fn parse_nic(
         ));
     }
     (nic, faults)
+}
+
+/// Reads the number of a VLAN (IEEE 802.1Q: 0 and 4095 are reserved).
+fn vlan(text: &str) -> Option<u16> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse()
+        .ok()
+        .filter(|number| digits && (1..=4_094).contains(number))
+}
+
+/// Reads one VLAN, or `first-last`.
+fn vlans(text: &str) -> Option<(u16, u16)> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let range = (vlan(first)?, vlan(last)?);
+    (range.0 <= range.1).then_some(range)
+}
+
+fn not_a_vlan(line: &Line<'_>, item: &str, value: &str) -> Fault {
+    Fault::new(
+        line,
+        item,
+        format!("{} is not a VLAN (1 to 4094)", quote(value)),
+    )
 }
 
 /// Reads six hexadecimal bytes; a group address is none that a NIC can have.

@@ -61,7 +61,7 @@ pub(super) fn resolve(
             &mut reporter,
         );
         let options = &document.options;
-        if !options.enable.value {
+        if options.enable.value == 0 {
             continue;
         }
         let rules = lines::collect(&items, node.groups, Flow::Forward);

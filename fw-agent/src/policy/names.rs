@@ -10,9 +10,10 @@ use ipnet::IpNet;
 
 use super::sets::Sets;
 use super::{AddressSet, Family, SetEntry, localnet};
+use crate::config::SdnSets;
 use crate::config::address::{AddressSpec, Name, Scope, family};
 use crate::config::did_you_mean;
-use crate::config::document::{Document, Member};
+use crate::config::document::{Document, IpSet, Member};
 use crate::config::line::{Fault, Reporter, Span, quote};
 use crate::diagnostic::Diagnostic;
 
@@ -24,6 +25,8 @@ const MANAGEMENT: &str = "management";
 pub(super) struct Names {
     aliases: BTreeMap<Arc<str>, IpNet>,
     sets: BTreeMap<Arc<str>, Arc<AddressSet>>,
+    /// Sets made by SDN; only the cluster has some.
+    sdn: BTreeMap<Arc<str>, Arc<AddressSet>>,
 }
 
 /// The names that a line can use.
@@ -68,6 +71,22 @@ impl Names {
             sets.share(management.into_iter().chain(own).collect()),
         );
         names
+    }
+
+    /// Adds the sets that SDN makes, which any rule can name.
+    pub(super) fn with_sdn(mut self, of: &SdnSets, sets: &mut Sets) -> Self {
+        let resolve = |(name, set): (&Arc<str>, &IpSet)| {
+            let entries = set.entries.iter().filter_map(|entry| match &entry.member {
+                Member::Net(net) => Some(SetEntry {
+                    net: *net,
+                    nomatch: entry.nomatch,
+                }),
+                Member::Alias(_) => None,
+            });
+            (Arc::clone(name), sets.share(entries.collect()))
+        };
+        self.sdn = of.iter().map(resolve).collect();
+        self
     }
 
     /// Resolves a guest's names.
@@ -152,7 +171,7 @@ fn fault(span: Span, message: String) -> Fault {
 
 impl<'a> View<'a> {
     /// Where a name of this scope is looked for, in order.
-    fn places(self, scope: Option<Scope>) -> impl Iterator<Item = &'a Names> {
+    fn places(self, scope: Option<Scope>) -> impl Iterator<Item = &'a Names> + Clone {
         let (guest, cluster) = match scope {
             None => (self.guest, Some(self.cluster)),
             Some(Scope::Guest) => (self.guest, None),
@@ -174,7 +193,9 @@ impl<'a> View<'a> {
             let is_set = self
                 .places(None)
                 .any(|names| names.sets.contains_key(&name.name));
-            let hint = if is_set {
+            let hint = if &*name.name == "cluster_network" {
+                Some(format!("did you mean `{}`?", localnet::ALIAS))
+            } else if is_set {
                 Some(format!("a set is written `+{}`", name.name))
             } else {
                 did_you_mean(&name.name, texts(candidates))
@@ -193,19 +214,14 @@ impl<'a> View<'a> {
 
     /// The addresses that a set's name stands for.
     fn named_set(self, name: &Name) -> Result<&'a Arc<AddressSet>, Fault> {
-        if name.scope == Some(Scope::Sdn) {
-            return Err(fault(
-                name.span,
-                format!(
-                    "the SDN set {} is not known: sets of SDN are not supported",
-                    quote(&name.name)
-                ),
-            ));
-        }
-        self.places(name.scope)
-            .find_map(|names| names.sets.get(&name.name))
+        let written = self.places(name.scope).map(|names| &names.sets);
+        let made = matches!(name.scope, None | Some(Scope::Sdn)).then_some(&self.cluster.sdn);
+        let mut places = written.chain(made);
+        places
+            .clone()
+            .find_map(|sets| sets.get(&name.name))
             .ok_or_else(|| {
-                let candidates = self.places(name.scope).flat_map(|names| names.sets.keys());
+                let candidates = places.by_ref().flat_map(BTreeMap::keys);
                 fault(
                     name.span,
                     format!("there is no set {}{}", quote(&name.name), place(name.scope)),

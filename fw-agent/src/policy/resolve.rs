@@ -42,7 +42,8 @@ pub fn resolve(config: &Config, facts: &HostFacts, now: u64) -> (NodePolicy, Vec
     let mut found = Vec::new();
     let mut sets = Sets::default();
     let Config { cluster, host, .. } = config;
-    let names = Names::cluster(cluster, config.local_network, &mut sets, &mut found);
+    let names = Names::cluster(cluster, config.local_network, &mut sets, &mut found)
+        .with_sdn(&config.sdn, &mut sets);
     let view = View {
         cluster: &names,
         guest: None,

@@ -1,7 +1,9 @@
 //! Whole configurations and the policies they mean.
 
 mod arbitrary;
+mod files;
 mod host;
+mod options;
 mod whole;
 
 use std::sync::Arc;
@@ -128,7 +130,7 @@ fn names_are_looked_up_in_their_scope() {
         ),
         (
             "IN ACCEPT -source +sdn/zone",
-            "4:19: error: the SDN set `zone` is not known: sets of SDN are not supported",
+            "4:19: error: there is no set `zone` of SDN",
         ),
         ("GROUP web", "4:7: error: there is no security group `web`"),
     ] {

@@ -34,7 +34,20 @@ fn set(document: &Document<ClusterOptions>, name: &str) -> String {
 #[test]
 fn line_ends_marks_and_comments_do_not_matter() {
     let text = "\u{feff}[Options] # a\r\nenable: 1\r\n [RULES]\t#\r\nIN ACCEPT#x\r\n[aliases]\r\nMy-Net \t 10.0.0.1/8 # c\r\n[ipset  Foo]#x\r\n! 10.0.0.1 \r\n[GROUP g1] # [RULES]\r\nOUT DROP";
-    let document = check(Kind::Cluster, text, &[]);
+    let read = "pve-firewall ignores this section, Tapwall reads it";
+    let ignored = "pve-firewall ignores this line, Tapwall enforces it";
+    let document = check(
+        Kind::Cluster,
+        text,
+        &[
+            &format!("f:1:1: warning: the lines of this file end with CR LF; {read}"),
+            &format!("f:1:1: warning: a comment or a blank stands in this header; {read}"),
+            &format!("f:3:2: warning: a comment or a blank stands in this header; {read}"),
+            &format!(
+                "f:6:10: warning: more than one blank stands between name and address; {ignored}"
+            ),
+        ],
+    );
     assert_eq!(document.options.enable.value, 1);
     assert_eq!(document.rules[0].text.as_ref(), "IN ACCEPT");
     assert_eq!(document.aliases["my-net"].net.to_string(), "10.0.0.0/8");
@@ -104,6 +117,7 @@ fn repeated_sections() {
         Kind::Cluster,
         text,
         &[
+            "f:8:1: warning: `enable` is set in line 4 already; the later value is used",
             &format!("f:11:1: warning: this section replaces the one of line 9; {replaced}"),
             &format!("f:16:1: warning: this section replaces the one of line 14; {replaced}"),
         ],
@@ -149,6 +163,7 @@ fn entries_of_sets() {
             &format!("f:5:2: error: `10.0.0.1/32` is listed in this set already; {skipped}"),
             &format!("f:7:1: error: `fd00::32` is listed in this set already; {skipped}"),
             &format!("f:9:1: error: `DC/foo` is listed in this set already; {skipped}"),
+            "f:11:1: warning: a range stands in a set; pve-firewall ignores this line, Tapwall enforces it",
             &format!("f:12:1: error: a set cannot hold every address; {skipped}"),
             &format!("f:13:1: error: a line of a set holds one address; {skipped}"),
             &format!("f:14:1: error: an address is missing; {skipped}"),

@@ -8,15 +8,22 @@ fn check<O: OptionTable + std::fmt::Debug>(
     expect: Result<Option<&str>, &str>,
 ) {
     let mut options = O::default();
-    let found = options.read(&Line { number: 7, text });
+    let found = options.read(&Line {
+        number: 7,
+        ..Line::alone(text)
+    });
+    let text_of = |note: Note| format!("{}; {}", note.fault.message, note.effect);
     let found = found
-        .map(|note| note.map(|note| note.message))
+        .map(|notes| {
+            notes
+                .into_iter()
+                .map(text_of)
+                .collect::<Vec<_>>()
+                .join("\n")
+        })
         .map_err(|fault| fault.message);
-    let found = found
-        .as_ref()
-        .map(|note| note.as_deref())
-        .map_err(String::as_str);
-    assert_eq!(found, expect, "{text}");
+    let found = found.as_deref().map_err(String::as_str);
+    assert_eq!(found, expect.map(Option::unwrap_or_default), "{text}");
     let debug = format!("{options:?}");
     assert!(
         shown.is_empty() || debug.contains(shown),
@@ -51,7 +58,7 @@ fn cluster() {
         "log_ratelimit: rate=2",
         "count: 2",
         Ok(Some(
-            "pve-firewall refuses a rate limit without `enable`; it is taken as on",
+            "a rate limit without `enable` stops every update of pve-firewall; it is taken as on",
         )),
     );
     for (text, expect) in [
@@ -97,7 +104,7 @@ fn host() {
     good("nosmurfs: 0", "nosmurfs: Setting { value: false");
     good(
         "nf_conntrack_max: 300000",
-        "nf_conntrack_max: Setting { value: 300000",
+        "nf_conntrack_max: Setting { value: 303104",
     );
     good(
         "nf_conntrack_helpers: ftp,SIP,ftp",
@@ -110,18 +117,33 @@ fn host() {
     let clamped = |text, shown, note| check::<HostOptions>(text, shown, Ok(Some(note)));
     clamped(
         "nf_conntrack_max: 7",
-        "nf_conntrack_max: Setting { value: 32768",
-        "7 is outside 32768 to 4294967295; 32768 is used",
+        "nf_conntrack_max: Setting { value: 262144",
+        "7 is outside 262144 to 2147475456; the nearest value that is possible is used",
     );
     clamped(
         "nf_conntrack_tcp_timeout_syn_recv: 90",
         "syn_recv: Setting { value: 60",
-        "90 is outside 30 to 60; 60 is used",
+        "90 is outside 30 to 60; the nearest value that is possible is used",
     );
     clamped(
         "tcpflags: on",
         "tcpflags: Setting { value: true",
-        "pve-firewall accepts only 0 and 1 here",
+        "`on` is written instead of 0 or 1; pve-firewall ignores this line, Tapwall enforces it",
+    );
+    clamped(
+        "log_level_in: WARN",
+        "log_level_in: Setting { value: Some(4)",
+        "the level is named `warning`; pve-firewall ignores this line, Tapwall enforces it",
+    );
+    clamped(
+        "protection_synflood_burst: 99999999999",
+        "burst: Setting { value: 4294967295",
+        "99999999999 is outside 1 to 4294967295; the nearest value that is possible is used",
+    );
+    clamped(
+        "nf_conntrack_tcp_timeout_established: 5",
+        "established: Setting { value: 7875",
+        "5 is outside 7875 to 4294967295; the nearest value that is possible is used",
     );
     check::<HostOptions>(
         "ndp: 2",
@@ -144,9 +166,23 @@ fn guest() {
     good("ips_queues: 0:3", "ips_queues: Setting { value: (0, 3)");
     good("ips_queues: 5", "ips_queues: Setting { value: (5, 5)");
     good(
-        "layer2_protocols: ARP,8100,0x88cc,LLDP",
-        "layer2_protocols: Setting { value: Some([2054, 33024, 35020])",
+        "layer2_protocols: ARP,8100,802_1Q,IPX",
+        "layer2_protocols: Setting { value: Some([2054, 33024, 33079])",
     );
+    for (text, item) in [
+        ("0x88cc,ARP", "0x88cc"),
+        ("LLDP,0806", "LLDP"),
+        ("0806,arp", "arp"),
+        ("0806, ARP", " ARP"),
+    ] {
+        check::<GuestOptions>(
+            &format!("layer2_protocols: {text}"),
+            "2054",
+            Ok(Some(&format!(
+                "pve-firewall cannot read `{item}` here; pve-firewall ignores this line, Tapwall enforces it"
+            ))),
+        );
+    }
     let bad = |text, expect| check::<GuestOptions>(text, "", Err(expect));
     bad(
         "ips_queues: 3:0",
@@ -158,4 +194,35 @@ fn guest() {
     let defaults = GuestOptions::default();
     assert!(defaults.dhcp.value && defaults.ndp.value && defaults.macfilter.value);
     assert!(!defaults.enable.value && !defaults.radv.value && !defaults.ipfilter.value);
+}
+
+#[test]
+fn vnet() {
+    let good = |text, shown| check::<VnetOptions>(text, shown, Ok(None));
+    good("enable: 1", "enable: Setting { value: 1");
+    good("policy_forward: DROP", "forward: Setting { value: Drop");
+    good(
+        "log_level_forward: info",
+        "forward: Setting { value: Some(6)",
+    );
+    let unknown = "`policy_in` is not an option of this file";
+    check::<VnetOptions>("policy_in: DROP", "", Err(unknown));
+}
+
+#[test]
+fn rate_limits_that_stop_the_reference() {
+    check::<ClusterOptions>(
+        "log_ratelimit: 1,rate=3",
+        "count: 3, seconds: 1, burst: 5",
+        Ok(Some(
+            "a rate without a unit stops every update of pve-firewall; it is taken as a rate per second",
+        )),
+    );
+    check::<ClusterOptions>(
+        "Log_RateLimit: 0",
+        "enable: false",
+        Ok(Some(
+            "this option is written in small letters; pve-firewall ignores this line, Tapwall enforces it",
+        )),
+    );
 }

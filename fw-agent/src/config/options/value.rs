@@ -5,12 +5,39 @@
 
 use fw_common::verdict::Verdict;
 
-use crate::config::line::quote;
+use crate::config::line::{SUPERSET, quote};
 use crate::config::registry;
 use crate::config::rule::verdict;
 
-/// A value and, if it is not quite what was written, what became of it.
-pub(super) type Read<T> = Result<(T, Option<String>), String>;
+/// A value and, if it is not quite right, a remark; or why it is refused.
+pub(super) type Read<T> = Result<(T, Option<Remark>), String>;
+
+/// What is odd about a value, and what was made of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remark {
+    /// One sentence.
+    pub message: String,
+    /// What was done.
+    pub effect: &'static str,
+}
+
+impl Remark {
+    /// The reference does not accept the value.
+    fn superset(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            effect: SUPERSET,
+        }
+    }
+
+    /// The value was moved into its range.
+    fn clamped(message: String) -> Self {
+        Self {
+            message,
+            effect: "the nearest value that is possible is used",
+        }
+    }
+}
 
 /// `log_ratelimit`: how often one rule is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,9 +65,9 @@ impl Default for RateLimit {
 
 pub(super) fn boolean(text: &str) -> Read<bool> {
     let value = switch(text).ok_or_else(|| format!("{} is neither 0 nor 1", quote(text)))?;
-    let note =
-        (text != "0" && text != "1").then(|| "pve-firewall accepts only 0 and 1 here".to_owned());
-    Ok((value, note))
+    let remark = (text != "0" && text != "1")
+        .then(|| Remark::superset(format!("{} is written instead of 0 or 1", quote(text))));
+    Ok((value, remark))
 }
 
 /// A boolean as the reference's property strings have it: 0, 1, on, off, yes, no, true, false.
@@ -67,16 +94,24 @@ pub(super) fn count(text: &str) -> Read<u64> {
 pub(super) fn count_or(text: &str, if_zero: u64) -> Read<u64> {
     match number(text)? {
         0 => Ok((if_zero, None)),
-        number => Ok((number.min(u32::MAX.into()), None)),
+        _ => ranged(text, 1, u32::MAX.into()),
     }
 }
 
 pub(super) fn ranged(text: &str, least: u64, most: u64) -> Read<u64> {
     let number = number(text)?;
     let value = number.clamp(least, most);
-    let note = (value != number)
-        .then(|| format!("{number} is outside {least} to {most}; {value} is used"));
-    Ok((value, note))
+    let remark = (value != number)
+        .then(|| Remark::clamped(format!("{number} is outside {least} to {most}")));
+    Ok((value, remark))
+}
+
+/// `nf_conntrack_max`: never below the reference's default, rounded up to whole blocks.
+pub(super) fn flows(text: &str) -> Read<u64> {
+    const LEAST: u64 = 262_144;
+    const BLOCK: u64 = 8_192;
+    let (number, remark) = ranged(text, LEAST, (1 << 31) - BLOCK)?;
+    Ok((number.next_multiple_of(BLOCK), remark))
 }
 
 pub(super) fn policy(text: &str) -> Read<Verdict> {
@@ -89,7 +124,11 @@ pub(super) fn level(text: &str) -> Read<Option<u8>> {
     if text.is_empty() {
         return Ok((None, None));
     }
-    log_level(text).map(|level| (level, None))
+    let level = log_level(text)?;
+    let remark = text
+        .eq_ignore_ascii_case("warn")
+        .then(|| Remark::superset("the level is named `warning`"));
+    Ok((level, remark))
 }
 
 /// A syslog level by name; none for `nolog`.
@@ -114,6 +153,7 @@ pub fn log_level(text: &str) -> Result<Option<u8>, String> {
 pub(super) fn rate_limit(text: &str) -> Read<RateLimit> {
     let mut limit = RateLimit::default();
     let mut enable = None;
+    let mut remark = None;
     for item in text.split(',') {
         let (key, value) = match item.split_once('=') {
             Some((key, value)) => (key.trim_ascii(), value.trim_ascii()),
@@ -126,12 +166,19 @@ pub(super) fn rate_limit(text: &str) -> Read<RateLimit> {
                 )
             }
             "burst" => {
-                limit.burst = match number(value)? {
-                    0 => RateLimit::default().burst,
-                    burst => u32::try_from(burst).unwrap_or(u32::MAX),
-                };
+                let (burst, clamped) = count_or(value, RateLimit::default().burst.into())?;
+                limit.burst = u32::try_from(burst).unwrap_or(u32::MAX);
+                remark = remark.or(clamped);
             }
-            "rate" => (limit.count, limit.seconds) = rate(value)?,
+            "rate" => {
+                (limit.count, limit.seconds) = rate(value)?;
+                if !value.contains('/') {
+                    remark = Some(Remark {
+                        message: "a rate without a unit stops every update of pve-firewall".into(),
+                        effect: "it is taken as a rate per second",
+                    });
+                }
+            }
             _ => {
                 return Err(format!(
                     "{} is not a part of a rate limit (enable, rate, burst)",
@@ -140,11 +187,14 @@ pub(super) fn rate_limit(text: &str) -> Read<RateLimit> {
             }
         }
     }
-    let note = enable.is_none().then(|| {
-        "pve-firewall refuses a rate limit without `enable`; it is taken as on".to_owned()
-    });
+    if enable.is_none() {
+        remark = Some(Remark {
+            message: "a rate limit without `enable` stops every update of pve-firewall".into(),
+            effect: "it is taken as on",
+        });
+    }
     limit.enable = enable.unwrap_or(true);
-    Ok((limit, note))
+    Ok((limit, remark))
 }
 
 fn rate(text: &str) -> Result<(u32, u32), String> {
@@ -219,13 +269,20 @@ pub(super) fn queues(text: &str) -> Read<(u16, u16)> {
 
 pub(super) fn ethertypes(text: &str) -> Read<Option<Vec<u16>>> {
     let mut found = Vec::new();
-    for item in text.split(',').map(str::trim_ascii) {
-        found.push(
-            registry::ethertype(item)
-                .ok_or_else(|| format!("{} is not an Ethernet type", quote(item)))?,
-        );
+    let mut remark = None;
+    for written in text.split(',') {
+        let item = written.trim_ascii();
+        let Some(number) = registry::ethertype(item) else {
+            return Err(format!("{} is not an Ethernet type", quote(item)));
+        };
+        if !registry::ethertype_is_decimal(written) {
+            remark.get_or_insert_with(|| {
+                Remark::superset(format!("pve-firewall cannot read {} here", quote(written)))
+            });
+        }
+        found.push(number);
     }
     found.sort_unstable();
     found.dedup();
-    Ok((Some(found), None))
+    Ok((Some(found), remark))
 }

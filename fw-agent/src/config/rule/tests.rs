@@ -1,10 +1,11 @@
 //! Lines of rules, one per case.
 
 use super::*;
+use crate::config::line::SUPERSET;
 use crate::policy::Family;
 
 fn check(list: List, text: &str, expect: Result<&str, &str>) {
-    let line = Line { number: 1, text };
+    let line = Line::alone(text);
     let found = parse(&line, list, &mut Vec::new());
     let found = found.map(|rule| rule.map_or_else(|| "blank".to_owned(), |rule| describe(&rule)));
     let found = found.map_err(|fault| {
@@ -104,7 +105,10 @@ fn directions_and_actions() {
     );
     check(List::Group, "FORWARD ACCEPT", Ok("FORWARD ACCEPT"));
     guest("|", Err("|: the rule is missing"));
-    guest("IN", Err("IN: an action is missing"));
+    guest(
+        "IN",
+        Err("IN: an action is missing (for example `IN ACCEPT`, or `GROUP name`)"),
+    );
     guest(
         "FORWARD ACCEPT",
         Err("FORWARD: a guest has no FORWARD rules (use IN or OUT)"),
@@ -116,7 +120,9 @@ fn directions_and_actions() {
     );
     guest(
         "SIDEWAYS DROP",
-        Err("SIDEWAYS: `SIDEWAYS` is not a direction (a rule begins with IN, OUT or GROUP)"),
+        Err(
+            "SIDEWAYS: `SIDEWAYS` is not a direction (a rule begins with IN, OUT, FORWARD or GROUP)",
+        ),
     );
     guest("IN DENY", Err("DENY: `DENY` is not an action (use DROP)"));
     guest(
@@ -356,16 +362,138 @@ fn macros_and_their_options() {
 
 #[test]
 fn spellings_the_reference_ignores_are_noted() {
+    let check = |list, text: &str, expect: &[&str]| {
+        let mut notes = Vec::new();
+        parse(&Line::alone(text), list, &mut notes).unwrap();
+        assert!(notes.iter().all(|note| note.effect == SUPERSET), "{text}");
+        let notes: Vec<_> = notes
+            .iter()
+            .map(|note| format!("{}: {}", note.fault.span.column, note.fault.message))
+            .collect();
+        assert_eq!(notes, expect, "{text}");
+    };
+    let guest = |text: &str, expect: &[&str]| check(List::Guest, text, expect);
+    guest("IN ACCEPT   -p tcp   -dport 1,2:3,ssh -log info", &[]);
+    guest("in\tSSH(ACCEPT)", &[]);
+    guest("IN accept", &["4: the action is not in capital letters"]);
+    guest(
+        "IN SSH(Accept) --iface net0",
+        &[
+            "16: `--iface` is another spelling of the option",
+            "8: the action is not in capital letters",
+        ],
+    );
+    for spelling in ["--i", "-iface"] {
+        let note = format!("11: `{spelling}` is another spelling of the option");
+        guest(&format!("IN ACCEPT {spelling} net0"), &[&note]);
+    }
+    guest(
+        "IN ACCEPT --p tcp",
+        &["11: `--p` is another spelling of the option"],
+    );
+    guest(
+        "IN ACCEPT -p  tcp",
+        &["15: between an option and its value stands something else than one space"],
+    );
+    guest(
+        "IN ACCEPT -p\ttcp",
+        &["14: between an option and its value stands something else than one space"],
+    );
+    guest(
+        "GROUP Web",
+        &["7: the name of a security group has capital letters"],
+    );
+    guest(
+        "IN ACCEPT -source +Foo",
+        &["19: the name of a set has capital letters"],
+    );
+    guest("IN ACCEPT -source Foo", &[]);
+    guest(
+        "IN ACCEPT -source 10.0.0.5/24",
+        &["19: the network has host bits"],
+    );
+    guest("IN ACCEPT -source 10.0.0.1-10.0.0.9", &[]);
+    guest(
+        "IN ACCEPT -source 10.0.0.1,10.0.0.3-10.0.0.9",
+        &["28: a range stands in a list"],
+    );
+    guest("IN ACCEPT -p icmp -icmp-type echo-request", &[]);
+    guest("IN ACCEPT -p icmp -icmp-type any", &[]);
+    guest("IN ACCEPT -p icmp -dport 8", &[]);
+    for kind in ["8", "3/4", "info-request", "Echo-Reply"] {
+        guest(
+            &format!("IN ACCEPT -p icmp -icmp-type {kind}"),
+            &["30: pve-firewall knows ICMP types only by their names here"],
+        );
+    }
+    guest(
+        "IN ACCEPT -p icmpv6 -dport 1/3",
+        &["28: pve-firewall knows ICMP types only by name or number here"],
+    );
+    guest(
+        "IN ACCEPT -p tcp -dport 1:2,3:4,5:6,7:8,9:10,11:12,13:14,15,16",
+        &["25: the list has more than 15 ports"],
+    );
+    guest(
+        "IN ACCEPT -p tcp -dport 1:2,3:4,5:6,7:8,9:10,11:12,13:14,15",
+        &[],
+    );
+    for level in ["warn", "INFO"] {
+        guest(
+            &format!("IN ACCEPT -log {level}"),
+            &["16: the log level is not one of pve-firewall's words"],
+        );
+    }
+    guest("IN PBS(ACCEPT)", &["4: pve-firewall has no macro PBS"]);
+    guest(
+        "IN http/3(ACCEPT)",
+        &["4: pve-firewall has no macro HTTP/3"],
+    );
+    check(List::Host, "IN ACCEPT -i vmbr0.5", &[]);
+    check(
+        List::Host,
+        "IN ACCEPT -i br-lan",
+        &["14: the name of the interface has a `-`"],
+    );
+}
+
+#[test]
+fn what_is_read_in_another_way_is_noted() {
     for (text, expect) in [
-        ("IN ACCEPT -p tcp", 0),
-        ("IN accept", 1),
-        ("IN SSH(Accept) --iface net0", 2),
-        ("GROUP Web", 1),
-        ("IN ACCEPT -source +Foo", 1),
-        ("IN ACCEPT -source 10.0.0.5/24", 1),
+        (
+            "IN ACCEPT -p tcp -dport 0",
+            "25: pve-firewall takes port 0 for every port; Tapwall matches port 0 only",
+        ),
+        (
+            "IN ACCEPT -p udp -p tcp",
+            "18: `-p` is given twice; the later value is used",
+        ),
     ] {
         let mut notes = Vec::new();
-        parse(&Line { number: 1, text }, List::Guest, &mut notes).unwrap();
-        assert_eq!(notes.len(), expect, "{text}: {notes:?}");
+        parse(&Line::alone(text), List::Guest, &mut notes).unwrap();
+        let note = |note: &Note| {
+            let Fault { span, message, .. } = &note.fault;
+            format!("{}: {message}; {}", span.column, note.effect)
+        };
+        assert_eq!(notes.iter().map(note).collect::<Vec<_>>(), [expect]);
     }
+}
+
+#[test]
+fn rules_of_a_vnet() {
+    let vnet = |text, expect| check(List::Vnet, text, expect);
+    vnet("FORWARD DROP -p tcp", Ok("FORWARD DROP; p6"));
+    vnet("GROUP web", Ok("group web"));
+    vnet(
+        "IN DROP",
+        Err("IN: a VNet has only FORWARD rules (use FORWARD)"),
+    );
+    vnet(
+        "FORWARD DROP -i vmbr0",
+        Err("vmbr0: a rule of a VNet cannot name an interface"),
+    );
+    vnet(
+        "FORWARD REJECT",
+        Err("REJECT: a FORWARD rule cannot reject (use DROP)"),
+    );
 }

@@ -99,7 +99,7 @@ fn what_cannot_be_read_is_closed() {
         (
             "net0: foo=BC:24:11:00:00:AC,macaddr=02:00:00:00:00:01",
             "0 firewalled [02, 00, 00, 00, 00, 01] - []",
-            format!("f:1:7: warning: the NIC has no known model; {closed}"),
+            format!("f:1:7: warning: `foo` is not a known model; {closed}"),
         ),
         (
             "net0: virtio=02:00:00:00:00:01,junk",
@@ -125,5 +125,32 @@ fn what_cannot_be_read_is_closed() {
         ),
     ] {
         check(GuestKind::Vm, text, &[expect], &[&reports]);
+    }
+}
+
+#[test]
+fn vlans_of_a_nic() {
+    let check = |text: &str, tag: Option<u16>, trunks: &[(u16, u16)], reports: &[&str]| {
+        let mut found = Vec::new();
+        let line = format!("net0: virtio=BC:24:11:00:00:AC,bridge=vmbr0,{text}");
+        let mut reporter = Reporter::new("f".into(), &mut found);
+        let guest = parse(line.as_bytes(), 100, GuestKind::Vm, &mut reporter);
+        let nic = &guest.nics[0];
+        assert_eq!((nic.tag, nic.trunks.as_slice()), (tag, trunks), "{text}");
+        let found: Vec<_> = found.iter().map(ToString::to_string).collect();
+        assert_eq!(found, reports, "{text}");
+    };
+    check("tag=5,trunks=7;10-12", Some(5), &[(7, 7), (10, 12)], &[]);
+    for (item, value) in [
+        ("tag=4095", "4095"),
+        ("tag=0", "0"),
+        ("tag=+1", "+1"),
+        ("trunks=5-4", "5-4"),
+        ("trunks=5;", "5;"),
+    ] {
+        let report = format!(
+            "f:1:45: warning: `{value}` is not a VLAN (1 to 4094); the NIC counts as one without it"
+        );
+        check(item, None, &[], &[&report]);
     }
 }
