@@ -1,6 +1,6 @@
 //! `fwctl`'s verbs, one per file. Each reads what it needs, prints, and returns how it went.
 //!
-//! Exit codes: 0 done, 1 diagnostics (or a verdict file with errors), 2 failure.
+//! Exit codes: 0 done, 1 something is not enforced as written (or a query was not understood), 2 failure.
 
 mod check;
 mod compile;
@@ -20,6 +20,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use crate::compile::{Compiled, compile as compile_sources};
 use crate::config::{self, Sources};
 use crate::datapath::pins::{self, Pins};
+use crate::diagnostic::{Diagnostic, Severity};
 use crate::inventory::facts::HostFacts;
 use crate::reconcile::unix_time;
 use crate::record::{DEFAULT_RUN_DIRECTORY, RunDirectory};
@@ -81,6 +82,17 @@ enum Verb {
 enum Outcome {
     Done,
     Diagnostics,
+}
+
+impl Outcome {
+    /// How a verb ends that found these: errors count, and if `strict` warnings too.
+    fn of(found: &[Diagnostic], strict: bool) -> Self {
+        let counts = |diagnostic: &Diagnostic| strict || diagnostic.severity == Severity::Error;
+        match found.iter().any(counts) {
+            true => Self::Diagnostics,
+            false => Self::Done,
+        }
+    }
 }
 
 /// Runs `fwctl`.

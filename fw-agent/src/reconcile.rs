@@ -372,6 +372,7 @@ impl Agent {
             applied_at: jiff::Timestamp::now().to_string(),
             ports: ports.collect(),
             degraded: degraded.to_vec(),
+            not_enforced: compiled.policy.not_enforced(),
             errors: count(Severity::Error),
             warnings: count(Severity::Warning),
         };

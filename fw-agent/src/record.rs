@@ -27,6 +27,9 @@ pub struct Record {
     pub ports: Vec<PortRecord>,
     /// Scopes that are not enforced as written, and what holds in their place.
     pub degraded: Vec<String>,
+    /// Policies that are resolved but that nothing enforces yet.
+    #[serde(default)]
+    pub not_enforced: Vec<String>,
     /// Lines that are not enforced.
     pub errors: usize,
     /// Lines that may not mean what was meant.

@@ -46,10 +46,7 @@ pub(super) fn run(place: &Place, arguments: &Arguments) -> Result<Outcome> {
         let (errors, warnings) = (count(errors, "error"), count(warnings, "warning"));
         writeln!(out, "{ports} under policy, {errors}, {warnings}")?;
     }
-    Ok(match errors > 0 || arguments.strict && warnings > 0 {
-        false => Outcome::Done,
-        true => Outcome::Diagnostics,
-    })
+    Ok(Outcome::of(&found, arguments.strict))
 }
 
 /// `1 port`, `2 ports`.

@@ -24,8 +24,5 @@ pub(super) fn run(place: &Place, arguments: &Arguments) -> Result<Outcome> {
     for diagnostic in &compiled.diagnostics {
         eprintln!("{diagnostic}");
     }
-    Ok(match compiled.diagnostics.is_empty() {
-        true => Outcome::Done,
-        false => Outcome::Diagnostics,
-    })
+    Ok(Outcome::of(&compiled.diagnostics, false))
 }

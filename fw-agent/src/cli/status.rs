@@ -74,6 +74,9 @@ fn print(out: &mut impl Write, status: &Status) -> std::io::Result<()> {
     for degraded in &record.degraded {
         writeln!(out, "degraded: {degraded}")?;
     }
+    for policy in &record.not_enforced {
+        writeln!(out, "not enforced yet: {policy}")?;
+    }
     let mut rows = table(["guest", "NIC", "device", "state"]);
     for port in &record.ports {
         let state = match (port.ifindex, port.attached) {
