@@ -87,7 +87,7 @@ fn end(case: &mut Case, part: Option<(&str, bool, String)>) {
         if unended {
             contents.pop();
         }
-        let file = (path.to_owned(), contents.into_bytes());
+        let file = (path.to_owned(), contents.into_bytes().into());
         case.sources.files.extend([file]);
     }
 }
@@ -136,14 +136,9 @@ mod tests {
     fn parts_and_packets() {
         let text = "=== a/b (no newline at the end)\nx\ny\n=== c\n\n=== packets\noutside > host tcp 10.0.0.1 > 10.0.0.2 sport=0 tcp_flags=RST = DROP invalid | ACCEPT: why\noutside > host icmp 10.0.0.1 > 10.0.0.2 = DROP z\n";
         let case = parse(text).unwrap();
-        let files: Vec<_> = case.sources.files.iter().collect();
-        assert_eq!(
-            files,
-            [
-                (&"a/b".to_owned(), &b"x\ny".to_vec()),
-                (&"c".to_owned(), &b"\n".to_vec())
-            ]
-        );
+        let files = case.sources.files.iter();
+        let files: Vec<_> = files.map(|(path, bytes)| (&path[..], &bytes[..])).collect();
+        assert_eq!(files, [("a/b", &b"x\ny"[..]), ("c", &b"\n"[..])]);
         let packets: Vec<_> = case
             .packets
             .iter()

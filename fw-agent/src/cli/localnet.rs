@@ -73,7 +73,7 @@ mod tests {
             node: "a".into(),
             files: files
                 .iter()
-                .map(|(path, text)| ((*path).to_owned(), text.as_bytes().to_vec()))
+                .map(|(path, text)| ((*path).to_owned(), text.as_bytes().to_vec().into()))
                 .collect(),
             ..Sources::default()
         };

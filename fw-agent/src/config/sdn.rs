@@ -225,7 +225,7 @@ mod tests {
     fn check(config: &str, state: &str, expect: &[&str], reports: &[&str]) {
         let mut sources = Sources::default();
         for (path, text) in [(RUNNING_CONFIG, config), (IPAM_STATE, state)] {
-            sources.files.insert(path.into(), text.into());
+            sources.files.insert(path.into(), text.to_owned().into());
         }
         let mut found = Vec::new();
         let sets = parse(&sources, &mut found);

@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::Path;
 
+use bytes::Bytes;
+
 use super::line::decode;
 use super::sdn::{IPAM_STATE, LEGACY_IPAM_STATE, RUNNING_CONFIG};
 
@@ -18,7 +20,7 @@ pub struct Sources {
     /// The node.
     pub node: String,
     /// Contents by path relative to the root, with `/` between the parts.
-    pub files: BTreeMap<String, Vec<u8>>,
+    pub files: BTreeMap<String, Bytes>,
     /// Paths that exist but could not be read, with the reason.
     pub unreadable: BTreeMap<String, String>,
     /// Files that cannot be read now but could before, with the reason; `files` has the contents they had.
@@ -95,7 +97,7 @@ impl Sources {
         below
             .filter_map(|(path, bytes)| {
                 let name = path.get(prefix.len()..)?.strip_suffix(suffix)?;
-                Some((guest_number(name)?, (path.as_str(), bytes.as_slice())))
+                Some((guest_number(name)?, (path.as_str(), &bytes[..])))
             })
             .collect()
     }
@@ -115,7 +117,7 @@ impl Sources {
     fn file(&mut self, root: &Path, path: &str) {
         match std::fs::read(root.join(path)) {
             Ok(bytes) => {
-                self.files.insert(path.to_owned(), bytes);
+                self.files.insert(path.to_owned(), bytes.into());
             }
             Err(error) => self.failed(path, &error),
         }

@@ -189,7 +189,7 @@ mod tests {
         let mut sources = Sources::default();
         sources
             .files
-            .insert("firewall/cluster.fw".into(), cluster.to_vec());
+            .insert("firewall/cluster.fw".into(), cluster.to_vec().into());
         let (_, found) = parse(&sources);
         render(&found, &sources, false)
     }

@@ -15,7 +15,9 @@ fn linted(files: &[(&str, &str)]) -> Vec<String> {
         ..Sources::default()
     };
     for (path, text) in files {
-        sources.files.insert((*path).into(), (*text).into());
+        sources
+            .files
+            .insert((*path).into(), (*text).to_owned().into());
     }
     let (mut config, _) = parse(&sources);
     config.local_network = Some("192.0.2.0/24".parse().unwrap());

@@ -117,7 +117,7 @@ mod tests {
             node: "n".into(),
             files: files
                 .iter()
-                .map(|(path, text)| ((*path).to_owned(), text.as_bytes().to_vec()))
+                .map(|(path, text)| ((*path).to_owned(), text.as_bytes().to_vec().into()))
                 .collect(),
             ..Sources::default()
         };

@@ -20,7 +20,7 @@ fn sources(files: &[(&str, &str)]) -> Sources {
         node: "n".into(),
         files: files
             .iter()
-            .map(|(path, text)| ((*path).to_owned(), text.as_bytes().to_vec()))
+            .map(|(path, text)| ((*path).to_owned(), text.as_bytes().to_vec().into()))
             .collect(),
         ..Sources::default()
     }

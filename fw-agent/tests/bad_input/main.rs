@@ -32,7 +32,7 @@ fn sources<'a>(files: impl IntoIterator<Item = (&'a str, Vec<u8>)>) -> Sources {
         node: "n".into(),
         files: files
             .into_iter()
-            .map(|(path, bytes)| (path.to_owned(), bytes))
+            .map(|(path, bytes)| (path.to_owned(), bytes.into()))
             .collect(),
         ..Sources::default()
     }

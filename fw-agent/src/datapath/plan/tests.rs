@@ -20,7 +20,7 @@ fn image(cluster: &str, guest: &str) -> MapImage {
     let sources = Sources {
         node: "n".to_owned(),
         files: files
-            .map(|(path, text)| (path.to_owned(), text.as_bytes().to_vec()))
+            .map(|(path, text)| (path.to_owned(), text.as_bytes().to_vec().into()))
             .into(),
         ..Sources::default()
     };

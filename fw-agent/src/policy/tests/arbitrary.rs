@@ -83,7 +83,7 @@ proptest! {
     fn no_input_panics_and_equal_input_gives_equal_output(cluster in text(), host in text(), guest in text(), vm in text(), ct in text(), corosync in text(), vnet in text(), now in any::<u64>()) {
         let mut sources = Sources { node: "n".into(), ..Sources::default() };
         for (path, bytes) in [("firewall/cluster.fw", cluster), ("nodes/n/host.fw", host), ("firewall/100.fw", guest.clone()), ("firewall/101.fw", guest), ("nodes/n/qemu-server/100.conf", vm), ("nodes/n/lxc/101.conf", ct), ("corosync.conf", corosync), ("sdn/firewall/v.fw", vnet.clone()), (".members", vnet)] {
-            sources.files.insert(path.into(), bytes);
+            sources.files.insert(path.into(), bytes.into());
         }
         let (config, mut found) = parse(&sources);
         let (policy, more) = resolve(&config, &super::HostFacts::default(), now);
