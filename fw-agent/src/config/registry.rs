@@ -3,7 +3,7 @@
 //! The tables are those of Debian's netbase package (`/etc/protocols`, `/etc/services`, `/etc/ethertypes`), kept in `data/` so that a
 //! configuration means the same on every machine. Invariant: the embedded tables parse; a test reads all of them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::LazyLock;
 
 /// TCP.
@@ -33,7 +33,16 @@ static PROTOCOLS: LazyLock<HashMap<String, u8>> = LazyLock::new(|| {
         .collect()
 });
 
-static NUMBERS: LazyLock<BTreeSet<u8>> = LazyLock::new(|| PROTOCOLS.values().copied().collect());
+/// One name of each number: `icmpv6`, not `ipv6-icmp`; `hopopt`, not `ip`.
+static NAMES: LazyLock<BTreeMap<u8, &'static str>> = LazyLock::new(|| {
+    let hidden = ["ipv6-icmp", "ip"];
+    let shown = PROTOCOLS
+        .iter()
+        .filter(|(name, _)| !hidden.contains(&name.as_str()));
+    shown
+        .map(|(name, number)| (*number, name.as_str()))
+        .collect()
+});
 
 static SERVICES: LazyLock<HashMap<(String, u8), u16>> = LazyLock::new(|| {
     rows(include_str!("../../data/services.csv"))
@@ -70,7 +79,12 @@ pub fn protocol(name: &str) -> Option<u8> {
 
 /// Whether a protocol number is in the registry.
 pub fn protocol_is_listed(number: u8) -> bool {
-    NUMBERS.contains(&number)
+    NAMES.contains_key(&number)
+}
+
+/// The name of a protocol.
+pub fn protocol_name(number: u8) -> Option<&'static str> {
+    NAMES.get(&number).copied()
 }
 
 /// All protocol names.
@@ -133,6 +147,13 @@ mod tests {
         assert_eq!(protocol("icmpv6"), Some(ICMPV6));
         assert_eq!(protocol("ipv6-icmp"), Some(ICMPV6));
         assert!(protocol_is_listed(47) && !protocol_is_listed(253));
+        assert_eq!(protocol_name(58), Some("icmpv6"));
+        assert_eq!(protocol_name(0), Some("hopopt"));
+        assert_eq!(protocol_name(253), None);
+        for name in protocol_names() {
+            let number = protocol(name).unwrap();
+            assert_eq!(protocol_name(number).and_then(protocol), Some(number));
+        }
         assert_eq!(service("https", TCP), Some(443));
         assert_eq!(service("bootpc", UDP), Some(68));
         assert_eq!(service("bootpc", TCP), None);

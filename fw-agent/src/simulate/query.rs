@@ -22,6 +22,7 @@ pub use self::leaf::Leaf;
 use super::State;
 use super::endpoint::{Endpoint, number};
 use super::protocol::{self, ICMP, ICMPV6, TCP};
+use crate::config::registry;
 use crate::policy::Family;
 
 /// Source port of a packet whose query has none.
@@ -309,7 +310,7 @@ impl TryFrom<Fields<'_>> for Query {
             Some((field, _, only)) => Err(QueryError::Protocol {
                 field,
                 only,
-                protocol: protocol::name(protocol)
+                protocol: registry::protocol_name(protocol)
                     .map_or_else(|| protocol.to_string(), str::to_owned),
             }),
         }

@@ -6,7 +6,8 @@
 use std::fmt::{self, Display};
 
 use super::query::{Addresses, Query};
-use super::{Hop, Outcome, RuleLine, protocol};
+use super::{Hop, Outcome, RuleLine};
+use crate::config::registry;
 
 /// Prints the packet and what happened to it; `verbose`: each hop with the rules that the packet met there.
 pub fn print(query: &Query, outcome: &Outcome<'_>, verbose: bool) -> String {
@@ -18,7 +19,7 @@ pub fn print(query: &Query, outcome: &Outcome<'_>, verbose: bool) -> String {
         Addresses::V4(source, dest) => (source.to_string(), dest.to_string()),
         Addresses::V6(source, dest) => (source.to_string(), dest.to_string()),
     };
-    let name = protocol::name(query.protocol);
+    let name = registry::protocol_name(query.protocol);
     line("from", query.from.to_string());
     line("to", query.to.to_string());
     line(

@@ -16,8 +16,8 @@ use fw_common::wire::{Address, IpVersion};
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
+use crate::config::registry;
 use crate::datapath::pins::Pins;
-use crate::simulate::protocol;
 
 /// A map's contents.
 pub(super) struct Rows {
@@ -346,5 +346,5 @@ fn address(version: IpVersion, address: &Address) -> IpAddr {
 }
 
 fn protocol_name(number: u8) -> String {
-    protocol::name(number).map_or_else(|| number.to_string(), str::to_owned)
+    registry::protocol_name(number).map_or_else(|| number.to_string(), str::to_owned)
 }
