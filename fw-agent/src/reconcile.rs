@@ -122,15 +122,12 @@ pub async fn run(options: Options) -> Result<()> {
                 while links.next().now_or_never().flatten().is_some() {}
                 false
             }
+            // Devices are listed again in any case: netlink drops messages when many come at once.
             _ = ticks.tick() => {
                 let news = std::mem::take(&mut facts_are_old) && agent.look_around(&netlink).await;
-                match files.look() || agent.is_due() || news {
-                    true => true,
-                    false => continue,
-                }
+                files.look() || agent.is_due() || news
             }
         };
-        facts_are_old = true;
         let deadline = tokio::time::Instant::now() + PATIENCE;
         if files_changed {
             loop {
@@ -143,7 +140,10 @@ pub async fn run(options: Options) -> Result<()> {
             }
         }
         match Devices::list(&netlink).await {
-            Ok(present) => agent.reconcile(present, files_changed),
+            Ok(present) => {
+                facts_are_old |= files_changed || present != agent.devices;
+                agent.reconcile(present, files_changed);
+            }
             Err(error) => tracing::error!(%error, "cannot list the network devices"),
         }
     }
@@ -246,7 +246,12 @@ impl Agent {
         };
         let devices = self.devices.indices();
         let certain = self.sources.unreadable.is_empty();
-        let degraded = self.apply(image, &devices, certain);
+        // A guest without a configuration here may be leaving for another node, or its file may be what cannot be read.
+        let leave = |vmid: u32| {
+            let known = compiled.config.guests.contains_key(&vmid);
+            compiled.policy.enabled && !(certain && known)
+        };
+        let degraded = self.apply(image, &devices, leave);
         self.note(compiled, &devices, &degraded);
     }
 
@@ -273,13 +278,13 @@ impl Agent {
         }
     }
 
-    /// Carries out the plan for `image`; says which scopes are not as they should be. Not `certain`: a guest that `image` does not know may
-    /// only be unreadable, and keeps what it has.
+    /// Carries out the plan for `image`; says which scopes are not as they should be. Guests that `image` does not know and `leave` names
+    /// keep what they have until their device is gone.
     fn apply(
         &mut self,
         image: &MapImage,
         devices: &BTreeMap<String, u32>,
-        certain: bool,
+        leave: impl Fn(u32) -> bool,
     ) -> Vec<String> {
         let mut degraded: Vec<String> = image
             .failures
@@ -293,7 +298,7 @@ impl Agent {
                 )
             })
             .collect();
-        let plan = plan(&mut self.state, image, devices, certain);
+        let plan = plan(&mut self.state, image, devices, leave);
         for port in &plan.no_room {
             degraded.push(format!(
                 "guest {} net{}: no room for its policy; its last one stays, or it is closed",

@@ -155,7 +155,7 @@ impl TestKernel {
             .map(|((_, port), index)| (port.device.clone(), index))
             .collect();
         self.indices = ports.map(|((id, _), index)| (*id, index)).collect();
-        let plan = plan(&mut self.state, &image, &devices, true);
+        let plan = plan(&mut self.state, &image, &devices, |_| false);
         ensure!(plan.no_room.is_empty(), "no room for {:?}", plan.no_room);
         for action in &plan.actions {
             match action {

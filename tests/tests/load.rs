@@ -133,7 +133,7 @@ fn maps_outlive_their_opener() {
     let devices = devices(&[100]);
     let mut first = open(&directory);
     let mut state = State::default();
-    let made = plan(&mut state, &image, &devices, true);
+    let made = plan(&mut state, &image, &devices, |_| false);
     apply_all(&mut first, &made);
     let mut flows = directory.pins().hash::<FlowKey, Flow>(name::FLOWS).unwrap();
     flows.insert(key, flow, 0).unwrap();
@@ -163,10 +163,10 @@ fn a_plan_applied_leaves_nothing_to_do() {
         &[(102, 80, "0.0.0.0/0")],
     ] {
         let image = image(guests);
-        let first = plan(&mut state, &image, &all, true);
+        let first = plan(&mut state, &image, &all, |_| false);
         assert!(!first.actions.is_empty());
         apply_all(&mut kernel, &first);
-        let second = plan(&mut state, &image, &all, true);
+        let second = plan(&mut state, &image, &all, |_| false);
         assert_eq!(second, Plan::default(), "of {guests:?}");
     }
     // Nothing is left of those that are gone.
@@ -266,8 +266,10 @@ fn every_prefix_of_a_plan_leaves_each_port_an_old_or_a_new_policy() {
     let all = devices(&GUESTS);
     let steps = {
         let mut state = State::default();
-        plan(&mut state, &image(&old), &all, true);
-        plan(&mut state, &image(&new), &all, true).actions.len()
+        plan(&mut state, &image(&old), &all, |_| false);
+        plan(&mut state, &image(&new), &all, |_| false)
+            .actions
+            .len()
     };
     assert!(steps > 5);
     let mut seen = Vec::new();
@@ -275,9 +277,9 @@ fn every_prefix_of_a_plan_leaves_each_port_an_old_or_a_new_policy() {
         let directory = PinDirectory::new();
         let mut kernel = open(&directory);
         let mut state = State::default();
-        let first = plan(&mut state, &image(&old), &all, true);
+        let first = plan(&mut state, &image(&old), &all, |_| false);
         apply_all(&mut kernel, &first);
-        let second = plan(&mut state, &image(&new), &all, true);
+        let second = plan(&mut state, &image(&new), &all, |_| false);
         for action in &second.actions[..stop] {
             apply(&mut kernel, action);
         }
@@ -299,7 +301,7 @@ fn every_prefix_of_a_plan_leaves_each_port_an_old_or_a_new_policy() {
 
         // Whoever comes next finishes the work from what the kernel holds.
         let mut recovered = kernel.recover(&all).unwrap();
-        let rest = plan(&mut recovered, &image(&new), &all, true);
+        let rest = plan(&mut recovered, &image(&new), &all, |_| false);
         apply_all(&mut kernel, &rest);
         let last = behaviour(&mut kernel, &directory);
         for (vmid, [_, new]) in expect {

@@ -132,12 +132,12 @@ impl State {
 }
 
 /// Plans how the kernel gets from `state` to `image` with the devices that exist (name → interface index), and updates `state` to what
-/// holds after the plan. Unless the image is `complete`, ports that it does not know stay as they are.
+/// holds after the plan. Ports of guests that the image does not know and of which `leave` says so stay as they are.
 pub fn plan(
     state: &mut State,
     image: &MapImage,
     devices: &BTreeMap<String, u32>,
-    complete: bool,
+    leave: impl Fn(u32) -> bool,
 ) -> Plan {
     state.arena.settle();
     let mut plan = Plan::default();
@@ -166,11 +166,11 @@ pub fn plan(
             }
         }
     }
-    if !complete {
-        let kept = devices
-            .iter()
-            .filter(|(_, ifindex)| state.ports.contains_key(ifindex));
-        wanted.extend(kept.map(|(device, ifindex)| (device.clone(), *ifindex)));
+    for (device, ifindex) in devices {
+        let port = state.ports.get(ifindex);
+        if port.is_some_and(|port| !wanted.contains_key(device) && leave(port.vmid)) {
+            wanted.insert(device.clone(), *ifindex);
+        }
     }
 
     for (device, ifindex) in &wanted {

@@ -3,6 +3,7 @@
 use tapwall_tests::node::{TAP, VETH};
 use tapwall_tests::probe::Answer::{Answered, Refused, Silent};
 use tapwall_tests::probe::{Session, TIMEOUT, TcpServer, connect};
+use tapwall_tests::tree::NODE;
 
 use crate::bed::{Bed, firewall};
 
@@ -43,6 +44,21 @@ fn a_known_flow_survives_an_edit_that_closes_its_port() {
             connect(&outside.namespace, outside.v4(), to, timeout)
         });
         session.transfer(1 << 20).unwrap();
+    }
+}
+
+#[test]
+fn a_guest_that_leaves_keeps_its_policy_until_its_device_is_gone() {
+    let bed = Bed::new("IN ACCEPT -p tcp -dport 80\nIN REJECT -p tcp -dport 82\n").unwrap();
+    let config = bed.tree.path().join("nodes").join(NODE);
+    let config = config.join("qemu-server/100.conf");
+    let left = bed.agent.after(|| Ok(std::fs::remove_file(&config)?));
+    let left = left.unwrap();
+    assert!(left.ports.iter().all(|port| port.vmid != 100), "{left:?}");
+    for (port, expect) in [(80, Answered), (82, Refused), (83, Silent)] {
+        let to = bed.node.vm.v4_port(port);
+        let _server = TcpServer::start(&bed.node.vm.namespace, to).unwrap();
+        bed.expect(&to.to_string(), bed.tcp(&bed.node.outside, to), &expect);
     }
 }
 

@@ -58,7 +58,7 @@ fn words(plan: &Plan) -> Vec<String> {
 fn check(steps: &[(MapImage, BTreeMap<String, u32>, &[&str])]) {
     let mut state = State::default();
     for (number, (image, devices, expect)) in steps.iter().enumerate() {
-        let plan = plan(&mut state, image, devices, true);
+        let plan = plan(&mut state, image, devices, |_| false);
         assert_eq!(words(&plan), *expect, "step {number}");
     }
 }
@@ -81,7 +81,7 @@ fn everything_is_there_before_a_port_is_switched_and_attached() {
 fn a_changed_rule_touches_its_policy_only() {
     let start = image(CLUSTER, &guest("IN ACCEPT -source +ops"));
     let next = image(CLUSTER, &guest("IN DROP -source +ops"));
-    let first = words(&plan(&mut State::default(), &start, &devices(7), true));
+    let first = words(&plan(&mut State::default(), &start, &devices(7), |_| false));
     let first: Vec<&str> = first.iter().map(String::as_str).collect();
     check(&[
         (start, devices(7), &first),
@@ -94,8 +94,8 @@ fn changed_sets_are_a_new_space_and_the_old_one_goes_last() {
     let rules = guest("IN ACCEPT -source +ops");
     let wider = CLUSTER.replace("192.0.2.1", "192.0.2.0/24");
     let mut state = State::default();
-    plan(&mut state, &image(CLUSTER, &rules), &devices(7), true);
-    let plan = plan(&mut state, &image(&wider, &rules), &devices(7), true);
+    plan(&mut state, &image(CLUSTER, &rules), &devices(7), |_| false);
+    let plan = plan(&mut state, &image(&wider, &rules), &devices(7), |_| false);
     let expect = ["classes 1", "port 7 epoch 2", "await", "remove classes 0"];
     assert_eq!(words(&plan), expect);
 }
@@ -104,14 +104,14 @@ fn changed_sets_are_a_new_space_and_the_old_one_goes_last() {
 fn a_device_made_again_is_attached_again() {
     let same = || image(CLUSTER, &guest(""));
     let mut state = State::default();
-    plan(&mut state, &same(), &devices(7), true);
+    plan(&mut state, &same(), &devices(7), |_| false);
     let gone = BTreeMap::from([("eno1".to_owned(), 2)]);
-    let away = plan(&mut state, &same(), &gone, true);
+    let away = plan(&mut state, &same(), &gone, |_| false);
     assert_eq!(
         words(&away),
         ["detach tap100i0", "forget 7", "await", "remove classes 0"]
     );
-    let back = plan(&mut state, &same(), &devices(9), true);
+    let back = plan(&mut state, &same(), &devices(9), |_| false);
     let expect = [
         "classes 0",
         "policy",
@@ -134,22 +134,26 @@ fn a_guest_that_does_not_run_costs_nothing() {
 #[test]
 fn switched_off_means_nothing_is_left() {
     let mut state = State::default();
-    plan(&mut state, &image(CLUSTER, &guest("")), &devices(7), true);
+    plan(&mut state, &image(CLUSTER, &guest("")), &devices(7), |_| {
+        false
+    });
     let off = image(&CLUSTER.replace("enable: 1", "enable: 0"), &guest(""));
-    let plan = plan(&mut state, &off, &devices(7), true);
+    let plan = plan(&mut state, &off, &devices(7), |_| false);
     assert_eq!(
         words(&plan),
         ["detach tap100i0", "forget 7", "await", "remove classes 0"]
     );
-    super::plan(&mut state, &off, &devices(7), true);
+    super::plan(&mut state, &off, &devices(7), |_| false);
     assert_eq!(state.free_words(), capacity::ARENA - 1);
 }
 
 #[test]
 fn an_incomplete_image_takes_nothing_away() {
     let mut state = State::default();
-    plan(&mut state, &image(CLUSTER, &guest("")), &devices(7), true);
-    let plan = plan(&mut state, &MapImage::default(), &devices(7), false);
+    plan(&mut state, &image(CLUSTER, &guest("")), &devices(7), |_| {
+        false
+    });
+    let plan = plan(&mut state, &MapImage::default(), &devices(7), |_| true);
     assert_eq!(words(&plan), Vec::<String>::new());
 }
 
@@ -168,10 +172,10 @@ fn a_port_without_a_policy_is_attached_and_has_no_value() {
         },
     )];
     let mut state = State::default();
-    let closed = plan(&mut state, &broken, &devices(7), true);
+    let closed = plan(&mut state, &broken, &devices(7), |_| false);
     assert_eq!(words(&closed), ["settings", "attach tap100i0 7"]);
-    plan(&mut state, &whole, &devices(7), true);
-    let kept = plan(&mut state, &broken, &devices(7), true);
+    plan(&mut state, &whole, &devices(7), |_| false);
+    let kept = plan(&mut state, &broken, &devices(7), |_| false);
     assert!(!words(&kept).iter().any(|word| word.starts_with("port")));
     assert!(state.ports.contains_key(&7));
 }
