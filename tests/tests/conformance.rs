@@ -1,5 +1,6 @@
 //! What the reference implementation decided, decided by us: every case of `tests/conformance`, by the real pipeline over tables in memory. Where
-//! rules decide, the reference model must find the same one.
+//! rules decide, the reference model must find the same one; at guests' ports the kernel must come to the same judgement
+//! (`BPF_PROG_TEST_RUN`; needs root and `/sys/fs/bpf`).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
@@ -9,9 +10,10 @@ use fw_agent::inventory::facts::HostFacts;
 use fw_agent::policy::Family;
 use fw_agent::simulate::pipeline::Pipeline;
 use fw_agent::simulate::{Zone, run};
-use fw_common::verdict::Direction;
+use fw_common::verdict::{Direction, NO_RULE};
 use fw_common::wire::{Headers, IpVersion, Packet as _, protocol};
 use tapwall_tests::conformance;
+use tapwall_tests::kernel::TestKernel;
 use tapwall_tests::model::{self, Segment, first_state, judge_on, traits_of};
 
 /// When the packets are sent: 2026, for configurations that turn themselves off.
@@ -26,11 +28,13 @@ fn every_packet_meets_its_verdict() {
         .collect();
     files.sort();
     let mut report = Report::default();
+    let mut kernel = TestKernel::new().unwrap();
     for file in &files {
-        check(file, &mut report);
+        check(file, &mut kernel, &mut report);
     }
     assert_eq!(report.failures, "", "of {} packets", report.packets);
     assert!(report.packets > 0 && report.classified > report.packets / 2);
+    assert!(report.in_kernel > report.packets / 2);
 }
 
 #[derive(Default)]
@@ -38,13 +42,16 @@ struct Report {
     packets: usize,
     /// Hops at which a rule decided.
     classified: usize,
+    /// Hops that the kernel judged too.
+    in_kernel: usize,
     failures: String,
 }
 
-fn check(file: &Path, report: &mut Report) {
+fn check(file: &Path, kernel: &mut TestKernel, report: &mut Report) {
     let case = conformance::read(file).expect("the case can be read");
     let compiled = compile(&case.sources, &HostFacts::default(), NOW);
     let mut pipeline = Pipeline::new(&compiled);
+    kernel.load(&compiled.policy).expect("the maps take it");
     for packet in &case.packets {
         report.packets += 1;
         let mut differences = String::new();
@@ -53,6 +60,19 @@ fn check(file: &Path, report: &mut Report) {
             &compiled.policy,
             &mut |zone, direction, frame, state| {
                 let judged = pipeline.judge(zone, direction, frame, state);
+                if let Zone::Guest(port) = zone {
+                    report.in_kernel += 1;
+                    let judgement = judged.judgement;
+                    kernel.forget_flows().expect("the maps can be written");
+                    let ran = kernel
+                        .run(port.port, direction, frame)
+                        .expect("the kernel takes the frame");
+                    let rule =
+                        (judgement.rule != NO_RULE).then_some((judgement.verdict, judgement.rule));
+                    if (ran.reason, ran.rule) != (judgement.reason, rule) {
+                        differences += &format!("  {judgement:?}, the kernel: {ran:?}\n");
+                    }
+                }
                 if let Some(rule) = judged.rule {
                     report.classified += 1;
                     compare(zone, direction, frame, rule, &mut differences);
