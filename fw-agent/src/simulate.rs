@@ -23,6 +23,7 @@ pub mod protocol;
 pub mod query;
 pub mod text;
 
+use fw_common::conntrack::CtState;
 use fw_common::verdict::{Direction, Judgement, Verdict};
 use serde::{Serialize, Serializer};
 
@@ -95,6 +96,8 @@ impl<'a> Zone<'a> {
 pub struct Judged {
     /// The pipeline's result.
     pub judgement: Judgement,
+    /// What tracking found; none if the frame did not get so far.
+    pub tracked: Option<CtState>,
     /// The rule that decided: an index into the rules of [`Zone::policy`].
     pub rule: Option<usize>,
 }
@@ -142,7 +145,10 @@ pub struct Hop<'a> {
     pub rule: Option<RuleLine<'a>>,
     /// The rule that decided as text, also where it is built in.
     pub text: Option<&'a str>,
-    /// Its place in the zone's policy.
+    /// What tracking found; none if the frame did not get so far.
+    #[serde(skip)]
+    pub tracked: Option<CtState>,
+    /// The rule's place in the zone's policy.
     #[serde(skip)]
     decided: Option<usize>,
     #[serde(skip)]
@@ -150,6 +156,14 @@ pub struct Hop<'a> {
 }
 
 impl<'a> Hop<'a> {
+    /// Whether the guest's MAC filter looked at the frame.
+    pub fn is_guarded(&self) -> bool {
+        match self.zone {
+            Zone::Guest(port) => port.macfilter && self.direction == Direction::Out,
+            Zone::Host { .. } => false,
+        }
+    }
+
     /// The rules that the packet met, in order; the last is the one that decided. Empty if no rule was asked.
     pub fn steps(&self) -> Vec<&'a Rule> {
         let Some(decided) = self.decided else {
@@ -321,6 +335,7 @@ fn hop(zone: Zone<'_>, direction: Direction, judged: Judged) -> Hop<'_> {
         reason: judged.judgement.reason.name(),
         rule,
         text: origin.map(|origin| &*origin.text),
+        tracked: judged.tracked,
         decided: judged.rule,
         zone,
     }

@@ -30,6 +30,16 @@ pub enum CtState {
 }
 
 impl CtState {
+    /// In netfilter's words.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::New => "NEW",
+            Self::Established => "ESTABLISHED",
+            Self::Invalid => "INVALID",
+            Self::Untracked => "UNTRACKED",
+        }
+    }
+
     const fn from_u8(number: u8) -> Self {
         match number {
             0 => Self::New,

@@ -78,6 +78,7 @@ impl Pipeline {
         let Some(value) = value.copied() else {
             return Judged {
                 judgement: Judgement::drop(Reason::NoPolicy),
+                tracked: None,
                 rule: None,
             };
         };
@@ -93,7 +94,12 @@ impl Pipeline {
         let mut headers = Headers::default();
         let judgement = judge(&frame, tables, &value, direction, &mut headers);
         let rule = places.and_then(|places| places.get(&judgement.rule).copied());
-        Judged { judgement, rule }
+        let got_so_far = rule.is_some() || judgement.reason == Reason::Established;
+        Judged {
+            judgement,
+            tracked: got_so_far.then(|| tables.track(&value, direction, &headers).state),
+            rule,
+        }
     }
 }
 

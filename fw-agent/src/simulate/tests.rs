@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use fw_common::conntrack::CtState;
 use fw_common::verdict::Reason;
 
 use super::text::print;
@@ -35,7 +36,7 @@ fn port_of(vmid: u32, net: u16, kind: GuestKind) -> PortPolicy {
         port: PortId { vmid, net },
         kind,
         mac: (vmid == 100).then_some([0xbc, 0x24, 0x11, 0, 0, net as u8]),
-        macfilter: false,
+        macfilter: true,
         dhcp: true,
         inbound: policy(&format!("{vmid}-{net}-in.fw")),
         outbound: policy(&format!("{vmid}-{net}-out.fw")),
@@ -68,6 +69,7 @@ fn judge(zone: Zone<'_>, direction: Direction, closed: &str) -> Judged {
     };
     Judged {
         judgement: Judgement::new(verdict, Reason::Rule),
+        tracked: Some(CtState::New),
         rule: Some(0),
     }
 }
@@ -271,6 +273,7 @@ fn a_reject_without_an_answer_is_a_drop() {
         let query = Query::parse(line.as_bytes()).unwrap();
         let outcome = run(&query, &node, &mut |_, _, _, _| Judged {
             judgement: Judgement::new(Verdict::Reject, Reason::Rule),
+            tracked: None,
             rule: None,
         })
         .unwrap();
@@ -327,6 +330,7 @@ fn rules_without_a_line_are_text_only() {
         let query = query("outside", "vm100");
         let outcome = run(&query, &node, &mut |_, _, _, _| Judged {
             judgement: Judgement::accept(Reason::Standard),
+            tracked: None,
             rule,
         })
         .unwrap();
@@ -365,6 +369,8 @@ ACTION: DROP
     assert_eq!(print(&query, &outcome, false), text);
     let steps = "\
   path    : tap100i0 OUT ACCEPT (rule) 100-0-out.fw:7
+  step    : MAC filter passes
+  step    : tracking finds NEW
   step    : yes ACCEPT -- rule: 100-0-out.fw:7: IN ACCEPT -p tcp
 ";
     assert!(print(&query, &outcome, true).contains(steps));

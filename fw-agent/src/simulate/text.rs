@@ -5,6 +5,8 @@
 
 use std::fmt::{self, Display};
 
+use fw_common::verdict::Reason;
+
 use super::query::{Addresses, Query};
 use super::{Hop, Outcome, RuleLine};
 use crate::config::registry;
@@ -58,6 +60,14 @@ pub fn print(query: &Query, outcome: &Outcome<'_>, verbose: bool) -> String {
 }
 
 fn steps(line: &mut impl FnMut(&str, &dyn Display), hop: &Hop<'_>) {
+    if hop.is_guarded() {
+        let passes = hop.reason != Reason::MacFilter.name();
+        let outcome = if passes { "passes" } else { "drops" };
+        line("step", &format_args!("MAC filter {outcome}"));
+    }
+    if let Some(state) = hop.tracked {
+        line("step", &format_args!("tracking finds {}", state.name()));
+    }
     let steps = hop.steps();
     if steps.is_empty() {
         line("step", &"decided before any rule was asked");

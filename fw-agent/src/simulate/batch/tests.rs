@@ -20,6 +20,7 @@ fn answer(input: &[u8]) -> (String, Tally) {
             let verdict = if ssh { Verdict::Accept } else { Verdict::Drop };
             Judged {
                 judgement: Judgement::new(verdict, Reason::Rule),
+                tracked: None,
                 rule: None,
             }
         },
