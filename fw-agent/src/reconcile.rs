@@ -94,6 +94,7 @@ pub async fn run(options: Options) -> Result<()> {
         run_directory,
         kernel,
         state,
+        state_is_unknown: false,
         sources: Sources::default(),
         compiled: None,
         facts,
@@ -158,6 +159,8 @@ struct Agent {
     run_directory: RunDirectory,
     kernel: Kernel,
     state: State,
+    /// An action failed, and then so did reading back what the kernel holds: `state` is not to be planned from.
+    state_is_unknown: bool,
     sources: Sources,
     facts: HostFacts,
     compiled: Option<Compiled>,
@@ -298,6 +301,10 @@ impl Agent {
                 )
             })
             .collect();
+        if self.state_is_unknown && !self.recover(devices) {
+            degraded.push("what the kernel holds is not known; it stays as it is".to_owned());
+            return degraded;
+        }
         let plan = plan(&mut self.state, image, devices, leave);
         for port in &plan.no_room {
             degraded.push(format!(
@@ -332,17 +339,12 @@ impl Agent {
                 | Action::RemoveClasses { .. } => {
                     tracing::error!("{error:#}; reading back what the kernel holds");
                     degraded.push(format!("{error:#}"));
-                    match self.kernel.recover(devices) {
-                        Ok(state) => self.state = state,
-                        Err(error) => {
-                            tracing::error!("{:#}", anyhow::Error::from(error));
-                        }
-                    }
+                    self.recover(devices);
                     break;
                 }
             }
         }
-        if !plan.actions.is_empty() {
+        if !plan.actions.is_empty() && degraded.is_empty() {
             tracing::info!(
                 actions = plan.actions.len(),
                 ports = self.state.ports.len(),
@@ -350,6 +352,22 @@ impl Agent {
             );
         }
         degraded
+    }
+
+    /// Reads back what the kernel holds; until that works nothing is planned. Says whether it did.
+    fn recover(&mut self, devices: &BTreeMap<String, u32>) -> bool {
+        match self.kernel.recover(devices) {
+            Ok(state) => {
+                self.state = state;
+                self.state_is_unknown = false;
+            }
+            Err(error) => {
+                tracing::error!("{:#}", anyhow::Error::from(error));
+                self.state_is_unknown = true;
+                self.retry = true;
+            }
+        }
+        !self.state_is_unknown
     }
 
     /// Writes the record of this round.

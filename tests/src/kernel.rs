@@ -100,6 +100,20 @@ pub struct Run {
     pub frame: Vec<u8>,
 }
 
+/// Carries out an action, but for those on devices that there are not.
+pub fn apply_to_maps(kernel: &mut Kernel, action: &Action) -> Result<()> {
+    match action {
+        Action::Attach { .. } | Action::Detach { .. } => Ok(()),
+        Action::WriteClasses { .. }
+        | Action::WritePolicy { .. }
+        | Action::WriteSettings(_)
+        | Action::SetPort { .. }
+        | Action::RemovePort { .. }
+        | Action::AwaitReaders
+        | Action::RemoveClasses { .. } => Ok(kernel.apply(action)?),
+    }
+}
+
 /// Programs, maps, and what was loaded into them.
 pub struct TestKernel {
     kernel: Kernel,
@@ -158,16 +172,7 @@ impl TestKernel {
         let plan = plan(&mut self.state, &image, &devices, |_| false);
         ensure!(plan.no_room.is_empty(), "no room for {:?}", plan.no_room);
         for action in &plan.actions {
-            match action {
-                Action::Attach { .. } | Action::Detach { .. } => {}
-                Action::WriteClasses { .. }
-                | Action::WritePolicy { .. }
-                | Action::WriteSettings(_)
-                | Action::SetPort { .. }
-                | Action::RemovePort { .. }
-                | Action::AwaitReaders
-                | Action::RemoveClasses { .. } => self.kernel.apply(action)?,
-            }
+            apply_to_maps(&mut self.kernel, action)?;
         }
         Ok(image)
     }

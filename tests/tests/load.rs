@@ -13,7 +13,7 @@ use fw_common::flow::{Flow, FlowKey};
 use fw_common::maps::{Port, name};
 use fw_common::wire::Address;
 use tapwall_tests::frame::{Body, Datagram, Frame, Transport};
-use tapwall_tests::kernel::{PASS, PinDirectory, SHOT};
+use tapwall_tests::kernel::{PASS, PinDirectory, SHOT, apply_to_maps};
 use tapwall_tests::tree::ConfigTree;
 use tapwall_tests::tree::{NODE, facts};
 
@@ -71,18 +71,8 @@ fn devices(vmids: &[u32]) -> BTreeMap<String, u32> {
 /// Port and place of the connections that a policy accepts.
 type Accepted<'a> = &'a [(u16, u8)];
 
-/// Carries out an action, without the devices that there are not.
 fn apply(kernel: &mut Kernel, action: &Action) {
-    match action {
-        Action::Attach { .. } | Action::Detach { .. } => {}
-        Action::WriteClasses { .. }
-        | Action::WritePolicy { .. }
-        | Action::WriteSettings(_)
-        | Action::SetPort { .. }
-        | Action::RemovePort { .. }
-        | Action::AwaitReaders
-        | Action::RemoveClasses { .. } => kernel.apply(action).unwrap(),
-    }
+    apply_to_maps(kernel, action).unwrap();
 }
 
 fn apply_all(kernel: &mut Kernel, plan: &Plan) {
