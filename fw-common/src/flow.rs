@@ -132,9 +132,15 @@ pub struct Flow {
     pub origin: u8,
     /// Zero.
     pub reserved: [u8; 3],
+    /// [`Port::guard_epoch`] under which the local address was checked; 0: not yet.
+    pub guard_epoch: u32,
+    /// Highest acknowledgement number that each [`Side`] has sent (TCP).
+    pub acknowledged: [u32; 2],
+    /// Zero.
+    pub reserved_too: u32,
 }
 
-const _: () = assert!(size_of::<Flow>() == 32);
+const _: () = assert!(size_of::<Flow>() == 48);
 
 /// A flow that lives in a table where others read and write it at the same time.
 ///

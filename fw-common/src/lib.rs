@@ -9,6 +9,8 @@ pub mod classify;
 pub mod conntrack;
 pub mod event;
 pub mod flow;
+pub mod fragment;
+pub mod guard;
 pub mod limit;
 pub mod maps;
 pub mod pipeline;

@@ -4,7 +4,7 @@
 //! new [`ABI`], and with it a new pin directory.
 
 /// Version of all layouts in this file and in [`crate::flow`] and [`crate::event`]; the last part of the pin directory's name.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;
 
 /// Conditions that are not an address, a port or a protocol, packed in one byte per packet.
 ///
@@ -99,7 +99,8 @@ pub mod counter {
 /// marks, and the kernel's own leftovers in the field do not look like it.
 pub const HAIRPIN_MARK: u32 = 0x7a11_0001;
 
-/// What the kernel knows of one guest NIC. Writing this value is what switches a port to a new policy.
+/// What the kernel knows of one device: a guest's NIC, or an interface of the host. Writing this value is what switches the device to new
+/// policies. One cache line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct Port {
@@ -113,13 +114,30 @@ pub struct Port {
     pub flags: u16,
     /// First word of the policy in the arena, by [`crate::verdict::Direction`]; 0: none, closed.
     pub policy: [u32; 2],
+    /// First word of the policy for what a guest sends in flows whose local address is not checked yet; 0: nothing to check.
+    pub guard: u32,
+    /// Generation of `guard`, never 0; a flow remembers the one its local address was checked under.
+    pub guard_epoch: u32,
     /// Class space that the policies were built against.
     pub space: u32,
     /// Generation of the configuration; flows remember the one they were accepted under.
     pub epoch: u32,
+    /// First word of the prefilters of that space, IPv4 and IPv6; 0: none.
+    pub prefilter: [u32; 2],
+    /// The port's entry in the port counters.
+    pub counters: u32,
+    /// First of 64 words in the arena that hold a bit per VLAN the NIC may use; [`NO_VLAN`] or [`ANY_VLAN`].
+    pub vlans: u32,
+    /// Zero.
+    pub reserved: [u32; 2],
 }
 
-const _: () = assert!(size_of::<Port>() == 32);
+const _: () = assert!(size_of::<Port>() == 64);
+
+/// Value of [`Port::vlans`]: tagged frames are dropped.
+pub const NO_VLAN: u32 = 0;
+/// Value of [`Port::vlans`]: any tag may be used.
+pub const ANY_VLAN: u32 = u32::MAX;
 
 /// Switches of a [`Port`].
 pub mod port_flag {
@@ -218,11 +236,19 @@ pub struct Settings {
     pub log_interval: u64,
     /// Log lines of one rule and port at once.
     pub log_burst: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// SYNs of one source at once.
+    pub syn_burst: u32,
+    /// Nanoseconds per SYN of one source in the long run; 0: no limit.
+    pub syn_interval: u64,
+    /// Established flows that one port may have.
+    pub flow_quota: u32,
+    /// The class space in use, for decisions that no port is asked for.
+    pub space: u32,
+    /// First words of its prefilters, IPv4 and IPv6; 0: none.
+    pub prefilter: [u32; 2],
 }
 
-const _: () = assert!(size_of::<Settings>() == 24);
+const _: () = assert!(size_of::<Settings>() == 48);
 
 impl Default for Settings {
     /// The reference's defaults.
@@ -232,7 +258,11 @@ impl Default for Settings {
             tcp_syn_recv: 60,
             log_interval: crate::conntrack::SECOND,
             log_burst: 5,
-            reserved: 0,
+            syn_burst: 1000,
+            syn_interval: 0,
+            flow_quota: capacity::FLOWS / 2,
+            space: 0,
+            prefilter: [0; 2],
         }
     }
 }

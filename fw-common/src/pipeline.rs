@@ -9,11 +9,12 @@
 use crate::classify::Values;
 use crate::conntrack::{Commit, CtState, Tracked, tcp, track};
 use crate::flow::{Flow, FlowKey};
-use crate::maps::{FragmentKey, FragmentValue, Port, policy, port_flag, traits};
+use crate::guard::guard;
+use crate::maps::{Port, policy, traits};
 use crate::tables::Tables;
 use crate::verdict::{Direction, Judgement, Reason, Verdict};
 use crate::wire::tcp_flag::{ACK, FIN, RST, SYN};
-use crate::wire::{self, ETHERTYPE_ARP, Fragment, Headers, IpVersion, Packet, protocol};
+use crate::wire::{Fragment, Headers, IpVersion, Packet, protocol};
 
 /// Judges one packet. `headers` must be [`Headers::default`]; afterwards it holds what was parsed.
 #[inline(always)]
@@ -124,93 +125,9 @@ pub fn commit_flow<T: Tables>(
         epoch: port.epoch,
         rule,
         origin: direction as u8,
-        reserved: [0; 3],
+        ..Flow::default()
     };
     tables.insert_half_open(&key, &flow);
-}
-
-/// Checks on everything a guest sends. DHCP requests are exempt where the guest may use DHCP, as in the reference.
-#[inline(always)]
-fn guard(port: &Port, headers: &Headers) -> Result<(), Reason> {
-    if port.flags & port_flag::MACFILTER == 0 {
-        return Ok(());
-    }
-    let arp_lies =
-        headers.ethertype == ETHERTYPE_ARP && headers.arp_mac != 0 && headers.arp_mac != port.mac;
-    if headers.source_mac == port.mac && !arp_lies {
-        return Ok(());
-    }
-    if port.flags & port_flag::DHCP != 0 && is_dhcp_request(headers) {
-        return Ok(());
-    }
-    Err(Reason::MacFilter)
-}
-
-/// DHCPv4 and DHCPv6 from a client.
-fn is_dhcp_request(headers: &Headers) -> bool {
-    headers.protocol == protocol::UDP
-        && headers.has_ports == 1
-        && matches!(
-            (headers.version, headers.sport, headers.dport),
-            (IpVersion::V4, 68, 67) | (IpVersion::V6, 546, 547)
-        )
-}
-
-/// Remembers first fragments and gives later ones their ports.
-///
-/// Neighbour discovery in fragments is dropped (RFC 6980). A later fragment of a protocol with ports whose first was not seen is dropped.
-///
-/// # Errors
-/// [`Reason::Fragment`].
-#[inline(always)]
-pub fn complete_fragment<T: Tables>(
-    tables: T,
-    port: &Port,
-    direction: Direction,
-    headers: &mut Headers,
-) -> Result<(), Reason> {
-    let key = FragmentKey {
-        vmid: port.vmid,
-        net: port.net,
-        protocol: headers.protocol,
-        direction: direction as u8,
-        id: headers.fragment_id,
-        source: headers.source,
-        dest: headers.dest,
-    };
-    if headers.fragment == Fragment::First {
-        if headers.protocol == protocol::ICMPV6 && matches!(headers.sport, 133..=137) {
-            return Err(Reason::Fragment);
-        }
-        tables.remember_fragment(
-            &key,
-            &FragmentValue {
-                seen: tables.now(),
-                sport: headers.sport,
-                dport: headers.dport,
-                echo_id: headers.echo_id,
-                tcp_flags: headers.tcp_flags,
-                reserved: 0,
-            },
-        );
-        return Ok(());
-    }
-    let has_type = matches!(headers.protocol, protocol::ICMP | protocol::ICMPV6);
-    if !wire::has_ports(headers.protocol) && !has_type {
-        return Ok(());
-    }
-    /// Seconds that a datagram may take to arrive (RFC 8200 section 4.5).
-    const REASSEMBLY: u64 = 60 * crate::conntrack::SECOND;
-    let first = tables.first_fragment(&key).ok_or(Reason::Fragment)?;
-    if tables.now().saturating_sub(first.seen) > REASSEMBLY {
-        return Err(Reason::Fragment);
-    }
-    headers.sport = first.sport;
-    headers.dport = first.dport;
-    headers.echo_id = first.echo_id;
-    headers.tcp_flags = first.tcp_flags;
-    headers.has_ports = 1;
-    Ok(())
 }
 
 /// The packet's value in every field of a policy.

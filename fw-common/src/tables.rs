@@ -3,8 +3,9 @@
 use crate::classify::{Values, classify};
 use crate::conntrack::Tracked;
 use crate::flow::{Flow, FlowKey, FlowRef};
+use crate::fragment::complete_fragment;
 use crate::maps::{FragmentKey, FragmentValue, Port, RuleWord, Settings};
-use crate::pipeline::{commit_flow, complete_fragment, track_flow};
+use crate::pipeline::{commit_flow, track_flow};
 use crate::verdict::{Direction, Reason};
 use crate::wire::{Address, Headers, IpVersion};
 

@@ -135,6 +135,18 @@ reasons! {
     Hairpin = 18, "hairpin";
     /// The guest's firewall is off; only the node-wide checks applied.
     GuestOff = 19, "guest-off";
+    /// An ICMP error about a flow that was accepted before.
+    Related = 20, "related";
+    /// The source sends more connection requests than the host's options allow.
+    SynLimit = 21, "syn-limit";
+    /// The frame carries a VLAN tag that the NIC may not use.
+    Vlan = 22, "vlan";
+    /// An EtherType that is not among the guest's `layer2_protocols`.
+    Layer2 = 23, "layer-2";
+    /// The source is banned.
+    Ban = 24, "ban";
+    /// The packet is forwarded by the host, or not for it at all: not the host zone's.
+    Forwarded = 25, "forwarded";
 }
 
 /// Number of reasons; the length of per-reason counter arrays.

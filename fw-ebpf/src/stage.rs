@@ -7,6 +7,7 @@
 use aya_ebpf::bindings::__sk_buff;
 use fw_common::classify::{self, Values};
 use fw_common::conntrack::{Commit, CtState, Tracked};
+use fw_common::fragment;
 use fw_common::maps::Port;
 use fw_common::pipeline;
 use fw_common::verdict::{Direction, Reason};
@@ -57,7 +58,7 @@ pub extern "C" fn parse(skb: *mut __sk_buff, headers: *mut Headers) -> u32 {
     returned(wire::parse(&Skb::of(skb), headers))
 }
 
-/// [`pipeline::complete_fragment`].
+/// [`fragment::complete_fragment`].
 #[unsafe(no_mangle)]
 pub extern "C" fn complete_fragment(
     port: *const Port,
@@ -67,7 +68,7 @@ pub extern "C" fn complete_fragment(
     let port = argument!(port.as_ref or Reason::Fragment as u32);
     let headers = argument!(headers.as_mut or Reason::Fragment as u32);
     let direction = Direction::from_u8(direction as u8);
-    returned(pipeline::complete_fragment(Maps, port, direction, headers))
+    returned(fragment::complete_fragment(Maps, port, direction, headers))
 }
 
 /// [`pipeline::track_flow`].

@@ -141,6 +141,8 @@ pub(crate) fn port_value(
         policy,
         space,
         epoch,
+        vlans: fw_common::maps::ANY_VLAN,
+        ..Port::default()
     }
 }
 
