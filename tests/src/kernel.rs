@@ -267,6 +267,17 @@ impl TestKernel {
         clear::<FragmentKey, FragmentValue>(&mut pins.hash(name::FRAGMENTS)?)
     }
 
+    /// All flows: those that both ends have taken part in, and the half-open ones.
+    pub fn flows(&self) -> Result<[Vec<(FlowKey, Flow)>; 2]> {
+        let pins = self.directory.pins();
+        let read = |table| {
+            let table: Table<FlowKey, Flow> = pins.hash(table)?;
+            let flows: Result<Vec<(FlowKey, Flow)>, _> = table.iter().collect();
+            flows.context("reading a table")
+        };
+        Ok([read(name::FLOWS)?, read(name::HALF_OPEN)?])
+    }
+
     /// Lets time pass for all flows and fragments: they were last seen so much earlier.
     pub fn advance(&self, nanoseconds: u64) -> Result<()> {
         let pins = self.directory.pins();

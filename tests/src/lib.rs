@@ -15,6 +15,7 @@ pub mod netns;
 pub mod node;
 pub mod probe;
 pub mod scenario;
+pub mod shuffle;
 pub mod strategy;
 pub mod tap;
 pub mod tree;

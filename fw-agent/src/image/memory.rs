@@ -105,6 +105,18 @@ impl Memory {
         self.fragments.get_mut().clear();
     }
 
+    /// All flows: those that both ends have taken part in, and the half-open ones.
+    pub fn all_flows(&self) -> [Vec<(FlowKey, Flow)>; 2] {
+        [&self.flows, &self.half_open].map(|table| {
+            let table = table.borrow();
+            let flows = table.iter().map(|(key, flow)| {
+                // SAFETY: as in `find`.
+                (*key, unsafe { FlowRef::new(flow.get()) }.copy())
+            });
+            flows.collect()
+        })
+    }
+
     fn find<'a>(&'a self, table: &'a FlowTable, key: &FlowKey) -> Option<FlowRef<'a>> {
         let table = table.borrow();
         let flow = table.get(key)?.get();

@@ -1,0 +1,287 @@
+//! The kernel programs and the pipeline in memory, side by side on a long stream of random and damaged frames: the same verdicts for the same
+//! reasons by the same rules, the same flows afterwards, and counters that say the same.
+//!
+//! Both start with the same tables and the same clock; frames come from [`Shuffle`] with a fixed seed. A difference names the frame.
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use fw_agent::compile::compile;
+use fw_agent::config::Sources;
+use fw_agent::image::Memory;
+use fw_agent::policy::{NodePolicy, PortId};
+use fw_common::flow::{Flow, FlowKey};
+use fw_common::pipeline;
+use fw_common::verdict::{NO_RULE, Reason, Verdict};
+use fw_common::wire::Headers;
+use tapwall_tests::kernel::{PASS, REDIRECT, Run, SHOT, TestKernel};
+use tapwall_tests::shuffle::{End, Shuffle, Step};
+use tapwall_tests::tree::{ConfigTree, NODE, facts};
+
+/// Frames in all.
+const FRAMES: usize = 200_000;
+/// Frames between two looks at the flows, which are forgotten then.
+const ROUND: usize = 10_000;
+
+const CLUSTER: &str = "[OPTIONS]
+enable: 1
+[ALIASES]
+peer 198.51.100.8
+[IPSET blacklist]
+203.0.113.0/28
+2001:db8:bad::/48
+[IPSET office]
+198.51.100.0/24
+!198.51.100.7
+2001:db8:2::/48
+[group web]
+IN ACCEPT -p tcp -dport 80,443
+IN ACCEPT -p udp -dport 53 -source +office
+IN DROP -p udp -dport 123
+OUT ACCEPT -p tcp -dport 443
+";
+
+const GUESTS: [(u32, &str); 3] = [
+    (
+        100,
+        "[OPTIONS]
+enable: 1
+policy_in: DROP
+policy_out: ACCEPT
+ipfilter: 1
+[IPSET ipfilter-net0]
+192.0.2.100
+2001:db8:1::100
+[RULES]
+IN ACCEPT -p tcp -dport 22 -source +dc/office
+GROUP web
+IN REJECT -p tcp -dport 25
+IN ACCEPT -p icmp -icmp-type echo-request
+IN ACCEPT -p icmpv6 -icmp-type echo-request
+IN ACCEPT -p sctp -dport 22
+OUT DROP -p udp -dport 123
+OUT REJECT -p tcp -dport 25
+",
+    ),
+    (
+        101,
+        "[OPTIONS]
+enable: 1
+policy_in: REJECT
+policy_out: DROP
+dhcp: 0
+[RULES]
+IN ACCEPT -source dc/peer
+OUT ACCEPT -p udp -dport 53
+OUT ACCEPT -p tcp -sport 40000
+OUT REJECT -p udp
+GROUP web
+",
+    ),
+    (
+        102,
+        "[OPTIONS]
+enable: 1
+policy_in: ACCEPT
+policy_out: ACCEPT
+macfilter: 0
+radv: 1
+[RULES]
+IN DROP -p tcp -dport 1:1000
+IN DROP -p gre
+",
+    ),
+];
+
+fn end(vmid: u32, last: u8, extra: &str) -> End {
+    let mac = [0xbc, 0x24, 0x11, 0, 1, last];
+    let addresses = format!("192.0.2.{vmid} 2001:db8:1::{vmid} {extra}");
+    End {
+        port: PortId { vmid, net: 0 },
+        mac,
+        addresses: addresses
+            .split_whitespace()
+            .map(|address| address.parse().unwrap())
+            .collect(),
+    }
+}
+
+fn ends() -> Vec<End> {
+    vec![
+        end(100, 0, "fe80::be24:11ff:fe00:100"),
+        end(101, 1, "fe80::be24:11ff:fe00:101"),
+        end(102, 2, "fe80::1"),
+    ]
+}
+
+const OTHERS: &str = "198.51.100.7 198.51.100.8 198.51.100.9 203.0.113.5 203.0.113.99 192.0.2.101 255.255.255.255 224.0.0.251 0.0.0.0 127.0.0.1 \
+     2001:db8:2::8 2001:db8:3::8 2001:db8:bad::1 fe80::2 ff02::1 ff02::1:ff00:100 :: ::1";
+
+/// The node's policies, with these options of the host.
+fn node(host: &str) -> NodePolicy {
+    let tree = ConfigTree::with_demo_guests().unwrap();
+    tree.write("firewall/cluster.fw", CLUSTER).unwrap();
+    let host = format!("[OPTIONS]\ntcpflags: 1\n{host}");
+    tree.write(&format!("nodes/{NODE}/host.fw"), &host).unwrap();
+    tree.write(
+        &format!("nodes/{NODE}/qemu-server/102.conf"),
+        "net0: virtio=BC:24:11:00:01:02,bridge=vmbr0,firewall=1,trunks=5;7\n",
+    )
+    .unwrap();
+    for (vmid, text) in GUESTS {
+        tree.write_firewall(vmid, text).unwrap();
+    }
+    let sources = Sources::read(tree.path(), NODE);
+    let compiled = compile(&sources, &facts(NODE), 0);
+    assert_eq!(compiled.diagnostics, [], "the configuration is clean");
+    compiled.policy
+}
+
+/// The flows of a table, without their times and the epoch, which in memory is always 0.
+fn flows(table: impl IntoIterator<Item = (FlowKey, Flow)>) -> HashMap<FlowKey, Flow> {
+    let comparable = |flow| Flow {
+        seen: 0,
+        created: 0,
+        epoch: 0,
+        ..flow
+    };
+    let flows = table.into_iter();
+    flows.map(|(key, flow)| (key, comparable(flow))).collect()
+}
+
+/// The flows that two tables do not agree on.
+fn differences(kernel: &HashMap<FlowKey, Flow>, memory: &HashMap<FlowKey, Flow>) -> String {
+    let keys: HashSet<_> = kernel.keys().chain(memory.keys()).collect();
+    let differ = keys
+        .into_iter()
+        .filter(|key| kernel.get(key) != memory.get(key));
+    let lines = differ.map(|key| {
+        let (kernel, memory) = (kernel.get(key), memory.get(key));
+        format!("{key:x?}\n  kernel {kernel:?}\n  memory {memory:?}\n")
+    });
+    lines.collect()
+}
+
+/// The kernel and the memory, and what they said so far.
+struct Pair {
+    kernel: TestKernel,
+    memory: Memory,
+    clock: u64,
+    counted: BTreeMap<Reason, u64>,
+}
+
+impl Pair {
+    fn new(node: &NodePolicy) -> Self {
+        let mut kernel = TestKernel::new().unwrap();
+        let image = kernel.load(node).unwrap();
+        Self {
+            kernel,
+            memory: Memory::new(&image),
+            clock: 0,
+            counted: BTreeMap::new(),
+        }
+    }
+
+    /// Sets the memory's clock to the one the programs read.
+    fn synchronise(&mut self) {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+        let now = now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned();
+        self.memory.advance(now - self.clock);
+        self.clock = now;
+    }
+
+    /// Judges a frame twice and compares. False if the kernel does not take such a frame for a test run.
+    fn judge(&mut self, step: &Step) -> bool {
+        let port = *self.memory.port_of(step.port).unwrap();
+        if !is_testable(&step.frame) {
+            return false;
+        }
+        self.synchronise();
+        let run = self
+            .kernel
+            .run(step.port, step.direction, &step.frame)
+            .unwrap();
+        let mut headers = Headers::default();
+        let frame = step.frame.as_slice();
+        let said = pipeline::judge(&frame, &self.memory, &port, step.direction, &mut headers);
+        let rule = (said.rule != NO_RULE).then_some((said.verdict, said.rule));
+        let actions: &[i32] = match said.verdict {
+            Verdict::Accept => &[PASS],
+            Verdict::Drop => &[SHOT],
+            Verdict::Reject => &[REDIRECT, SHOT],
+        };
+        let Run { action, reason, .. } = run;
+        assert!(
+            actions.contains(&action) && reason == said.reason && run.rule == rule,
+            "the kernel: {action} {reason:?} {:?}, in memory: {said:?}\n{step:02x?}\n{headers:x?}",
+            run.rule
+        );
+        *self.counted.entry(said.reason).or_default() += 1;
+        true
+    }
+
+    /// Compares the flows, then forgets them.
+    fn compare_flows(&mut self) -> usize {
+        let [kernel, half_open] = self.kernel.flows().unwrap().map(flows);
+        let [memory, memory_half_open] = self.memory.all_flows().map(flows);
+        assert_eq!(differences(&kernel, &memory), "", "established flows");
+        let half_open_differ = differences(&half_open, &memory_half_open);
+        assert_eq!(half_open_differ, "", "half-open flows");
+        self.kernel.forget_flows().unwrap();
+        self.memory.forget_flows();
+        kernel.len() + half_open.len()
+    }
+}
+
+/// `BPF_PROG_TEST_RUN` refuses frames whose EtherType promises a longer header than there is.
+fn is_testable(frame: &[u8]) -> bool {
+    match frame.get(12..14) {
+        Some([0x08, 0x00]) => frame.len() >= 34,
+        Some([0x86, 0xdd]) => frame.len() >= 54,
+        Some(_) => true,
+        None => false,
+    }
+}
+
+fn check(host: &str, seed: u8) {
+    let mut pair = Pair::new(&node(host));
+    let others = OTHERS.split_whitespace();
+    let others = others.map(|address| address.parse().unwrap()).collect();
+    let mut shuffle = Shuffle::new(ends(), others, seed);
+    let (mut judged, mut flows) = (0, 0);
+    while judged < FRAMES / 2 {
+        judged += usize::from(pair.judge(&shuffle.step()));
+        if judged % ROUND == 0 {
+            flows += pair.compare_flows();
+        }
+    }
+    println!("{judged} frames, {flows} flows: {:?}", pair.counted);
+    // A stream that reaches only few ends would prove little.
+    for (reason, least) in [
+        (Reason::Rule, 1000),
+        (Reason::Policy, 1000),
+        (Reason::Established, 1000),
+        (Reason::Standard, 100),
+        (Reason::Noise, 100),
+        (Reason::Blacklist, 100),
+        (Reason::MacFilter, 100),
+        (Reason::IpFilter, 100),
+        (Reason::Malformed, 100),
+        (Reason::Fragment, 100),
+        (Reason::HeaderChain, 10),
+        (Reason::NotIp, 100),
+    ] {
+        let count = pair.counted.get(&reason).copied().unwrap_or(0);
+        assert!(count >= least, "{reason:?}: {count}");
+    }
+}
+
+#[test]
+fn random_frames() {
+    check("", 1);
+}
+
+#[test]
+fn random_frames_where_invalid_packets_get_further() {
+    check("nf_conntrack_allow_invalid: 1\n", 2);
+}
