@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Context, Result, bail, ensure};
 use aya::Pod;
 use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
+use aya::programs::TestRunResult;
 use fw_agent::datapath::pins::Pins;
 use fw_agent::datapath::plan::plan;
 use fw_agent::datapath::{Action, AttachMode, Hook, Kernel, State};
@@ -125,6 +126,8 @@ pub struct TestKernel {
     counters: PerCpuArray<MapData, Counter>,
     /// The counters as last read.
     counted: Vec<u64>,
+    /// Frames went through since.
+    uncounted: bool,
     events: RingBuf<MapData>,
     // Last, so that it is removed when everything that could use it is closed.
     directory: PinDirectory,
@@ -145,6 +148,7 @@ impl TestKernel {
             current: None,
             counters,
             counted: Vec::new(),
+            uncounted: false,
             events,
             directory,
         };
@@ -162,7 +166,12 @@ impl TestKernel {
                 rule.log.get_or_insert(7);
             }
         }
-        let image = MapImage::build(&node);
+        self.load_as_is(&node)
+    }
+
+    /// Replaces what is loaded by these policies as they are. Flows stay.
+    pub fn load_as_is(&mut self, node: &NodePolicy) -> Result<MapImage> {
+        let image = MapImage::build(node);
         let ports = image.ports.iter().zip(FIRST_INDEX..);
         let devices = ports
             .clone()
@@ -179,6 +188,39 @@ impl TestKernel {
 
     /// Runs the program of a direction on a frame of a port.
     pub fn run(&mut self, port: PortId, direction: Direction, frame: &[u8]) -> Result<Run> {
+        while self.events.next().is_some() {}
+        if std::mem::take(&mut self.uncounted) {
+            self.counted = self.read_counters()?;
+        }
+        let mut answer = vec![0; LONGEST];
+        let result = self.test_run(port, direction, frame, &mut answer)?;
+        answer.truncate(result.data_size_out as usize);
+        let (reason, limited) = self.settle()?;
+        let rule = self.take_event(reason)?;
+        Ok(Run {
+            action: result.return_value.cast_signed(),
+            reason,
+            rule,
+            limited,
+            frame: answer,
+        })
+    }
+
+    /// Runs the program like [`TestKernel::run`] and tells only the TC action: ten times as fast.
+    pub fn act(&mut self, port: PortId, direction: Direction, frame: &[u8]) -> Result<i32> {
+        self.uncounted = true;
+        let mut answer = [0; LONGEST];
+        let result = self.test_run(port, direction, frame, &mut answer)?;
+        Ok(result.return_value.cast_signed())
+    }
+
+    fn test_run(
+        &mut self,
+        port: PortId,
+        direction: Direction,
+        frame: &[u8],
+        answer: &mut [u8],
+    ) -> Result<TestRunResult> {
         let index = self.indices.get(&port).context("no such port")?;
         let value = *self.state.ports.get(index).context("the port is closed")?;
         if self.current != Some(value) {
@@ -193,19 +235,7 @@ impl TestKernel {
             Direction::In => Hook::Egress,
             Direction::Out => Hook::Ingress,
         };
-        while self.events.next().is_some() {}
-        let mut answer = vec![0; LONGEST];
-        let result = self.kernel.test_run(hook, LOOPBACK, frame, &mut answer)?;
-        answer.truncate(result.data_size_out as usize);
-        let (reason, limited) = self.settle()?;
-        let rule = self.take_event(reason)?;
-        Ok(Run {
-            action: result.return_value.cast_signed(),
-            reason,
-            rule,
-            limited,
-            frame: answer,
-        })
+        Ok(self.kernel.test_run(hook, LOOPBACK, frame, answer)?)
     }
 
     /// The ledger: which reason one packet was counted under since the last call, and whether an answer was held back.

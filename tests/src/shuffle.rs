@@ -327,6 +327,9 @@ impl Shuffle {
             ]);
             datagram.extensions.push(extension);
         }
+        if !v4 && self.chance(2) {
+            datagram.extensions = vec![Extension::Destination; 9];
+        }
         if self.chance(12) {
             self.cut(&mut datagram);
         }
