@@ -18,7 +18,7 @@ use anyhow::{Context, Result};
 use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, bind, socket_with};
 
 pub use self::frame::{send_frame, udp_frame};
-pub use self::ping::ping;
+pub use self::ping::{ping, ping_with};
 pub use self::tcp::{Session, TcpServer, Transfer, connect, transfer};
 pub use self::udp::{UdpServer, exchange};
 use crate::netns::Netns;

@@ -14,11 +14,19 @@ use crate::netns::Netns;
 /// Number of the next request of this process.
 static SEQUENCE: AtomicU16 = AtomicU16::new(1);
 
-/// Bytes behind the ICMP header.
-const PAYLOAD: &[u8] = b"tapwall probe";
-
-/// Sends one echo request and waits for its reply.
+/// Sends one short echo request and waits for its reply.
 pub fn ping(from: &Netns, source: IpAddr, to: IpAddr, timeout: Duration) -> Answer {
+    ping_with(from, source, to, b"tapwall probe", timeout)
+}
+
+/// Sends one echo request with this payload and waits for a reply that has it too.
+pub fn ping_with(
+    from: &Netns,
+    source: IpAddr,
+    to: IpAddr,
+    payload: &[u8],
+    timeout: Duration,
+) -> Answer {
     let (protocol, request_type, reply_type) = if to.is_ipv4() {
         (ipproto::ICMP, 8, 0)
     } else {
@@ -31,7 +39,7 @@ pub fn ping(from: &Netns, source: IpAddr, to: IpAddr, timeout: Duration) -> Answ
     // The kernel fills in identifier and checksum.
     let sequence = SEQUENCE.fetch_add(1, Ordering::Relaxed).to_be_bytes();
     let mut request = vec![request_type, 0, 0, 0, 0, 0, sequence[0], sequence[1]];
-    request.extend_from_slice(PAYLOAD);
+    request.extend_from_slice(payload);
     if let Err(error) = socket
         .connect(SocketAddr::new(to, 0))
         .and_then(|()| socket.send(&request))
@@ -39,7 +47,7 @@ pub fn ping(from: &Netns, source: IpAddr, to: IpAddr, timeout: Duration) -> Answ
         return Answer::from_error(&error);
     }
     let deadline = Instant::now() + timeout;
-    let mut buffer = [0; 256];
+    let mut buffer = vec![0; 65_536];
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -53,7 +61,7 @@ pub fn ping(from: &Netns, source: IpAddr, to: IpAddr, timeout: Duration) -> Answ
                 let reply = &buffer[..length];
                 if reply.first() == Some(&reply_type)
                     && reply.get(6..8) == Some(&sequence)
-                    && reply.get(8..) == Some(PAYLOAD)
+                    && reply.get(8..) == Some(payload)
                 {
                     return Answer::Answered;
                 }

@@ -6,4 +6,5 @@
 mod bed;
 mod changes;
 mod reports;
+mod transfers;
 mod verdicts;

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use tapwall_tests::node::{STRANGER_V4, STRANGER_V6, Station};
 use tapwall_tests::probe::Answer::{Answered, Refused, Silent};
-use tapwall_tests::probe::{TIMEOUT, TcpServer, UdpServer, ping, send_frame, transfer, udp_frame};
-use tapwall_tests::tap::Offloads;
+use tapwall_tests::probe::{TIMEOUT, TcpServer, UdpServer, ping, send_frame, udp_frame};
 
 use crate::bed::{Bed, both};
 
@@ -126,26 +125,5 @@ fn a_forged_hardware_address_is_dropped_unless_the_filter_is_off() {
                 Silent
             }
         });
-    }
-}
-
-#[test]
-fn large_transfers_keep_their_bytes() {
-    for offloads in [Offloads::None, Offloads::Tcp, Offloads::TcpUdp] {
-        let bed = Bed::with(offloads, "IN ACCEPT -p tcp -dport 5001\n").unwrap();
-        let node = &bed.node;
-        for (from, to) in [
-            (&node.outside, &node.vm),
-            (&node.outside, &node.container),
-            (&node.vm, &node.container),
-            (&node.container, &node.vm),
-        ] {
-            for address in both(to, 5001) {
-                let _server = TcpServer::start(&to.namespace, address).unwrap();
-                let source = from.address_like(address.ip());
-                transfer(&from.namespace, source, address, 8 << 20)
-                    .unwrap_or_else(|error| panic!("{offloads:?} to {address}: {error:#}"));
-            }
-        }
     }
 }
