@@ -1,4 +1,5 @@
 //! Much data through accepted flows: at the full MTU, in fragments, as super-packets, block by block.
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
