@@ -27,7 +27,6 @@ use fw_common::maps::HAIRPIN_MARK;
 use fw_common::pipeline;
 use fw_common::tables::Tables;
 use fw_common::verdict::{Direction, Judgement, Reason, Verdict};
-use fw_common::wire::Headers;
 
 use crate::skb::Skb;
 use crate::tables::{Maps, count};
@@ -55,8 +54,11 @@ fn handle(skb: Skb, direction: Direction) -> i32 {
         count(Reason::NoPolicy as u32, &skb);
         return TC_ACT_SHOT;
     };
-    let mut headers = Headers::default();
-    let judgement: Judgement = pipeline::judge(&skb, Maps, port, direction, &mut headers);
+    let Some(headers) = tables::headers() else {
+        count(Reason::BadPolicy as u32, &skb);
+        return TC_ACT_SHOT;
+    };
+    let judgement: Judgement = pipeline::judge(&skb, Maps, port, direction, headers);
     count(judgement.reason as u32, &skb);
     if judgement.log != fw_common::verdict::NO_LOG {
         log::emit(&skb, port, direction, &judgement);
@@ -64,7 +66,7 @@ fn handle(skb: Skb, direction: Direction) -> i32 {
     match judgement.verdict {
         Verdict::Accept => TC_ACT_UNSPEC,
         Verdict::Drop => TC_ACT_SHOT,
-        Verdict::Reject => match stage::reject(skb.raw(), &headers, port.mac, direction as u32) {
+        Verdict::Reject => match stage::reject(skb.raw(), headers, port.mac, direction as u32) {
             action @ 0.. => action,
             _ => TC_ACT_SHOT,
         },

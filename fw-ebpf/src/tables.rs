@@ -40,6 +40,19 @@ static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(counter::E
 #[map]
 static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 
+#[map]
+static SCRATCH: PerCpuArray<Headers> = PerCpuArray::with_max_entries(1, 0);
+
+/// Empty headers of this CPU, valid until the program ends. They are not on the stack, of which kernels before 6.8 give a chain of calls little.
+#[inline(always)]
+pub fn headers() -> Option<&'static mut Headers> {
+    let headers = SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: this CPU's own value; a program calls this once, and programs at these hooks do not interrupt each other.
+    let headers = unsafe { &mut *headers };
+    *headers = Headers::default();
+    Some(headers)
+}
+
 /// Handle of all maps.
 #[derive(Clone, Copy)]
 pub struct Maps;
