@@ -4,18 +4,21 @@
 //! Nothing is written here but the time and state of a flow that goes on.
 //!
 //! States and classes follow netfilter: loose pickup of TCP in mid-stream, neighbour and multicast-listener discovery untracked, a packet
-//! NEW until an answer was seen. Absent so far: TCP windows, and RELATED (an ICMP error is INVALID, even if it quotes a known flow).
+//! NEW until an answer was seen. ICMP errors are looked at before ([`related`]): here one is INVALID. Absent so far: TCP windows.
 //! Different from netfilter: a reset that answers the first SYN does not end the flow before the last hop saw it
 //! (`refused_connection_is_established`).
 
+mod related;
 pub mod tcp;
+
+pub use related::{is_error, related};
 
 use crate::flow::{FlowRef, Side, echo};
 use crate::maps::Settings;
 use crate::verdict::Direction;
 use crate::wire::{Headers, IpVersion, protocol};
 
-/// Connection-tracking state of a packet, in netfilter's words. (RELATED is absent: see the module's header.)
+/// Connection-tracking state of a packet, in netfilter's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum CtState {
@@ -27,6 +30,8 @@ pub enum CtState {
     Invalid = 2,
     /// Not tracked by design.
     Untracked = 3,
+    /// An error about a flow.
+    Related = 4,
 }
 
 impl CtState {
@@ -37,6 +42,7 @@ impl CtState {
             Self::Established => "ESTABLISHED",
             Self::Invalid => "INVALID",
             Self::Untracked => "UNTRACKED",
+            Self::Related => "RELATED",
         }
     }
 
@@ -45,6 +51,7 @@ impl CtState {
             0 => Self::New,
             1 => Self::Established,
             3 => Self::Untracked,
+            4 => Self::Related,
             _ => Self::Invalid,
         }
     }
@@ -223,10 +230,7 @@ pub fn track(
     if is_tcp && !tcp::plausible(headers.tcp_flags) {
         return Tracked::plain(CtState::Invalid);
     }
-    let alive = flow.filter(|flow| {
-        let limit = u64::from(timeout(flow.state(), headers.protocol, settings)) * SECOND;
-        now.saturating_sub(flow.seen()) < limit
-    });
+    let alive = flow.filter(|flow| is_alive(*flow, headers.protocol, settings, now));
     let Some(flow) = alive else {
         return begin(headers, established);
     };
@@ -272,6 +276,13 @@ pub fn track(
             Commit::Establish
         },
     }
+}
+
+/// Whether a flow of a protocol has been heard of recently enough.
+#[inline(always)]
+fn is_alive(flow: FlowRef<'_>, number: u8, settings: &Settings, now: u64) -> bool {
+    let limit = u64::from(timeout(flow.state(), number, settings)) * SECOND;
+    now.saturating_sub(flow.seen()) < limit
 }
 
 /// A packet without a flow (or whose established flow is `over`): can it begin one?

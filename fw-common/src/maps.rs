@@ -34,7 +34,8 @@ pub mod name {
     pub const CLASSES_V4: &str = "CLASSES_V4";
     /// LPM trie: class space and IPv6 prefix → class.
     pub const CLASSES_V6: &str = "CLASSES_V6";
-    /// LRU hash: [`crate::flow::FlowKey`] → [`crate::flow::Flow`] of flows that both ends have taken part in.
+    /// Hash: [`crate::flow::FlowKey`] → [`crate::flow::Flow`] of flows that both ends have taken part in. A full one takes no more and
+    /// loses none.
     pub const FLOWS: &str = "FLOWS";
     /// LRU hash likewise: flows that only one end knows of so far. A flood can only evict these.
     pub const HALF_OPEN: &str = "HALF_OPEN";
@@ -85,7 +86,8 @@ pub mod counter {
 
     /// Events that found no room in the ring buffer.
     pub const LOST_EVENTS: u32 = REASONS as u32;
-    /// Flows that found no room in their table.
+    /// Times that a flow found no room in its table. One that should have become established stays half-open, and tries again with each
+    /// packet.
     pub const FLOWS_REFUSED: u32 = REASONS as u32 + 1;
     /// REJECT answers that were not sent because there were too many.
     pub const REJECTS_LIMITED: u32 = REASONS as u32 + 2;

@@ -1,13 +1,13 @@
 //! One packet at one port: the whole way from bytes to verdict.
 //!
 //! 1. Parse. 2. Guard: checks that hold for *every* packet, whatever flow it belongs to. 3. Fragments get the ports of their first part.
-//! 4. Find the flow and track it; an established one ends here. 5. Classify against the port's policy. 6. Accepted: commit the flow.
+//! 4. Find the flow and track it; an established one ends here, and so does an error about a known one. 5. Classify against the port's policy. 6. Accepted: commit the flow.
 //!
-//! Invariant: whatever goes wrong on the way is a drop with a [`Reason`]; no early return accepts but for established flows and for frames
-//! that are not IP. Counting, logging and acting on the judgement are the caller's.
+//! Invariant: whatever goes wrong on the way is a drop with a [`Reason`]; no early return accepts but for established flows, errors about known
+//! flows, and frames that are not IP. Counting, logging and acting on the judgement are the caller's.
 
 use crate::classify::Values;
-use crate::conntrack::{Commit, CtState, Tracked, tcp, track};
+use crate::conntrack::{Commit, CtState, Tracked, is_error, tcp, track};
 use crate::flow::{Flow, FlowKey};
 use crate::guard::guard;
 use crate::maps::{Port, policy, traits};
@@ -50,9 +50,14 @@ fn try_judge<P: Packet, T: Tables>(
         tables.complete_fragment(port, direction, headers)?;
     }
 
+    if is_error(headers) && packet.related(tables, port, direction, headers) {
+        return Ok(Judgement::accept(Reason::Related));
+    }
     let tracked = tables.track(port, direction, headers);
-    if tracked.state == CtState::Established {
-        return Ok(Judgement::accept(Reason::Established));
+    match tracked.state {
+        CtState::Established => return Ok(Judgement::accept(Reason::Established)),
+        CtState::Related => return Ok(Judgement::accept(Reason::Related)),
+        CtState::New | CtState::Invalid | CtState::Untracked => {}
     }
 
     let start = port.policy[direction as usize & 1];
@@ -157,7 +162,7 @@ pub fn packet_traits(headers: &Headers, state: CtState) -> u8 {
     let mut bits = match state {
         CtState::New => traits::NEW,
         CtState::Invalid => traits::INVALID,
-        CtState::Established | CtState::Untracked => 0,
+        CtState::Established | CtState::Related | CtState::Untracked => 0,
     };
     if headers.to_group() {
         bits |= traits::TO_GROUP;

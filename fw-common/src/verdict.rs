@@ -54,6 +54,15 @@ impl Direction {
         }
     }
 
+    /// The other way.
+    #[inline(always)]
+    pub const fn opposite(self) -> Self {
+        match self {
+            Self::In => Self::Out,
+            Self::Out => Self::In,
+        }
+    }
+
     /// `IN` or `OUT`.
     pub const fn name(self) -> &'static str {
         match self {

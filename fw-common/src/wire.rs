@@ -8,9 +8,15 @@
 //! neither IP nor ARP parse with `protocol` 0 and no addresses. Checksums are not looked at: at these hooks most are not filled in yet.
 
 mod ip;
+mod quoted;
 mod transport;
 
-use crate::verdict::Reason;
+use crate::conntrack;
+use crate::maps::Port;
+use crate::tables::Tables;
+use crate::verdict::{Direction, Reason};
+
+pub use quoted::parse_quoted;
 
 pub use transport::{
     ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, ICMPV6_ECHO_REPLY, ICMPV6_ECHO_REQUEST, has_ports, tcp_flag,
@@ -82,6 +88,21 @@ pub trait Packet {
         Self: Sized,
     {
         parse(self, headers)
+    }
+
+    /// [`conntrack::related`], behind a function boundary likewise.
+    #[inline(always)]
+    fn related<T: Tables>(
+        &self,
+        tables: T,
+        port: &Port,
+        direction: Direction,
+        headers: &Headers,
+    ) -> bool
+    where
+        Self: Sized,
+    {
+        conntrack::related(self, tables, port, direction, headers)
     }
 }
 
@@ -215,6 +236,17 @@ fn is_group(version: IpVersion, address: &Address) -> bool {
     }
 }
 
+/// Where an IP datagram stands.
+#[derive(Clone, Copy)]
+struct Span {
+    /// Offset of the IP header.
+    start: u32,
+    /// Offset of the first byte that is surely not the datagram's.
+    end: u32,
+    /// Only its first bytes are there, at least eight of its transport header.
+    is_quote: bool,
+}
+
 /// Parses a frame into `headers`, which must be [`Headers::default`].
 ///
 /// # Errors
@@ -242,9 +274,14 @@ pub fn parse<P: Packet>(packet: &P, headers: &mut Headers) -> Result<(), Reason>
     headers.ethertype = ethertype;
     let l3 = offset + 2;
     headers.l3 = l3 as u16;
+    let span = Span {
+        start: l3,
+        end: packet.length(),
+        is_quote: false,
+    };
     match ethertype {
-        ETHERTYPE_IPV4 => ip::parse_v4(packet, l3, headers),
-        ETHERTYPE_IPV6 => ip::parse_v6(packet, l3, headers),
+        ETHERTYPE_IPV4 => ip::parse_v4(packet, span, headers),
+        ETHERTYPE_IPV6 => ip::parse_v6(packet, span, headers),
         ETHERTYPE_ARP => parse_arp(packet, l3, headers),
         _ => Ok(()),
     }

@@ -12,7 +12,9 @@ use aya_ebpf::helpers::{
     bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
 };
 use fw_common::event::HEADER_BYTES;
-use fw_common::verdict::Reason;
+use fw_common::maps::Port;
+use fw_common::tables::Tables;
+use fw_common::verdict::{Direction, Reason};
 use fw_common::wire::{Headers, Packet, Wire};
 
 use crate::stage;
@@ -118,6 +120,18 @@ impl Packet for Skb {
     #[inline(always)]
     fn parse(&self, headers: &mut Headers) -> Result<(), Reason> {
         stage::result(stage::parse(self.raw, headers))
+    }
+
+    /// `tables` are always the kernel's.
+    #[inline(always)]
+    fn related<T: Tables>(
+        &self,
+        _tables: T,
+        port: &Port,
+        direction: Direction,
+        headers: &Headers,
+    ) -> bool {
+        stage::related(self.raw, port, direction as u32, headers) == 1
     }
 
     #[inline(always)]

@@ -6,7 +6,7 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use fw_common::classify::{self, Values};
-use fw_common::conntrack::{Commit, CtState, Tracked};
+use fw_common::conntrack::{self, Commit, CtState, Tracked};
 use fw_common::fragment;
 use fw_common::maps::Port;
 use fw_common::pipeline;
@@ -82,6 +82,26 @@ pub extern "C" fn track(port: *const Port, direction: u32, headers: *const Heade
     let port = argument!(port.as_ref or CLOSED);
     let headers = argument!(headers.as_ref or CLOSED);
     pipeline::track_flow(Maps, port, Direction::from_u8(direction as u8), headers).to_bits()
+}
+
+/// [`conntrack::related`]; 1 if the error is about a known flow.
+#[unsafe(no_mangle)]
+pub extern "C" fn related(
+    skb: *mut __sk_buff,
+    port: *const Port,
+    direction: u32,
+    headers: *const Headers,
+) -> u32 {
+    let port = argument!(port.as_ref or 0);
+    let headers = argument!(headers.as_ref or 0);
+    let direction = Direction::from_u8(direction as u8);
+    u32::from(conntrack::related(
+        &Skb::of(skb),
+        Maps,
+        port,
+        direction,
+        headers,
+    ))
 }
 
 /// [`classify::classify`].

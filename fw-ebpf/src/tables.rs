@@ -29,7 +29,7 @@ static CLASSES_V4: LpmTrie<ClassKeyV4, u32> = LpmTrie::with_max_entries(capacity
 #[map]
 static CLASSES_V6: LpmTrie<ClassKeyV6, u32> = LpmTrie::with_max_entries(capacity::CLASSES, 0);
 #[map]
-static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(capacity::FLOWS, 0);
+static FLOWS: HashMap<FlowKey, Flow> = HashMap::with_max_entries(capacity::FLOWS, 0);
 #[map]
 static HALF_OPEN: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(capacity::HALF_OPEN, 0);
 #[map]
@@ -152,7 +152,7 @@ impl Tables for Maps {
     #[inline(always)]
     fn remove_flow(&self, key: &FlowKey) {
         if FLOWS.remove(key).is_err() {
-            // Evicted meanwhile: gone is what was asked for.
+            // The other direction's packet was faster: gone is what was asked for.
         }
     }
 

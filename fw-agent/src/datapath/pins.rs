@@ -115,9 +115,7 @@ impl Pins {
     ) -> Result<HashMap<MapData, K, V>, Error> {
         let data = self.data(name)?;
         let map = match name {
-            name::FLOWS | name::HALF_OPEN | name::FRAGMENTS | name::LOG_LIMITS => {
-                Map::LruHashMap(data)
-            }
+            name::HALF_OPEN | name::FRAGMENTS | name::LOG_LIMITS => Map::LruHashMap(data),
             _ => Map::HashMap(data),
         };
         map.try_into().map_err(|source| layout(name, source))

@@ -36,6 +36,10 @@ pub struct Memory {
     )]
     removed: RefCell<Vec<Box<UnsafeCell<Flow>>>>,
     fragments: RefCell<HashMap<FragmentKey, FragmentValue>>,
+    /// Flows that both ends have taken part in, at the most; none: no limit.
+    room: Option<usize>,
+    /// Flows that found none.
+    refused: Cell<u64>,
     settings: Settings,
     now: Cell<u64>,
 }
@@ -95,6 +99,16 @@ impl Memory {
     /// Moves the clock.
     pub fn advance(&self, nanoseconds: u64) {
         self.now.set(self.now.get() + nanoseconds);
+    }
+
+    /// Takes no more than so many flows that both ends have taken part in.
+    pub fn limit_flows(&mut self, room: usize) {
+        self.room = Some(room);
+    }
+
+    /// Times that a flow found no room (the kernel's counter `FLOWS_REFUSED`).
+    pub fn refused_flows(&self) -> u64 {
+        self.refused.get()
     }
 
     /// Forgets all flows and fragments.
@@ -200,6 +214,14 @@ impl Tables for &Memory {
     }
 
     fn establish(&self, key: &FlowKey, flow: &Flow) -> bool {
+        let is_full = {
+            let flows = self.flows.borrow();
+            self.room.is_some_and(|room| flows.len() >= room) && !flows.contains_key(key)
+        };
+        if is_full {
+            self.refused.set(self.refused.get() + 1);
+            return false;
+        }
         self.put_in(&self.flows, key, flow);
         self.take_out(&self.half_open, key);
         true

@@ -1,7 +1,8 @@
 //! The log reader: from the ring buffer to the firewall's log file, in place of `pvefw-logger`.
 //!
 //! Events are formatted with the names of their rule and device, and written a batch at a time. What the kernel could not hand over is
-//! counted there; the log says how many. A task of its own: a slow apply does not delay it.
+//! counted there; the log says how many. What else the kernel counts and somebody should know, flows that found no room, the agent says itself.
+//! A task of its own: a slow apply does not delay it.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -45,11 +46,12 @@ pub(super) struct Logger {
     writer: LogWriter,
     clock: Clock,
     lost: u64,
+    refused: u64,
     reopened: u64,
     failing: bool,
 }
 
-/// Time between looks at the counter of lost events.
+/// Time between looks at the counters.
 const LOST_CHECK: Duration = Duration::from_secs(1);
 
 impl Logger {
@@ -70,10 +72,12 @@ impl Logger {
             writer: LogWriter::new(log_file),
             clock: Clock::system(),
             lost: 0,
+            refused: 0,
             reopened: 0,
             failing: false,
         };
-        logger.lost = logger.count_lost().unwrap_or(0);
+        logger.lost = logger.count(counter::LOST_EVENTS).unwrap_or(0);
+        logger.refused = logger.count(counter::FLOWS_REFUSED).unwrap_or(0);
         Ok((logger, sender))
     }
 
@@ -94,7 +98,10 @@ impl Logger {
                 changed = self.names.changed() => if changed.is_err() {
                     break;
                 },
-                _ = checks.tick() => self.report_lost(),
+                _ = checks.tick() => {
+                    self.report_lost();
+                    self.report_refused();
+                }
             }
             self.drain();
         }
@@ -144,8 +151,8 @@ impl Logger {
         }
     }
 
-    fn count_lost(&self) -> Result<u64, Error> {
-        let entry = self.counters.get(&counter::LOST_EVENTS, 0);
+    fn count(&self, index: u32) -> Result<u64, Error> {
+        let entry = self.counters.get(&index, 0);
         let values = entry.map_err(|source| Error::Map {
             verb: "read",
             map: fw_common::maps::name::COUNTERS,
@@ -155,13 +162,24 @@ impl Logger {
     }
 
     fn report_lost(&mut self) {
-        let Ok(lost) = self.count_lost() else {
+        let Ok(lost) = self.count(counter::LOST_EVENTS) else {
             return;
         };
         if lost > self.lost {
             let now = self.clock.now();
             self.writer.status(&Status::Skipped(lost - self.lost), &now);
             self.lost = lost;
+        }
+    }
+
+    fn report_refused(&mut self) {
+        let Ok(refused) = self.count(counter::FLOWS_REFUSED) else {
+            return;
+        };
+        if refused > self.refused {
+            let count = refused - self.refused;
+            tracing::warn!(count, "the flow table is full: flows found no room");
+            self.refused = refused;
         }
     }
 }

@@ -86,7 +86,8 @@ impl Pipeline {
             memory: &self.memory,
             state: match state {
                 State::New => None,
-                State::Established | State::Related => Some(CtState::Established),
+                State::Established => Some(CtState::Established),
+                State::Related => Some(CtState::Related),
                 State::Invalid => Some(CtState::Invalid),
                 State::Untracked => Some(CtState::Untracked),
             },
@@ -94,7 +95,8 @@ impl Pipeline {
         let mut headers = Headers::default();
         let judgement = judge(&frame, tables, &value, direction, &mut headers);
         let rule = places.and_then(|places| places.get(&judgement.rule).copied());
-        let got_so_far = rule.is_some() || judgement.reason == Reason::Established;
+        let needs_no_rule = matches!(judgement.reason, Reason::Established | Reason::Related);
+        let got_so_far = rule.is_some() || needs_no_rule;
         Judged {
             judgement,
             tracked: got_so_far.then(|| tables.track(&value, direction, &headers).state),

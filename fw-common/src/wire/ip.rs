@@ -1,10 +1,11 @@
 //! IPv4 (RFC 791) and IPv6 (RFC 8200) with its extension headers.
 //!
 //! Lengths are checked against the frame: a datagram that claims more bytes than the frame has is malformed. A total length of 0 is a
-//! super-packet of more than 64 KiB that the kernel will cut up (BIG TCP); its length is the frame's.
+//! super-packet of more than 64 KiB that the kernel will cut up (BIG TCP); its length is the frame's. Of a quoted datagram only what is there
+//! counts, and never more than the datagram had.
 
 use super::transport;
-use super::{Address, Fragment, Headers, IpVersion, Packet};
+use super::{Address, Fragment, Headers, IpVersion, Packet, Span};
 use crate::verdict::Reason;
 
 /// IPv6 extension headers that are walked; a longer chain is dropped.
@@ -19,18 +20,20 @@ const DESTINATION_OPTIONS: u8 = 60;
 #[inline(always)]
 pub(super) fn parse_v4<P: Packet>(
     packet: &P,
-    offset: u32,
+    span: Span,
     headers: &mut Headers,
 ) -> Result<(), Reason> {
+    let offset = span.start;
     let words: [u32; 5] = packet.load(offset).ok_or(Reason::Malformed)?;
     let first = u32::from_be(words[0]);
     let header_bytes = (first >> 24 & 0xf) * 4;
     if first >> 28 != 4 || header_bytes < 20 {
         return Err(Reason::Malformed);
     }
-    let present = packet.length().wrapping_sub(offset);
+    let present = span.end.saturating_sub(offset);
     let total = match first & 0xffff {
         0 => present,
+        total if span.is_quote && total > present => present,
         total => total,
     };
     if total > present || total < header_bytes {
@@ -45,23 +48,28 @@ pub(super) fn parse_v4<P: Packet>(
     headers.fragment = fragment(second & 0x1fff, second & 0x2000 != 0);
     let l4 = offset + header_bytes;
     headers.l4 = l4 as u16;
-    transport::parse(packet, l4, total - header_bytes, headers)
+    transport::parse(packet, l4, total - header_bytes, span.is_quote, headers)
 }
 
 #[inline(always)]
 pub(super) fn parse_v6<P: Packet>(
     packet: &P,
-    offset: u32,
+    span: Span,
     headers: &mut Headers,
 ) -> Result<(), Reason> {
+    let offset = span.start;
     let words: [u32; 10] = packet.load(offset).ok_or(Reason::Malformed)?;
     if u32::from_be(words[0]) >> 28 != 6 {
         return Err(Reason::Malformed);
     }
     let second = u32::from_be(words[1]);
-    let present = packet.length().wrapping_sub(offset + 40);
+    let present = match span.end.checked_sub(offset + 40) {
+        Some(present) => present,
+        None => return Err(Reason::Malformed),
+    };
     let payload = match second >> 16 {
         0 => present,
+        payload if span.is_quote && payload > present => present,
         payload => payload,
     };
     if payload > present {
@@ -102,7 +110,13 @@ pub(super) fn parse_v6<P: Packet>(
     }
     headers.protocol = next;
     headers.l4 = (start + walked) as u16;
-    transport::parse(packet, start + walked, payload - walked, headers)
+    transport::parse(
+        packet,
+        start + walked,
+        payload - walked,
+        span.is_quote,
+        headers,
+    )
 }
 
 const fn is_extension(next: u8) -> bool {

@@ -1,7 +1,8 @@
 //! Ports of TCP, UDP and their relatives; type and code of ICMP and ICMPv6.
 //!
 //! A first fragment that is too short for its transport header is malformed: the ports a rule matched would be the next fragment's to
-//! choose. Protocols without ports have none: `has_ports` stays 0.
+//! choose. Protocols without ports have none: `has_ports` stays 0. Of a quoted header the first eight bytes must be there (RFC 792): ports,
+//! type, code and identifier are among them.
 
 use super::{Fragment, Headers, Packet, protocol};
 use crate::verdict::Reason;
@@ -39,6 +40,9 @@ pub const fn has_ports(number: u8) -> bool {
     )
 }
 
+/// Bytes of a transport header that an ICMP error quotes at the least.
+const QUOTED: u32 = 8;
+
 /// Bytes that the header of a protocol has at the least.
 const fn header_bytes(number: u8) -> u32 {
     match number {
@@ -49,12 +53,13 @@ const fn header_bytes(number: u8) -> u32 {
     }
 }
 
-/// `length`: bytes from `offset` to the end of the datagram (or of this part of it).
+/// `length`: bytes from `offset` to the end of the datagram (or of this part of it); of a quoted one to the end of the quote.
 #[inline(always)]
 pub(super) fn parse<P: Packet>(
     packet: &P,
     offset: u32,
     length: u32,
+    is_quote: bool,
     headers: &mut Headers,
 ) -> Result<(), Reason> {
     if matches!(headers.fragment, Fragment::Later) {
@@ -65,11 +70,11 @@ pub(super) fn parse<P: Packet>(
     if needed == 0 {
         return Ok(());
     }
-    if length < needed {
+    if length < if is_quote { QUOTED } else { needed } {
         return Err(Reason::Malformed);
     }
     headers.has_ports = 1;
-    if number == protocol::TCP {
+    if number == protocol::TCP && !is_quote {
         let words: [u32; 4] = packet.load(offset).ok_or(Reason::Malformed)?;
         set_ports(headers, u32::from_be(words[0]));
         let fourth = u32::from_be(words[3]);
