@@ -14,8 +14,8 @@ mod kernel;
 pub mod pins;
 pub mod plan;
 
-pub use attach::{AttachMode, Hook};
-pub use kernel::{Kernel, missing_privilege};
+pub use attach::{AttachMode, Hook, Role};
+pub use kernel::{Kernel, TestPlace, missing_privilege};
 pub use plan::{Action, Plan, State};
 
 use std::path::PathBuf;

@@ -70,6 +70,17 @@ pub struct HostImage {
 }
 
 impl HostImage {
+    /// An interface as a port. `bare`: its frames have no Ethernet header.
+    pub fn port(&self, interface: &str, bare: bool) -> PortImage {
+        let link = if bare { port_flag::NO_LINK } else { 0 };
+        PortImage {
+            device: interface.to_owned(),
+            mac: 0,
+            flags: port_flag::HOST | link,
+            policies: self.on(interface),
+        }
+    }
+
     /// The policies of an interface.
     pub fn on(&self, interface: &str) -> [usize; 2] {
         let known = self.interfaces.get(interface);

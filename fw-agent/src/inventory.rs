@@ -6,6 +6,7 @@
 pub mod devices;
 pub mod facts;
 mod guest;
+pub mod host_devices;
 mod vmlist;
 
 use std::net::IpAddr;

@@ -51,15 +51,11 @@ pub struct NodePolicy {
 impl NodePolicy {
     /// What is resolved here and enforced by nothing yet, in words.
     pub fn not_enforced(&self) -> Vec<String> {
-        let host = self
-            .host
-            .as_ref()
-            .map(|_| "the host's own traffic".to_owned());
         let forward = self.forward.iter().map(|forward| match &forward.vnet {
             Some(vnet) => format!("traffic within VNet {vnet}"),
             None => "forwarded traffic".to_owned(),
         });
-        host.into_iter().chain(forward).collect()
+        forward.collect()
     }
 }
 

@@ -28,12 +28,17 @@ use self::logger::{LogNames, Logger};
 use self::watch::FileWatch;
 use crate::compile::{Compiled, compile};
 use crate::config::Sources;
-use crate::datapath::{Action, AttachMode, Kernel, State, plan::plan};
+use crate::datapath::{
+    Action, AttachMode, Kernel, State,
+    plan::{Present, plan_node},
+};
 use crate::diagnostic::Severity;
-use crate::image::MapImage;
+use crate::image::{HOST, MapImage};
 use crate::inventory::devices::{self, Devices};
-use crate::inventory::facts::HostFacts;
-use crate::record::{PortRecord, Record, RunDirectory};
+use crate::inventory::facts::{HostFacts, address};
+use crate::inventory::host_devices::host_devices;
+use crate::policy::PortId;
+use crate::record::{HostRecord, PortRecord, Record, RunDirectory};
 
 /// Where the agent finds and puts things.
 #[derive(Clone, Debug)]
@@ -121,6 +126,7 @@ pub async fn run(options: Options) -> Result<()> {
             // A new device must not wait: only what has come with it is taken together.
             Some(()) = links.next() => {
                 while links.next().now_or_never().flatten().is_some() {}
+                facts_are_old = true;
                 false
             }
             // Devices are listed again in any case: netlink drops messages when many come at once.
@@ -247,15 +253,25 @@ impl Agent {
             true => &compiled.image,
             false => &nothing,
         };
-        let devices = self.devices.indices();
+        let present = self.present();
         let certain = self.sources.unreadable.is_empty();
         // A guest without a configuration here may be leaving for another node, or its file may be what cannot be read.
         let leave = |vmid: u32| {
             let known = compiled.config.guests.contains_key(&vmid);
             compiled.policy.enabled && !(certain && known)
         };
-        let degraded = self.apply(image, &devices, leave);
-        self.note(compiled, &devices, &degraded);
+        let degraded = self.apply(image, &present, leave);
+        self.note(compiled, &present, &degraded);
+    }
+
+    /// The devices and addresses that are there.
+    fn present(&self) -> Present {
+        let addresses = self.facts.addresses.iter();
+        Present {
+            devices: self.devices.indices(),
+            host: host_devices(&self.devices),
+            locals: addresses.map(|net| address(net.addr())).collect(),
+        }
     }
 
     /// Reads the files. Those that exist but cannot be read keep the contents they had.
@@ -286,30 +302,27 @@ impl Agent {
     fn apply(
         &mut self,
         image: &MapImage,
-        devices: &BTreeMap<String, u32>,
+        present: &Present,
         leave: impl Fn(u32) -> bool,
     ) -> Vec<String> {
         let mut degraded: Vec<String> = image
             .failures
             .iter()
             .map(|(port, direction, error)| {
-                format!(
-                    "guest {} net{} {}: {error}; its last policy stays, or it is closed",
-                    port.vmid,
-                    port.net,
-                    direction.name()
-                )
+                let (scope, direction) = (scope(*port), direction.name());
+                format!("{scope} {direction}: {error}; its last policy stays, or it is closed")
             })
             .collect();
+        let devices = &present.devices;
         if self.state_is_unknown && !self.recover(devices) {
             degraded.push("what the kernel holds is not known; it stays as it is".to_owned());
             return degraded;
         }
-        let plan = plan(&mut self.state, image, devices, leave);
+        let plan = plan_node(&mut self.state, image, present, leave);
         for port in &plan.no_room {
             degraded.push(format!(
-                "guest {} net{}: no room for its policy; its last one stays, or it is closed",
-                port.vmid, port.net
+                "{}: no room for its policy; its last one stays, or it is closed",
+                scope(*port)
             ));
         }
         for action in &plan.actions {
@@ -333,6 +346,8 @@ impl Agent {
                 | Action::WritePolicy { .. }
                 | Action::WriteSettings(_)
                 | Action::SetPort { .. }
+                | Action::AddLocals(_)
+                | Action::RemoveLocals(_)
                 | Action::Detach { .. }
                 | Action::RemovePort { .. }
                 | Action::AwaitReaders
@@ -371,7 +386,8 @@ impl Agent {
     }
 
     /// Writes the record of this round.
-    fn note(&mut self, compiled: &Compiled, devices: &BTreeMap<String, u32>, degraded: &[String]) {
+    fn note(&mut self, compiled: &Compiled, present: &Present, degraded: &[String]) {
+        let devices = &present.devices;
         let count = |severity| {
             let diagnostics = compiled.diagnostics.iter();
             diagnostics
@@ -394,6 +410,7 @@ impl Agent {
             enabled: compiled.policy.enabled,
             applied_at: jiff::Timestamp::now().to_string(),
             ports: ports.collect(),
+            host: self.host_record(compiled, present),
             degraded: degraded.to_vec(),
             not_enforced: compiled.policy.not_enforced(),
             errors: count(Severity::Error),
@@ -403,6 +420,26 @@ impl Agent {
             tracing::error!(%error, "cannot write the record");
         }
     }
+
+    /// The host's interfaces, if its firewall is on.
+    fn host_record(&self, compiled: &Compiled, present: &Present) -> Vec<HostRecord> {
+        let on = compiled.policy.enabled && compiled.policy.host.is_some();
+        let own = present.host.iter().filter(|_| on);
+        own.map(|(device, found)| HostRecord {
+            device: device.clone(),
+            ifindex: found.ifindex,
+            attached: self.state.attached.contains_key(device),
+        })
+        .collect()
+    }
+}
+
+/// A port's scope in words.
+fn scope(port: PortId) -> String {
+    if port == HOST {
+        return "the host".to_owned();
+    }
+    format!("guest {} net{}", port.vmid, port.net)
 }
 
 /// Now, in seconds.

@@ -25,6 +25,9 @@ pub struct Record {
     pub applied_at: String,
     /// Guest NICs under policy.
     pub ports: Vec<PortRecord>,
+    /// The host's interfaces under its policy.
+    #[serde(default)]
+    pub host: Vec<HostRecord>,
     /// Scopes that are not enforced as written, and what holds in their place.
     pub degraded: Vec<String>,
     /// Policies that are resolved but that nothing enforces yet.
@@ -47,6 +50,17 @@ pub struct PortRecord {
     pub net: u16,
     /// Interface index, if the device exists.
     pub ifindex: Option<u32>,
+    /// The programs are on the device.
+    pub attached: bool,
+}
+
+/// One interface of the host in a [`Record`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostRecord {
+    /// Device name.
+    pub device: String,
+    /// Interface index.
+    pub ifindex: u32,
     /// The programs are on the device.
     pub attached: bool,
 }

@@ -53,10 +53,13 @@ pub mod name {
     /// LRU hash: [`super::LogKey`] → token bucket of a rule's log lines.
     pub const LOG_LIMITS: &str = "LOG_LIMITS";
 
+    /// Hash: [`crate::wire::Address`] → 1, the host's own addresses.
+    pub const LOCALS: &str = "LOCALS";
+
     /// All of them.
-    pub const ALL: [&str; 12] = [
+    pub const ALL: [&str; 13] = [
         PORTS, ARENA, CLASSES_V4, CLASSES_V6, FLOWS, HALF_OPEN, FRAGMENTS, COUNTERS, REJECTS,
-        EVENTS, LOG_LIMITS, SETTINGS,
+        EVENTS, LOG_LIMITS, LOCALS, SETTINGS,
     ];
 }
 
@@ -76,6 +79,8 @@ pub mod capacity {
     pub const FRAGMENTS: u32 = 4096;
     /// Rules that are being logged.
     pub const LOG_LIMITS: u32 = 16_384;
+    /// Addresses of the host. A packet to one that finds no room is told by the routes.
+    pub const LOCALS: u32 = 16_384;
     /// Bytes of the ring buffer.
     pub const EVENTS: u32 = 1 << 20;
 }
@@ -147,6 +152,10 @@ pub mod port_flag {
     pub const MACFILTER: u16 = 1 << 0;
     /// DHCP requests from the guest are exempt from the IP checks.
     pub const DHCP: u16 = 1 << 1;
+    /// An interface of the host; all of them are one zone, guest 0, NIC 0.
+    pub const HOST: u16 = 1 << 8;
+    /// Frames of the device have no link header, but begin with the IP header.
+    pub const NO_LINK: u16 = 1 << 9;
 }
 
 /// Key of the LPM tries for IPv4: the class space and the address, both in network order. Prefix lengths count the space's 32 bits.
@@ -345,6 +354,8 @@ impl RuleWord {
 mod pod {
     // SAFETY: `repr(C)`, plain integers, no padding, size asserted where it is defined.
     unsafe impl aya::Pod for super::Port {}
+    // SAFETY: `repr(C)`, four integers.
+    unsafe impl aya::Pod for crate::wire::Address {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::FragmentKey {}
     // SAFETY: as above.

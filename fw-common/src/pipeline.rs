@@ -1,18 +1,20 @@
 //! One packet at one port: the whole way from bytes to verdict.
 //!
-//! 1. Parse. 2. Guard: checks that hold for *every* packet, whatever flow it belongs to. 3. Fragments get the ports of their first part.
-//! 4. Find the flow and track it; an established one ends here, and so does an error about a known one. 5. Classify against the port's policy. 6. Accepted: commit the flow.
+//! 1. Parse. 2. Guard: checks that hold for *every* packet, whatever flow it belongs to. At interfaces of the host, what is forwarded ends
+//! here. 3. Fragments get the ports of their first part. 4. Find the flow and track it; an established one ends here, and so does an error about
+//! a known one. 5. Classify against the port's policy. 6. Accepted: commit the flow.
 //!
 //! Invariant: whatever goes wrong on the way is a drop with a [`Reason`]; no early return accepts but for established flows, errors about known
-//! flows, and frames that are not IP. Counting, logging and acting on the judgement are the caller's.
+//! flows, frames that are not IP, and what the host forwards. Counting, logging and acting on the judgement are the caller's.
 
 use crate::classify::Values;
 use crate::conntrack::{Commit, CtState, Tracked, is_error, tcp, track};
 use crate::flow::{Flow, FlowKey};
 use crate::guard::guard;
+use crate::host::Passage;
 use crate::maps::{Port, policy, traits};
 use crate::tables::Tables;
-use crate::verdict::{Direction, Judgement, Reason, Verdict};
+use crate::verdict::{Direction, Judgement, NO_RULE, Reason, Verdict};
 use crate::wire::tcp_flag::{ACK, FIN, RST, SYN};
 use crate::wire::{Fragment, Headers, IpVersion, Packet, protocol};
 
@@ -46,6 +48,12 @@ fn try_judge<P: Packet, T: Tables>(
     if headers.version == IpVersion::None {
         return Ok(Judgement::accept(Reason::NotIp));
     }
+    match packet.passage(direction, headers) {
+        Passage::Judged => {}
+        Passage::Forwarded => return Ok(Judgement::accept(Reason::Forwarded)),
+        Passage::Translated => return Ok(expect_answers(tables, port, direction, headers)),
+        Passage::Martian => return Err(Reason::Martian),
+    }
     if headers.fragment != Fragment::Whole {
         tables.complete_fragment(port, direction, headers)?;
     }
@@ -73,6 +81,26 @@ fn try_judge<P: Packet, T: Tables>(
         tables.commit(port, direction, headers, tracked, judgement.rule);
     }
     Ok(judgement)
+}
+
+/// Lets a packet pass that the host forwards with its own address as the source, and tracks it as if a rule had accepted it: the answers are
+/// addressed to the host when its hook sees them, and are forwarded only behind it.
+#[inline(always)]
+fn expect_answers<T: Tables>(
+    tables: T,
+    port: &Port,
+    direction: Direction,
+    headers: &mut Headers,
+) -> Judgement {
+    let whole = headers.fragment == Fragment::Whole
+        || tables.complete_fragment(port, direction, headers).is_ok();
+    if whole {
+        let tracked = tables.track(port, direction, headers);
+        if tracked.state == CtState::New {
+            tables.commit(port, direction, headers, tracked, NO_RULE);
+        }
+    }
+    Judgement::accept(Reason::Forwarded)
 }
 
 /// Finds the packet's flow and tracks it. A flow that has become an established one is moved there.

@@ -156,6 +156,8 @@ reasons! {
     Ban = 24, "ban";
     /// The packet is forwarded by the host, or not for it at all: not the host zone's.
     Forwarded = 25, "forwarded";
+    /// To be forwarded, but from one of the host's own addresses, which nobody else may use.
+    Martian = 26, "martian";
 }
 
 /// Number of reasons; the length of per-reason counter arrays.

@@ -12,6 +12,7 @@ mod quoted;
 mod transport;
 
 use crate::conntrack;
+use crate::host::Passage;
 use crate::maps::Port;
 use crate::tables::Tables;
 use crate::verdict::{Direction, Reason};
@@ -78,6 +79,12 @@ pub trait Packet {
     /// The VLAN tag (TCI) that the NIC took out of the frame, if there was one.
     fn offloaded_tag(&self) -> Option<u16>;
 
+    /// Whether the packet is the zone's to judge: always, but at interfaces of the host.
+    #[inline(always)]
+    fn passage(&self, _direction: Direction, _headers: &Headers) -> Passage {
+        Passage::Judged
+    }
+
     /// [`parse`], which the kernel puts behind a function boundary so that it is verified once.
     ///
     /// # Errors
@@ -124,7 +131,7 @@ impl Packet for &[u8] {
 }
 
 /// An IP address as it stands in the packet: four words of network-order bytes. IPv4 is `::ffff:a.b.c.d`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
 pub struct Address(pub [u32; 4]);
 
@@ -271,8 +278,22 @@ pub fn parse<P: Packet>(packet: &P, headers: &mut Headers) -> Result<(), Reason>
     if ETHERTYPES_VLAN.contains(&ethertype) {
         return Err(Reason::HeaderChain);
     }
+    parse_network(packet, ethertype, offset + 2, headers)
+}
+
+/// Parses a packet of `ethertype` that begins at `l3`, as on devices without a link header, into `headers`, which must be
+/// [`Headers::default`] but for hardware addresses.
+///
+/// # Errors
+/// As [`parse`].
+#[inline(always)]
+pub fn parse_network<P: Packet>(
+    packet: &P,
+    ethertype: u16,
+    l3: u32,
+    headers: &mut Headers,
+) -> Result<(), Reason> {
     headers.ethertype = ethertype;
-    let l3 = offset + 2;
     headers.l3 = l3 as u16;
     let span = Span {
         start: l3,

@@ -17,7 +17,7 @@ use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_redirect};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
 use fw_common::limit::Bucket;
-use fw_common::maps::{HAIRPIN_MARK, counter};
+use fw_common::maps::{HAIRPIN_MARK, Port, counter, port_flag};
 use fw_common::verdict::Direction;
 use fw_common::wire::tcp_flag::{ACK, FIN, RST, SYN};
 use fw_common::wire::{Fragment, Headers, IpVersion, Packet, protocol};
@@ -48,10 +48,11 @@ const IPV6_FIRST: u32 = 6 << 28;
 /// Time to live of answers.
 const TTL: u32 = 64;
 
-/// Answers a rejected frame of a guest with hardware address `guest_mac` (0: not known); returns the TC action that sends the answer.
+/// Answers a rejected frame of a port; returns the TC action that sends the answer.
 #[inline(always)]
-pub fn answer(skb: &Skb, guest_mac: u64, direction: Direction, headers: &Headers) -> Option<i32> {
-    if !answer_is_due(guest_mac, direction, headers) {
+pub fn answer(skb: &Skb, port: &Port, direction: Direction, headers: &Headers) -> Option<i32> {
+    let bare = port.flags & port_flag::NO_LINK != 0;
+    if !answer_is_due(port.mac, direction, headers) || (bare && !begins_at_network(skb)) {
         return None;
     }
     if !within_limit() {
@@ -62,14 +63,28 @@ pub fn answer(skb: &Skb, guest_mac: u64, direction: Direction, headers: &Headers
         protocol::TCP => reset(skb, headers)?,
         _ => icmp_error(skb, headers)?,
     }
-    swap_macs(skb)?;
+    if !bare {
+        swap_macs(skb)?;
+    }
     skb.set_mark(HAIRPIN_MARK);
-    let flags = match direction {
-        Direction::In => u64::from(BPF_F_INGRESS),
-        Direction::Out => 0,
+    // The answer goes the other way through the device: what goes out to a guest comes in to the host.
+    let host = port.flags & port_flag::HOST != 0;
+    let outgoing = match direction {
+        Direction::In => !host,
+        Direction::Out => host,
+    };
+    let flags = match outgoing {
+        true => u64::from(BPF_F_INGRESS),
+        false => 0,
     };
     // SAFETY: the helper checks its arguments.
     Some(unsafe { bpf_redirect(skb.ifindex(), flags) } as i32)
+}
+
+/// Whether a frame without a link header is only its packet: some tunnels leave their own headers in front.
+#[inline(always)]
+fn begins_at_network(skb: &Skb) -> bool {
+    skb.load::<[u32; 5]>(0) == skb.bare().load::<[u32; 5]>(0)
 }
 
 /// A flooded frame that is not the guest's own is not answered: the answer would teach the bridge a wrong port.

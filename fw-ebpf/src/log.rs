@@ -6,7 +6,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{LruHashMap, RingBuf};
 use fw_common::event::{Event, HEADER_BYTES};
 use fw_common::limit::Bucket;
-use fw_common::maps::{LogKey, Port, capacity, counter};
+use fw_common::maps::{LogKey, Port, capacity, counter, port_flag};
 use fw_common::tables::Tables;
 use fw_common::verdict::{Direction, Judgement};
 use fw_common::wire::Packet;
@@ -85,7 +85,9 @@ pub fn emit(skb: &Skb, port: &Port, direction: Direction, judgement: &Judgement)
         for index in 0..HEADER_BYTES / 8 {
             words.add(index).write(0);
         }
-        if captured == 0 || !skb.copy_head(header, captured) {
+        if port.flags & port_flag::NO_LINK != 0 {
+            (*event).captured = skb.copy_bare(header) as u16;
+        } else if captured == 0 || !skb.copy_head(header, captured) {
             (*event).captured = 0;
         }
     }

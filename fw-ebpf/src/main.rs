@@ -1,4 +1,4 @@
-//! Tapwall's kernel programs: the two TC hooks of a guest's tap or veth device.
+//! Tapwall's kernel programs: the two TC hooks of a guest's tap or veth device, and (in [`host`]) those of the host's interfaces.
 //!
 //! What a guest sends comes in at the device (hook ingress, direction Out); what it is to receive goes out of it (hook egress, direction
 //! In). Both hooks run the pipeline of `fw-common` on BPF maps, then
@@ -15,6 +15,7 @@
 )]
 
 mod hairpin;
+mod host;
 mod log;
 mod skb;
 mod stage;
@@ -23,10 +24,11 @@ mod tables;
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use fw_common::maps::HAIRPIN_MARK;
+use fw_common::maps::{HAIRPIN_MARK, Port};
 use fw_common::pipeline;
 use fw_common::tables::Tables;
 use fw_common::verdict::{Direction, Judgement, Reason, Verdict};
+use fw_common::wire::Packet;
 
 use crate::skb::Skb;
 use crate::tables::{Maps, count};
@@ -54,19 +56,25 @@ fn handle(skb: Skb, direction: Direction) -> i32 {
         count(Reason::NoPolicy as u32, &skb);
         return TC_ACT_SHOT;
     };
+    enforce(&skb, &skb, port, direction)
+}
+
+/// Judges a packet and does what the verdict says. `skb` is what `packet` is made of.
+#[inline(always)]
+fn enforce<P: Packet>(packet: &P, skb: &Skb, port: &Port, direction: Direction) -> i32 {
     let Some(headers) = tables::headers() else {
-        count(Reason::BadPolicy as u32, &skb);
+        count(Reason::BadPolicy as u32, skb);
         return TC_ACT_SHOT;
     };
-    let judgement: Judgement = pipeline::judge(&skb, Maps, port, direction, headers);
-    count(judgement.reason as u32, &skb);
+    let judgement: Judgement = pipeline::judge(packet, Maps, port, direction, headers);
+    count(judgement.reason as u32, skb);
     if judgement.log != fw_common::verdict::NO_LOG {
-        log::emit(&skb, port, direction, &judgement);
+        log::emit(skb, port, direction, &judgement);
     }
     match judgement.verdict {
         Verdict::Accept => TC_ACT_UNSPEC,
         Verdict::Drop => TC_ACT_SHOT,
-        Verdict::Reject => match stage::reject(skb.raw(), headers, port.mac, direction as u32) {
+        Verdict::Reject => match stage::reject(skb.raw(), headers, port, direction as u32) {
             action @ 0.. => action,
             _ => TC_ACT_SHOT,
         },

@@ -9,7 +9,8 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::{
-    bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
+    bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_load_bytes_relative,
+    bpf_skb_store_bytes,
 };
 use fw_common::event::HEADER_BYTES;
 use fw_common::maps::Port;
@@ -61,6 +62,30 @@ impl Skb {
         unsafe { (*self.raw).mark = mark }
     }
 
+    /// One of `fw_common::host::pkt_type`.
+    #[inline(always)]
+    pub fn pkt_type(&self) -> u32 {
+        field!(self, pkt_type)
+    }
+
+    /// Index of the interface that the packet came in at; 0 if it was made here.
+    #[inline(always)]
+    pub fn ingress_ifindex(&self) -> u32 {
+        field!(self, ingress_ifindex)
+    }
+
+    /// EtherType of what follows the link header and the tag beside the frame.
+    #[inline(always)]
+    pub fn protocol(&self) -> u16 {
+        u16::from_be(field!(self, protocol) as u16)
+    }
+
+    /// The packet without its link header, of which some devices have none. Where the frame begins then depends on the device.
+    #[inline(always)]
+    pub fn bare(&self) -> BareSkb<'_> {
+        BareSkb { skb: self }
+    }
+
     /// Frames that a super-packet will be cut into.
     #[inline(always)]
     pub fn segments(&self) -> u32 {
@@ -80,6 +105,33 @@ impl Skb {
         let length = (black_box(length).wrapping_sub(1) & MASK) + 1;
         // SAFETY: the caller vouches for `to`.
         unsafe { bpf_skb_load_bytes(self.raw.cast::<c_void>(), 0, to.cast(), length) == 0 }
+    }
+
+    /// Writes an Ethernet header without addresses to `to`, and behind it up to 96 bytes of a packet without a link header. Returns how many
+    /// bytes that are.
+    ///
+    /// # Safety
+    /// `to` has room for [`HEADER_BYTES`], all zero.
+    #[inline(always)]
+    pub unsafe fn copy_bare(&self, to: *mut u8) -> u32 {
+        const LINK: u32 = 14;
+        const WORDS: u32 = 24;
+        const { assert!((LINK + WORDS * 4) as usize <= HEADER_BYTES) };
+        let ethertype = self.protocol().to_be_bytes();
+        let mut copied = 0;
+        // SAFETY: the caller vouches for `to`, and the last word ends within [`HEADER_BYTES`].
+        unsafe {
+            to.add(12).cast::<[u8; 2]>().write(ethertype);
+            for word in 0..WORDS {
+                let Some(bytes) = self.bare().load::<[u8; 4]>(word * 4) else {
+                    break;
+                };
+                let place = to.add((LINK + word * 4) as usize);
+                place.cast::<[u8; 4]>().write(bytes);
+                copied += 4;
+            }
+        }
+        LINK + copied
     }
 
     /// Overwrites the bytes from `offset` on with `record`.
@@ -113,6 +165,46 @@ impl Skb {
             0 => Some(()),
             _ => None,
         }
+    }
+}
+
+/// A packet that begins at its network header.
+pub struct BareSkb<'a> {
+    skb: &'a Skb,
+}
+
+impl Packet for BareSkb<'_> {
+    /// An upper bound: link and tunnel headers that a device left in front count.
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        self.skb.length()
+    }
+
+    #[inline(always)]
+    fn load<T: Wire>(&self, offset: u32) -> Option<T> {
+        /// `BPF_HDR_START_NET` of the kernel's `bpf.h`.
+        const NETWORK: u32 = 1;
+        let mut record = MaybeUninit::<T>::uninit();
+        // SAFETY: `record` has room for as many bytes.
+        let result = unsafe {
+            bpf_skb_load_bytes_relative(
+                self.skb.raw.cast::<c_void>(),
+                offset,
+                record.as_mut_ptr().cast(),
+                size_of::<T>() as u32,
+                NETWORK,
+            )
+        };
+        if result != 0 {
+            return None;
+        }
+        // SAFETY: the helper filled all of it, and any bytes make a `T` (see `Wire`).
+        Some(unsafe { record.assume_init() })
+    }
+
+    #[inline(always)]
+    fn offloaded_tag(&self) -> Option<u16> {
+        None
     }
 }
 

@@ -8,12 +8,14 @@ use aya_ebpf::bindings::__sk_buff;
 use fw_common::classify::{self, Values};
 use fw_common::conntrack::{self, Commit, CtState, Tracked};
 use fw_common::fragment;
+use fw_common::host::Passage;
 use fw_common::maps::Port;
 use fw_common::pipeline;
 use fw_common::verdict::{Direction, Reason};
 use fw_common::wire::{self, Headers};
 
 use crate::hairpin;
+use crate::host;
 use crate::skb::Skb;
 use crate::tables::Maps;
 
@@ -56,6 +58,22 @@ macro_rules! argument {
 pub extern "C" fn parse(skb: *mut __sk_buff, headers: *mut Headers) -> u32 {
     let headers = argument!(headers.as_mut or Reason::Malformed as u32);
     returned(wire::parse(&Skb::of(skb), headers))
+}
+
+/// [`wire::parse_network`], for a frame without a link header.
+#[unsafe(no_mangle)]
+pub extern "C" fn parse_bare(skb: *mut __sk_buff, headers: *mut Headers) -> u32 {
+    let headers = argument!(headers.as_mut or Reason::Malformed as u32);
+    let skb = Skb::of(skb);
+    let ethertype = skb.protocol();
+    returned(wire::parse_network(&skb.bare(), ethertype, 0, headers))
+}
+
+/// [`host::passage`].
+#[unsafe(no_mangle)]
+pub extern "C" fn passage(skb: *mut __sk_buff, headers: *const Headers, direction: u32) -> u32 {
+    let headers = argument!(headers.as_ref or Passage::Judged as u32);
+    host::passage(&Skb::of(skb), headers, Direction::from_u8(direction as u8)) as u32
 }
 
 /// [`fragment::complete_fragment`].
@@ -133,10 +151,11 @@ pub extern "C" fn commit(
 pub extern "C" fn reject(
     skb: *mut __sk_buff,
     headers: *const Headers,
-    guest_mac: u64,
+    port: *const Port,
     direction: u32,
 ) -> i32 {
     let headers = argument!(headers.as_ref or -1);
+    let port = argument!(port.as_ref or -1);
     let direction = Direction::from_u8(direction as u8);
-    hairpin::answer(&Skb::of(skb), guest_mac, direction, headers).unwrap_or(-1)
+    hairpin::answer(&Skb::of(skb), port, direction, headers).unwrap_or(-1)
 }

@@ -109,6 +109,8 @@ pub fn apply_to_maps(kernel: &mut Kernel, action: &Action) -> Result<()> {
         | Action::WritePolicy { .. }
         | Action::WriteSettings(_)
         | Action::SetPort { .. }
+        | Action::AddLocals(_)
+        | Action::RemoveLocals(_)
         | Action::RemovePort { .. }
         | Action::AwaitReaders
         | Action::RemoveClasses { .. } => Ok(kernel.apply(action)?),

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use fw_agent::datapath::plan::plan;
-use fw_agent::datapath::{Action, AttachMode, Hook, Kernel, Plan, State};
+use fw_agent::datapath::{Action, AttachMode, Hook, Kernel, Plan, Role, State};
 use fw_agent::image::MapImage;
 use fw_agent::policy::{NodePolicy, PortId};
 use fw_common::flow::{Flow, FlowKey};
@@ -90,7 +90,7 @@ fn programs_load_and_are_cheap_to_verify() {
     for (program, instructions) in &rows {
         println!("{program:<20} {instructions:>12}");
     }
-    assert_eq!(rows.len(), Hook::ALL.len());
+    assert_eq!(rows.len(), Role::ALL.len() * Hook::ALL.len());
     for (program, instructions) in rows {
         assert!(instructions > 0, "the kernel does not tell of {program}");
         assert!(

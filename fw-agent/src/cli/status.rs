@@ -78,6 +78,13 @@ fn print(out: &mut impl Write, status: &Status) -> std::io::Result<()> {
         writeln!(out, "not enforced yet: {policy}")?;
     }
     let mut rows = table(["guest", "NIC", "device", "state"]);
+    for device in &record.host {
+        let state = match device.attached {
+            true => "filtered",
+            false => "not attached",
+        };
+        rows.add_row(["host", "", &device.device, state]);
+    }
     for port in &record.ports {
         let state = match (port.ifindex, port.attached) {
             (None, _) => "no such device",

@@ -12,12 +12,26 @@ use aya::util::KernelVersion;
 use super::pins::Pins;
 use super::{Error, clsact};
 
-/// The two hooks of a guest's device.
+/// What a device is to the firewall; decides which programs belong on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// A guest's NIC.
+    Guest,
+    /// An interface of the host.
+    Host,
+}
+
+impl Role {
+    /// Both.
+    pub const ALL: [Role; 2] = [Role::Guest, Role::Host];
+}
+
+/// The two hooks of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Hook {
-    /// What the device receives: packets from the guest.
+    /// What the device receives: packets from the guest, or to the host.
     Ingress,
-    /// What it sends: packets to the guest.
+    /// What it sends: packets to the guest, or from the host.
     Egress,
 }
 
@@ -33,11 +47,13 @@ impl Hook {
         }
     }
 
-    /// Name of the program that belongs here.
-    pub const fn program(self) -> &'static str {
-        match self {
-            Self::Ingress => "tapwall_ingress",
-            Self::Egress => "tapwall_egress",
+    /// Name of the program that belongs here on a device of this role.
+    pub const fn program(self, role: Role) -> &'static str {
+        match (role, self) {
+            (Role::Guest, Self::Ingress) => "tapwall_ingress",
+            (Role::Guest, Self::Egress) => "tapwall_egress",
+            (Role::Host, Self::Ingress) => "tapwall_host_ingress",
+            (Role::Host, Self::Egress) => "tapwall_host_egress",
         }
     }
 
@@ -76,9 +92,10 @@ pub(super) fn attach(
     pins: &Pins,
     mode: AttachMode,
     device: &str,
+    role: Role,
 ) -> Result<(), Error> {
     for hook in Hook::ALL {
-        let program = classifier(ebpf, hook)?;
+        let program = classifier(ebpf, role, hook)?;
         match mode {
             AttachMode::Tcx => attach_tcx(program, pins, device, hook)?,
             AttachMode::Clsact => clsact::attach(program, device, hook)?,
@@ -99,8 +116,12 @@ pub(super) fn detach(pins: &Pins, mode: AttachMode, device: &str) -> Result<(), 
 }
 
 /// A loaded program of the object.
-pub(super) fn classifier(ebpf: &mut Ebpf, hook: Hook) -> Result<&mut SchedClassifier, Error> {
-    let name = hook.program();
+pub(super) fn classifier(
+    ebpf: &mut Ebpf,
+    role: Role,
+    hook: Hook,
+) -> Result<&mut SchedClassifier, Error> {
+    let name = hook.program(role);
     ebpf.program_mut(name)
         .ok_or(Error::Missing { name })?
         .try_into()

@@ -24,7 +24,7 @@ use rustix::io::Errno;
 use rustix::net::netdevice::{index_to_name, name_to_index};
 
 use super::Error;
-use super::attach::Hook;
+use super::attach::{Hook, Role};
 
 /// Priority of our filters: first.
 const PRIORITY: u16 = 1;
@@ -60,22 +60,24 @@ pub(super) fn attach(program: &mut SchedClassifier, device: &str, hook: Hook) ->
     Ok(())
 }
 
-/// Takes a program off a device. That either is gone is fine.
+/// Takes our program, whichever it is, off a device. That either is gone is fine.
 pub(super) fn detach(device: &str, hook: Hook) -> Result<(), Error> {
-    match qdisc_detach_program(device, hook.attach_type(), hook.program()) {
-        Ok(()) => Ok(()),
-        Err(TcError::IoError(error)) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(source) => {
-            let error = Error::Detach {
-                device: device.to_owned(),
-                source,
-            };
-            match error.is_no_device() {
-                true => Ok(()),
-                false => Err(error),
+    for role in Role::ALL {
+        match qdisc_detach_program(device, hook.attach_type(), hook.program(role)) {
+            Ok(()) => {}
+            Err(TcError::IoError(error)) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => {
+                let error = Error::Detach {
+                    device: device.to_owned(),
+                    source,
+                };
+                if !error.is_no_device() {
+                    return Err(error);
+                }
             }
         }
     }
+    Ok(())
 }
 
 /// Name of the device with an interface index, if there is one.

@@ -14,10 +14,11 @@ use fw_common::maps::{
     ClassKeyV4, ClassKeyV6, Counter, FragmentKey, FragmentValue, LogKey, Port, SPACE_BITS,
     Settings, capacity, counter, name,
 };
+use fw_common::wire::Address;
 use rustix::fs::{StatFs, statfs};
 use rustix::thread::{MembarrierCommand, membarrier};
 
-use super::attach::{self, AttachMode, Hook};
+use super::attach::{self, AttachMode, Hook, Role};
 use super::pins::Pins;
 use super::plan::{Action, State};
 use super::{Error, OBJECT};
@@ -33,6 +34,24 @@ pub struct Kernel {
     v4: LpmTrie<MapData, ClassKeyV4, u32>,
     v6: LpmTrie<MapData, ClassKeyV6, u32>,
     settings: Array<MapData, Settings>,
+    locals: HashMap<MapData, Address, u32>,
+}
+
+/// Every program of the object, by where it belongs.
+fn programs() -> impl Iterator<Item = (Role, Hook)> {
+    let hooks = |role| Hook::ALL.into_iter().map(move |hook| (role, hook));
+    Role::ALL.into_iter().flat_map(hooks)
+}
+
+/// What the kernel would know of a frame under test.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TestPlace {
+    /// Interface of the hook.
+    pub ifindex: u32,
+    /// Interface that the frame came in at; 0: made here.
+    pub ingress_ifindex: u32,
+    /// Its mark.
+    pub mark: u32,
 }
 
 /// What keeps this process from loading programs, as a sentence for the user; none if nothing does.
@@ -74,11 +93,11 @@ impl Kernel {
             .verifier_log_level(VerifierLogLevel::STATS)
             .load(OBJECT)
             .map_err(|source| Error::Load { source })?;
-        for hook in Hook::ALL {
-            attach::classifier(&mut ebpf, hook)?
+        for (role, hook) in programs() {
+            attach::classifier(&mut ebpf, role, hook)?
                 .load()
                 .map_err(|source| Error::Program {
-                    program: hook.program(),
+                    program: hook.program(role),
                     source,
                 })?;
         }
@@ -88,6 +107,7 @@ impl Kernel {
             v4: typed(&mut ebpf, name::CLASSES_V4)?,
             v6: typed(&mut ebpf, name::CLASSES_V6)?,
             settings: typed(&mut ebpf, name::SETTINGS)?,
+            locals: typed(&mut ebpf, name::LOCALS)?,
             ebpf,
             pins,
             mode,
@@ -133,6 +153,8 @@ impl Kernel {
             let data = key.map_err(failed("read", name::CLASSES_V6))?.data();
             state.spaces.entry(u32::from_be(data[0])).or_insert(None);
         }
+        let locals = self.locals.keys().collect::<Result<_, _>>();
+        state.locals = locals.map_err(failed("read", name::LOCALS))?;
         state.inherited = self.pins.devices();
         let known = devices
             .iter()
@@ -177,8 +199,16 @@ impl Kernel {
                 .ports
                 .insert(ifindex, port, 0)
                 .map_err(failed("write", name::PORTS)),
-            Action::Attach { device, .. } => {
-                attach::attach(&mut self.ebpf, &self.pins, self.mode, device)
+            Action::AddLocals(addresses) => addresses.iter().try_for_each(|address| {
+                self.locals
+                    .insert(address, 1, 0)
+                    .map_err(failed("write", name::LOCALS))
+            }),
+            Action::RemoveLocals(addresses) => addresses
+                .iter()
+                .try_for_each(|address| removed(self.locals.remove(address), name::LOCALS)),
+            Action::Attach { device, role, .. } => {
+                attach::attach(&mut self.ebpf, &self.pins, self.mode, device, *role)
             }
             Action::Detach { device } => attach::detach(&self.pins, self.mode, device),
             Action::RemovePort { ifindex } => removed(self.ports.remove(ifindex), name::PORTS),
@@ -227,20 +257,47 @@ impl Kernel {
         frame: &[u8],
         answer: &mut [u8],
     ) -> Result<TestRunResult, Error> {
-        /// Offset of `ifindex` in `struct __sk_buff`.
+        let at = TestPlace {
+            ifindex,
+            ..TestPlace::default()
+        };
+        self.test_run_at(Role::Guest, hook, at, frame, answer)
+    }
+
+    /// Likewise, for a program of a role, with more of what the kernel would know of the frame.
+    ///
+    /// # Errors
+    /// As [`Kernel::test_run`].
+    pub fn test_run_at(
+        &mut self,
+        role: Role,
+        hook: Hook,
+        at: TestPlace,
+        frame: &[u8],
+        answer: &mut [u8],
+    ) -> Result<TestRunResult, Error> {
+        /// Offsets in `struct __sk_buff`.
+        const MARK: usize = 8;
+        const INGRESS_IFINDEX: usize = 36;
         const IFINDEX: usize = 40;
         let mut context = [0; 192];
-        context[IFINDEX..IFINDEX + 4].copy_from_slice(&ifindex.to_ne_bytes());
+        for (offset, value) in [
+            (MARK, at.mark),
+            (INGRESS_IFINDEX, at.ingress_ifindex),
+            (IFINDEX, at.ifindex),
+        ] {
+            context[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
+        }
         let options = TestRunOptions {
             data_in: Some(frame),
             data_out: Some(answer),
             ctx_in: Some(&context),
             ..TestRunOptions::default()
         };
-        attach::classifier(&mut self.ebpf, hook)?
+        attach::classifier(&mut self.ebpf, role, hook)?
             .test_run(options)
             .map_err(|source| Error::Program {
-                program: hook.program(),
+                program: hook.program(role),
                 source,
             })
     }
@@ -251,9 +308,9 @@ impl Kernel {
     /// The kernel does not tell.
     pub fn verified_instructions(&mut self) -> Result<Vec<(&'static str, u32)>, Error> {
         let mut rows = Vec::new();
-        for hook in Hook::ALL {
-            let program = hook.program();
-            let info = attach::classifier(&mut self.ebpf, hook)?
+        for (role, hook) in programs() {
+            let program = hook.program(role);
+            let info = attach::classifier(&mut self.ebpf, role, hook)?
                 .info()
                 .map_err(|source| Error::Program { program, source })?;
             rows.push((program, info.verified_instruction_count().unwrap_or(0)));
@@ -309,6 +366,7 @@ fn layout(map: &str) -> Option<(u32, u32, u32)> {
         name::HALF_OPEN => bytes::<FlowKey, Flow>(capacity::HALF_OPEN),
         name::FRAGMENTS => bytes::<FragmentKey, FragmentValue>(capacity::FRAGMENTS),
         name::LOG_LIMITS => bytes::<LogKey, Bucket>(capacity::LOG_LIMITS),
+        name::LOCALS => bytes::<Address, u32>(capacity::LOCALS),
         name::COUNTERS => bytes::<u32, Counter>(counter::ENTRIES),
         name::SETTINGS => bytes::<u32, Settings>(1),
         _ => None,

@@ -1,19 +1,25 @@
 //! What has to be done so that the kernel holds an image: decisions as data.
 //!
-//! In: [`State`] (what the kernel holds), a [`MapImage`], and the devices that exist. Out: a [`Plan`], and with it the state after it.
+//! In: [`State`] (what the kernel holds), a [`MapImage`], and the devices and addresses that exist ([`Present`]). Out: a [`Plan`], and with it the state after it.
 //!
 //! Order: 1. a new class space, 2. new policies, 3. port values (each switches one port), 4. attach, 5. detach, 6. forget ports, 7. wait until no
 //! program reads what was replaced, 8. remove class spaces that no port uses. The words of policies that no port uses are handed out again by
 //! the next plan.
 //!
+//! The host's interfaces are ports as guests' NICs are, with other programs. A device is one or the other by its name and place
+//! ([`crate::inventory::host_devices`]): one that becomes a bridge port is detached, one that leaves its bridge is attached.
+//!
 //! Invariant: no action takes away anything that a port in use still refers to. An image equal to the last one gives an empty plan.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use fw_common::maps::{Port, Settings, capacity};
+use fw_common::maps::{Port, Settings, capacity, port_flag};
+use fw_common::wire::Address;
 
 use super::arena::Arena;
-use crate::image::{ClassSpace, MapImage, PortImage, port_value};
+use super::attach::Role;
+use crate::image::{ClassSpace, HOST, MapImage, PortImage, port_value};
+use crate::inventory::host_devices::HostDevice;
 use crate::policy::{GuestKind, PortId};
 
 /// One step of a [`Plan`].
@@ -44,10 +50,16 @@ pub enum Action {
         /// The value.
         port: Port,
     },
+    /// Note addresses of the host.
+    AddLocals(Vec<Address>),
+    /// Forget addresses of the host.
+    RemoveLocals(Vec<Address>),
     /// Attach the programs to a device, or update them there.
     Attach {
         /// Name.
         device: String,
+        /// Which programs.
+        role: Role,
         /// Interface index.
         ifindex: u32,
     },
@@ -90,6 +102,8 @@ pub struct State {
     pub inherited: BTreeSet<String>,
     /// Class spaces that may have contents, the current one with what it holds.
     pub spaces: BTreeMap<u32, Option<ClassSpace>>,
+    /// Addresses of the host.
+    pub locals: BTreeSet<Address>,
     /// Policies in the arena by their words.
     policies: HashMap<Vec<u64>, u32>,
     arena: Arena,
@@ -104,6 +118,7 @@ impl Default for State {
             attached: BTreeMap::new(),
             inherited: BTreeSet::new(),
             spaces: BTreeMap::new(),
+            locals: BTreeSet::new(),
             policies: HashMap::new(),
             arena: Arena::new(capacity::ARENA),
             settings: None,
@@ -131,30 +146,64 @@ impl State {
     }
 }
 
-/// Plans how the kernel gets from `state` to `image` with the devices that exist (name → interface index), and updates `state` to what
-/// holds after the plan. Ports of guests that the image does not know and of which `leave` says so stay as they are.
+/// What there is on the node that an image does not say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Present {
+    /// Interface index of every device by its name.
+    pub devices: BTreeMap<String, u32>,
+    /// Those of them that are the host's interfaces.
+    pub host: BTreeMap<String, HostDevice>,
+    /// The host's addresses.
+    pub locals: BTreeSet<Address>,
+}
+
+/// Plans as [`plan_node`] does for a node whose host has no interfaces.
 pub fn plan(
     state: &mut State,
     image: &MapImage,
     devices: &BTreeMap<String, u32>,
     leave: impl Fn(u32) -> bool,
 ) -> Plan {
+    let present = Present {
+        devices: devices.clone(),
+        ..Present::default()
+    };
+    plan_node(state, image, &present, leave)
+}
+
+/// Plans how the kernel gets from `state` to `image` with what is present, and updates `state` to what holds after the plan. Ports of guests
+/// that the image does not know and of which `leave` says so stay as they are.
+pub fn plan_node(
+    state: &mut State,
+    image: &MapImage,
+    present: &Present,
+    leave: impl Fn(u32) -> bool,
+) -> Plan {
+    let devices = &present.devices;
     state.arena.settle();
     let mut plan = Plan::default();
     if state.settings != Some(image.settings) {
         plan.actions.push(Action::WriteSettings(image.settings));
         state.settings = Some(image.settings);
     }
-    let present: Vec<Present<'_>> = image
-        .ports
+    note_locals(state, image, present, &mut plan);
+    let of_host = host_ports(image, &present.host);
+    // The host first: if not all policies find room, the node must stay reachable.
+    let ports: Vec<Switch<'_>> = of_host
         .iter()
-        .filter_map(|(id, port)| Some((*id, port, *devices.get(&port.device)?)))
+        .map(|(port, ifindex)| (HOST, port, *ifindex))
+        .chain(
+            image
+                .ports
+                .iter()
+                .filter_map(|(id, port)| Some((*id, port, *devices.get(&port.device)?))),
+        )
         .collect();
-    let mut wanted = failed_ports(image, devices);
-    if !present.is_empty() {
+    let mut wanted = failed_ports(image, present);
+    if !ports.is_empty() {
         let space = choose_space(state, image, &mut plan);
-        let starts = place_policies(state, image, &present, &mut plan);
-        for (id, port, ifindex) in present {
+        let starts = place_policies(state, image, &ports, &mut plan);
+        for (id, port, ifindex) in ports {
             wanted.insert(port.device.clone(), ifindex);
             let [inbound, outbound] = port.policies.map(|index| starts[index]);
             match (inbound, outbound) {
@@ -168,15 +217,21 @@ pub fn plan(
     }
     for (device, ifindex) in devices {
         let port = state.ports.get(ifindex);
-        if port.is_some_and(|port| !wanted.contains_key(device) && leave(port.vmid)) {
+        let guests = port.filter(|port| port.flags & port_flag::HOST == 0);
+        if guests.is_some_and(|port| !wanted.contains_key(device) && leave(port.vmid)) {
             wanted.insert(device.clone(), *ifindex);
         }
     }
 
     for (device, ifindex) in &wanted {
         if state.attached.get(device) != Some(ifindex) {
+            let role = match present.host.contains_key(device) {
+                true => Role::Host,
+                false => Role::Guest,
+            };
             plan.actions.push(Action::Attach {
                 device: device.clone(),
+                role,
                 ifindex: *ifindex,
             });
             state.attached.insert(device.clone(), *ifindex);
@@ -228,21 +283,55 @@ fn choose_space(state: &mut State, image: &MapImage, plan: &mut Plan) -> u32 {
 }
 
 /// A port of the image whose device exists, and its interface index.
-type Present<'i> = (PortId, &'i PortImage, u32);
+type Switch<'i> = (PortId, &'i PortImage, u32);
+
+/// The host's interfaces as ports, with their interface index; none if the image has no policy for the host.
+fn host_ports(image: &MapImage, devices: &BTreeMap<String, HostDevice>) -> Vec<(PortImage, u32)> {
+    let Some(host) = &image.host else {
+        return Vec::new();
+    };
+    devices
+        .iter()
+        .map(|(device, found)| (host.port(device, found.bare), found.ifindex))
+        .collect()
+}
+
+/// Keeps the host's addresses while its firewall is on.
+fn note_locals(state: &mut State, image: &MapImage, present: &Present, plan: &mut Plan) {
+    let wanted: BTreeSet<Address> = match image.host {
+        Some(_) => present.locals.iter().copied().take(LOCALS).collect(),
+        None if is_failed(image, HOST) => return,
+        None => BTreeSet::new(),
+    };
+    let new: Vec<Address> = wanted.difference(&state.locals).copied().collect();
+    let gone: Vec<Address> = state.locals.difference(&wanted).copied().collect();
+    if !gone.is_empty() {
+        plan.actions.push(Action::RemoveLocals(gone));
+    }
+    if !new.is_empty() {
+        plan.actions.push(Action::AddLocals(new));
+    }
+    state.locals = wanted;
+}
+
+/// Addresses that the map takes. The kernel asks the routes for others.
+const LOCALS: usize = capacity::LOCALS as usize;
+
+fn is_failed(image: &MapImage, id: PortId) -> bool {
+    image.failures.iter().any(|(failed, _, _)| *failed == id)
+}
 
 /// Where each policy of `image` is in the arena; none for those that no port needs now, or for which there was no room.
 fn place_policies(
     state: &mut State,
     image: &MapImage,
-    present: &[Present<'_>],
+    ports: &[Switch<'_>],
     plan: &mut Plan,
 ) -> Vec<Option<u32>> {
-    let needed: BTreeSet<usize> = present
-        .iter()
-        .flat_map(|(_, port, _)| port.policies)
-        .collect();
+    let needed = ports.iter().flat_map(|(_, port, _)| port.policies);
+    let mut seen = BTreeSet::new();
     let mut starts = vec![None; image.policies.len()];
-    for index in needed {
+    for index in needed.filter(|index| seen.insert(*index)) {
         let words = &image.policies[index].words;
         if let Some(start) = state.policies.get(words) {
             starts[index] = Some(*start);
@@ -259,19 +348,26 @@ fn place_policies(
 }
 
 /// Devices of ports whose policy cannot be built: they keep the one they have; without one they are closed, for the programs find no value.
-fn failed_ports(image: &MapImage, devices: &BTreeMap<String, u32>) -> BTreeMap<String, u32> {
-    image
+fn failed_ports(image: &MapImage, present: &Present) -> BTreeMap<String, u32> {
+    let devices = &present.devices;
+    let mut failed: BTreeMap<String, u32> = image
         .failures
         .iter()
+        .filter(|(id, _, _)| *id != HOST)
         .flat_map(|(id, _, _)| [GuestKind::Vm, GuestKind::Container].map(|kind| kind.device(*id)))
         .filter_map(|device| Some((device.clone(), *devices.get(&device)?)))
-        .collect()
+        .collect();
+    if is_failed(image, HOST) {
+        let own = present.host.iter();
+        failed.extend(own.map(|(device, found)| (device.clone(), found.ifindex)));
+    }
+    failed
 }
 
 /// Switches a port if its value changes.
 fn switch_port(
     state: &mut State,
-    (id, port, ifindex): Present<'_>,
+    (id, port, ifindex): Switch<'_>,
     policy: [u32; 2],
     space: u32,
     plan: &mut Plan,

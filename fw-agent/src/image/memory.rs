@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use fw_common::flow::{Flow, FlowKey, FlowRef};
-use fw_common::maps::{FragmentKey, FragmentValue, Port, Settings};
+use fw_common::maps::{FragmentKey, FragmentValue, Port, Settings, port_flag};
 use fw_common::tables::{Step, Tables};
 use fw_common::wire::{Address, IpVersion};
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -74,6 +74,7 @@ impl Memory {
             let value = |pair: &[usize; 2]| Port {
                 vmid: HOST.vmid,
                 net: HOST.net,
+                flags: port_flag::HOST,
                 policy: pair.map(|index| starts[index]),
                 ..Port::default()
             };

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use futures_util::stream::{Stream, StreamExt, TryStreamExt};
-use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
 use rtnetlink::{Handle, MulticastGroup};
 
 /// A network device.
@@ -15,6 +15,23 @@ pub struct Device {
     pub ifindex: u32,
     /// Interface index of the bridge (or bond, …) it is a port of.
     pub master: Option<u32>,
+    /// What its frames begin with.
+    pub layer: Layer,
+    /// Its kind, as `ip -details link` names it; empty for most hardware.
+    pub kind: String,
+}
+
+/// What the frames of a device begin with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layer {
+    /// An Ethernet header.
+    Ethernet,
+    /// The host talks to itself.
+    Loopback,
+    /// Nothing that carries IP.
+    Monitor,
+    /// Nothing, or another header.
+    Other,
 }
 
 /// The devices of the namespace by name.
@@ -68,15 +85,48 @@ impl Devices {
 fn read(link: &LinkMessage) -> Option<(String, Device)> {
     let mut name = None;
     let mut master = None;
+    let mut kind = String::new();
     for attribute in &link.attributes {
         if let LinkAttribute::IfName(text) = attribute {
             name = Some(text.clone());
         } else if let LinkAttribute::Controller(index) = attribute {
             master = Some(*index);
+        } else if let LinkAttribute::LinkInfo(infos) = attribute {
+            for info in infos {
+                if let LinkInfo::Kind(found) = info {
+                    kind = found.to_string();
+                }
+            }
         }
     }
-    let ifindex = link.header.index;
-    Some((name?, Device { ifindex, master }))
+    let device = Device {
+        ifindex: link.header.index,
+        master,
+        layer: layer(link.header.link_layer_type),
+        kind,
+    };
+    Some((name?, device))
+}
+
+fn layer(found: LinkLayerType) -> Layer {
+    /// Devices that carry no IP, only other packets or copies of what others send and receive.
+    const MONITORS: [LinkLayerType; 6] = [
+        LinkLayerType::Can,
+        LinkLayerType::Netlink,
+        LinkLayerType::Vsockmon,
+        LinkLayerType::Ieee80211,
+        LinkLayerType::Ieee80211Prism,
+        LinkLayerType::Ieee80211Radiotap,
+    ];
+    if found == LinkLayerType::Ether {
+        Layer::Ethernet
+    } else if found == LinkLayerType::Loopback {
+        Layer::Loopback
+    } else if MONITORS.contains(&found) {
+        Layer::Monitor
+    } else {
+        Layer::Other
+    }
 }
 
 /// Connects to netlink: a handle for questions, and a stream with an item for each change of any link or

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use futures_util::stream::TryStreamExt;
+use fw_common::wire::Address;
 use ipnet::IpNet;
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{LinkAttribute, Prop};
@@ -99,6 +100,19 @@ impl HostFacts {
         }
         Ok(facts)
     }
+}
+
+/// An address as the packet pipeline has it.
+pub fn address(address: IpAddr) -> Address {
+    let octets = match address {
+        IpAddr::V4(address) => return Address::v4(u32::from_ne_bytes(address.octets())),
+        IpAddr::V6(address) => address.octets(),
+    };
+    let mut words = [0; 4];
+    for (word, bytes) in words.iter_mut().zip(octets.as_chunks::<4>().0) {
+        *word = u32::from_ne_bytes(*bytes);
+    }
+    Address(words)
 }
 
 fn route(message: &RouteMessage) -> Option<Route> {
