@@ -142,8 +142,7 @@ fn values<T: Tables>(tables: T, port: &Port, headers: &Headers, state: CtState) 
         IpVersion::V4 | IpVersion::None => 0,
     };
     let mut values = [0; policy::FIELDS];
-    values[policy::SOURCE] = tables.class(port.space, headers.version, &headers.source);
-    values[policy::DEST] = tables.class(port.space, headers.version, &headers.dest);
+    [values[policy::SOURCE], values[policy::DEST]] = tables.classes(port, headers);
     values[policy::SPORT] = sport;
     values[policy::DPORT] = dport;
     values[policy::PROTOCOL] = version_base + u32::from(headers.protocol);

@@ -5,6 +5,7 @@
 //! pointers may be null as far as the verifier knows. A null (which no caller passes) is closed.
 
 use aya_ebpf::bindings::__sk_buff;
+use fw_common::address;
 use fw_common::classify::{self, Values};
 use fw_common::conntrack::{Commit, CtState, Tracked};
 use fw_common::fragment;
@@ -82,6 +83,15 @@ pub extern "C" fn track(port: *const Port, direction: u32, headers: *const Heade
     let port = argument!(port.as_ref or CLOSED);
     let headers = argument!(headers.as_ref or CLOSED);
     pipeline::track_flow(Maps, port, Direction::from_u8(direction as u8), headers).to_bits()
+}
+
+/// [`address::classes`]; the destination's class in the upper half.
+#[unsafe(no_mangle)]
+pub extern "C" fn classes(port: *const Port, headers: *const Headers) -> u64 {
+    let port = argument!(port.as_ref or 0);
+    let headers = argument!(headers.as_ref or 0);
+    let [source, dest] = address::classes(Maps, port, headers);
+    u64::from(source) | u64::from(dest) << 32
 }
 
 /// [`classify::classify`].

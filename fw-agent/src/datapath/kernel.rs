@@ -1,19 +1,20 @@
 //! The loaded programs and open maps, and the one interpreter of [`Action`]s.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, MapInfo, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray, RingBuf};
 use aya::programs::TestRun;
 use aya::programs::{TestRunOptions, TestRunResult};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use fw_common::flow::{Flow, FlowKey};
 use fw_common::limit::Bucket;
+use fw_common::maps::classes::PREFILTER_WORDS;
 use fw_common::maps::{
-    ClassKeyV4, ClassKeyV6, Counter, FragmentKey, FragmentValue, LogKey, Port, SPACE_BITS,
-    Settings, capacity, counter, name,
+    ClassKeyV4, ClassKeyV6, Counter, FragmentKey, FragmentValue, LogKey, Port, Settings, capacity,
+    counter, name,
 };
 use rustix::fs::{StatFs, statfs};
 use rustix::thread::{MembarrierCommand, membarrier};
@@ -22,8 +23,8 @@ use super::attach::{self, AttachMode, Hook};
 use super::batch::Batch;
 use super::pins::Pins;
 use super::plan::{Action, State};
+use super::spaces::Tries;
 use super::{Error, OBJECT};
-use crate::image::ClassSpace;
 
 /// Programs and maps of one node.
 pub struct Kernel {
@@ -32,8 +33,7 @@ pub struct Kernel {
     mode: AttachMode,
     ports: HashMap<MapData, u32, Port>,
     arena: Array<MapData, u64>,
-    v4: LpmTrie<MapData, ClassKeyV4, u32>,
-    v6: LpmTrie<MapData, ClassKeyV6, u32>,
+    tries: Tries,
     settings: Array<MapData, Settings>,
 }
 
@@ -87,8 +87,10 @@ impl Kernel {
         Ok(Self {
             ports: typed(&mut ebpf, name::PORTS)?,
             arena: typed(&mut ebpf, name::ARENA)?,
-            v4: typed(&mut ebpf, name::CLASSES_V4)?,
-            v6: typed(&mut ebpf, name::CLASSES_V6)?,
+            tries: Tries {
+                v4: typed(&mut ebpf, name::CLASSES_V4)?,
+                v6: typed(&mut ebpf, name::CLASSES_V6)?,
+            },
             settings: typed(&mut ebpf, name::SETTINGS)?,
             ebpf,
             pins,
@@ -127,10 +129,25 @@ impl Kernel {
             }
             state.ports.insert(ifindex, port);
         }
-        Batch::of(&self.v4, name::CLASSES_V4)?
-            .visit(|keys, _| note_spaces(&mut state, keys.iter().map(|key| key.data()[0])))?;
-        Batch::of(&self.v6, name::CLASSES_V6)?
-            .visit(|keys, _| note_spaces(&mut state, keys.iter().map(|key| key.data()[0])))?;
+        let settings = self
+            .settings
+            .get(&0, 0)
+            .map_err(failed("read", name::SETTINGS))?;
+        let ports = state.ports.values();
+        let mut prefilters: BTreeSet<u32> = ports.flat_map(|port| port.prefilter).collect();
+        prefilters.extend(settings.prefilter);
+        for start in prefilters {
+            let words = self.read_words(start, PREFILTER_WORDS)?;
+            state.adopt_policy(start, words);
+        }
+        state.settings = Some(settings);
+        for (space, classes) in self.tries.read()? {
+            state.spaces.insert(space, Some(Arc::new(classes)));
+        }
+        for classes in state.spaces.values_mut() {
+            // In neither trie: a space without prefixes.
+            classes.get_or_insert_default();
+        }
         state.inherited = self.pins.devices();
         let known = devices
             .iter()
@@ -147,12 +164,16 @@ impl Kernel {
             .get(&start, 0)
             .map_err(failed("read", name::ARENA))?;
         let length = (head as u32).min(capacity::ARENA.saturating_sub(start));
-        if length == 0 {
+        self.read_words(start, length)
+    }
+
+    /// Words of the arena; none if there are not so many, or from word 0, which stands for nothing.
+    fn read_words(&self, start: u32, length: u32) -> Result<Vec<u64>, Error> {
+        let last = start.checked_add(length);
+        if start == 0 || last.is_none_or(|last| last > capacity::ARENA) {
             return Ok(Vec::new());
         }
-        let mut words = vec![head];
-        words.extend(Batch::of(&self.arena, name::ARENA)?.behind(start, length as usize - 1)?);
-        Ok(words)
+        Batch::of(&self.arena, name::ARENA)?.behind(start - 1, length as usize)
     }
 
     /// Carries out one action.
@@ -161,7 +182,7 @@ impl Kernel {
     /// The kernel refuses it; nothing else was changed.
     pub fn apply(&mut self, action: &Action) -> Result<(), Error> {
         match action {
-            Action::WriteClasses { space, classes } => self.write_classes(*space, classes),
+            Action::WriteClasses { space, classes } => self.tries.write(*space, classes),
             Action::WritePolicy { start, words } => {
                 let arena = Batch::of(&self.arena, name::ARENA)?;
                 arena.write((*start..).zip(words.iter().copied()))
@@ -180,34 +201,10 @@ impl Kernel {
             Action::Detach { device } => attach::detach(&self.pins, self.mode, device),
             Action::RemovePort { ifindex } => removed(self.ports.remove(ifindex), name::PORTS),
             Action::AwaitReaders => await_readers(),
-            Action::RemoveClasses { space } => self.remove_classes(*space),
+            Action::RemoveClasses { space, classes } => {
+                self.tries.remove(*space, classes.as_deref())
+            }
         }
-    }
-
-    fn write_classes(&self, space: u32, classes: &ClassSpace) -> Result<(), Error> {
-        let space = space.to_be();
-        let v4 = classes.v4.iter().map(|(net, class)| {
-            let data = [space, u32::from(net.network()).to_be()];
-            (
-                Key::new(SPACE_BITS + u32::from(net.prefix_len()), data),
-                *class,
-            )
-        });
-        Batch::of(&self.v4, name::CLASSES_V4)?.write(v4)?;
-        let v6 = classes.v6.iter().map(|(net, class)| {
-            let [a, b, c, d] = words_of(net.network());
-            let length = SPACE_BITS + u32::from(net.prefix_len());
-            (Key::new(length, [space, a, b, c, d]), *class)
-        });
-        Batch::of(&self.v6, name::CLASSES_V6)?.write(v6)
-    }
-
-    fn remove_classes(&self, space: u32) -> Result<(), Error> {
-        let v4 = Batch::of(&self.v4, name::CLASSES_V4)?;
-        v4.remove(&v4.keys(|key, _| u32::from_be(key.data()[0]) == space)?)?;
-        let v6 = Batch::of(&self.v6, name::CLASSES_V6)?;
-        v6.remove(&v6.keys(|key, _| u32::from_be(key.data()[0]) == space)?)?;
-        Ok(())
     }
 
     /// Runs a program on a frame (`BPF_PROG_TEST_RUN`), as if at a hook of interface `ifindex` of this network namespace.
@@ -319,19 +316,6 @@ where
 
 fn failed(verb: &'static str, map: &'static str) -> impl Fn(MapError) -> Error {
     move |source| Error::Map { verb, map, source }
-}
-
-fn words_of(address: std::net::Ipv6Addr) -> [u32; 4] {
-    let number = u128::from(address);
-    [96, 64, 32, 0].map(|shift| ((number >> shift) as u32).to_be())
-}
-
-/// Notes the class spaces (in network order) of keys that were found.
-fn note_spaces(state: &mut State, spaces: impl Iterator<Item = u32>) -> ControlFlow<()> {
-    for space in spaces {
-        state.spaces.entry(u32::from_be(space)).or_insert(None);
-    }
-    ControlFlow::Continue(())
 }
 
 /// That an entry was not there is fine: gone is what was asked for.
