@@ -1,7 +1,7 @@
 //! One packet at one port: the whole way from bytes to verdict.
 //!
 //! 1. Parse. 2. Guard: checks that hold for *every* packet, whatever flow it belongs to. 3. Fragments get the ports of their first part.
-//! 4. Find the flow and track it; an established one ends here. 5. Classify against the port's policy. 6. Accepted: commit the flow.
+//! 4. Find the flow and track it; an established one ends here, unless its source was blacklisted meanwhile. 5. Classify against the port's policy. 6. Accepted: commit the flow.
 //!
 //! Invariant: whatever goes wrong on the way is a drop with a [`Reason`]; no early return accepts but for established flows and for frames
 //! that are not IP. Counting, logging and acting on the judgement are the caller's.
@@ -10,7 +10,7 @@ use crate::classify::Values;
 use crate::conntrack::{Commit, CtState, Tracked, tcp, track};
 use crate::flow::{Flow, FlowKey};
 use crate::guard::guard;
-use crate::maps::{Port, policy, traits};
+use crate::maps::{Port, policy, port_flag, traits};
 use crate::tables::Tables;
 use crate::verdict::{Direction, Judgement, Reason, Verdict};
 use crate::wire::tcp_flag::{ACK, FIN, RST, SYN};
@@ -51,7 +51,7 @@ fn try_judge<P: Packet, T: Tables>(
     }
 
     let tracked = tables.track(port, direction, headers);
-    if tracked.state == CtState::Established {
+    if tracked.state == CtState::Established && !is_cut(tables, port, direction, headers) {
         return Ok(Judgement::accept(Reason::Established));
     }
 
@@ -68,6 +68,15 @@ fn try_judge<P: Packet, T: Tables>(
         tables.commit(port, direction, headers, tracked, judgement.rule);
     }
     Ok(judgement)
+}
+
+/// Whether a packet of a running flow is judged by the rules all the same: the blacklist has come to hold its source. The policy has a rule for
+/// that, which drops, counts and logs it as any other packet from there.
+#[inline(always)]
+fn is_cut<T: Tables>(tables: T, port: &Port, direction: Direction, headers: &Headers) -> bool {
+    direction == Direction::In
+        && port.flags & port_flag::BLACKLIST != 0
+        && tables.is_blacklisted(port, headers)
 }
 
 /// Finds the packet's flow and tracks it. A flow that has become an established one is moved there.

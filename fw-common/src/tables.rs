@@ -78,6 +78,12 @@ pub trait Tables: Copy {
         address::classes(*self, port, headers)
     }
 
+    /// The stage [`address::is_blacklisted`] for a packet's source.
+    #[inline(always)]
+    fn is_blacklisted(&self, port: &Port, headers: &Headers) -> bool {
+        address::is_blacklisted(*self, port, headers.version, &headers.source)
+    }
+
     /// The stage [`classify`].
     #[inline(always)]
     fn classify(&self, policy: u32, values: &Values) -> Option<RuleWord> {

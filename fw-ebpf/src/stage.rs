@@ -94,6 +94,15 @@ pub extern "C" fn classes(port: *const Port, headers: *const Headers) -> u64 {
     u64::from(source) | u64::from(dest) << 32
 }
 
+/// [`address::is_blacklisted`] for the source: 1 if it is.
+#[unsafe(no_mangle)]
+pub extern "C" fn is_blacklisted(port: *const Port, headers: *const Headers) -> u32 {
+    let port = argument!(port.as_ref or 1);
+    let headers = argument!(headers.as_ref or 1);
+    let found = address::is_blacklisted(Maps, port, headers.version, &headers.source);
+    u32::from(found)
+}
+
 /// [`classify::classify`].
 #[unsafe(no_mangle)]
 pub extern "C" fn classify(policy: u32, values: *const Values) -> u64 {

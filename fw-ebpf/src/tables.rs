@@ -202,6 +202,11 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn is_blacklisted(&self, port: &Port, headers: &Headers) -> bool {
+        stage::is_blacklisted(port, headers) != 0
+    }
+
+    #[inline(always)]
     fn classify(&self, policy: u32, values: &Values) -> Option<RuleWord> {
         match stage::classify(policy, values) {
             stage::NO_RULE_WORD => None,
