@@ -21,11 +21,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use fw_common::maps::{Settings, port_flag};
-use fw_common::verdict::Direction;
+use fw_common::verdict::{Direction, Reason};
 
-pub use classes::ClassSpace;
+pub use classes::{ClassSpace, Classes};
 pub use memory::Memory;
-pub(crate) use memory::port_value;
+pub(crate) use memory::{PlacedSpace, port_value};
 pub use rules::{RuleInfo, RuleTable};
 pub use vectors::PolicyError;
 
@@ -67,6 +67,8 @@ pub struct HostImage {
     pub interfaces: BTreeMap<Arc<str>, [usize; 2]>,
     /// All others.
     pub elsewhere: [usize; 2],
+    /// Bits of [`port_flag`].
+    pub flags: u16,
 }
 
 impl HostImage {
@@ -116,7 +118,11 @@ impl MapImage {
         let mut known = HashMap::new();
         for port in &node.ports {
             if let Some(indices) = image.place(port.port, directions(port), &members, &mut known) {
-                image.ports.insert(port.port, port_image(port, indices));
+                let mut built = port_image(port, indices);
+                if image.space.has_blacklist && drops_blacklisted(&port.inbound) {
+                    built.flags |= port_flag::BLACKLIST;
+                }
+                image.ports.insert(port.port, built);
             }
         }
         if let Some(host) = &node.host {
@@ -140,9 +146,15 @@ impl MapImage {
         let elsewhere = place("")?;
         let interfaces = host.interfaces().into_iter();
         let interfaces = interfaces.map(|name| place(&name).map(|indices| (name, indices)));
+        let interfaces = interfaces.collect::<Option<_>>()?;
+        let flags = match self.space.has_blacklist && drops_blacklisted(&host.inbound) {
+            true => port_flag::BLACKLIST,
+            false => 0,
+        };
         Some(HostImage {
-            interfaces: interfaces.collect::<Option<_>>()?,
+            interfaces,
             elsewhere,
+            flags,
         })
     }
 
@@ -184,6 +196,12 @@ pub fn directions(port: &PortPolicy) -> [(Direction, &Policy); 2] {
         (Direction::In, &port.inbound),
         (Direction::Out, &port.outbound),
     ]
+}
+
+/// Whether a policy asks for the blacklist.
+fn drops_blacklisted(policy: &Policy) -> bool {
+    let mut rules = policy.rules.iter();
+    rules.any(|rule| rule.reason == Reason::Blacklist)
 }
 
 fn port_image(port: &PortPolicy, policies: [usize; 2]) -> PortImage {

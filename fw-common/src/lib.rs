@@ -5,6 +5,7 @@
 //! host tests and the fuzzers adapt plain memory. A packet therefore has one verdict, wherever it is judged.
 #![cfg_attr(not(test), no_std)]
 
+pub mod address;
 pub mod classify;
 pub mod conntrack;
 pub mod event;

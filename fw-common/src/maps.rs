@@ -30,7 +30,7 @@ pub mod name {
     pub const PORTS: &str = "PORTS";
     /// Array of `u64` words: all policies, see [`super::policy`].
     pub const ARENA: &str = "ARENA";
-    /// LPM trie: class space and IPv4 prefix → class.
+    /// LPM trie: class space and IPv4 prefix → class, see [`super::classes`].
     pub const CLASSES_V4: &str = "CLASSES_V4";
     /// LPM trie: class space and IPv6 prefix → class.
     pub const CLASSES_V6: &str = "CLASSES_V6";
@@ -67,8 +67,8 @@ pub mod name {
 pub mod capacity {
     /// Ports of a node.
     pub const PORTS: u32 = 8192;
-    /// Words of the arena (8 MiB).
-    pub const ARENA: u32 = 1 << 20;
+    /// Words of the arena (16 MiB): half for policies, half for prefilters (two in use, two that replace them).
+    pub const ARENA: u32 = 2 << 20;
     /// Prefixes of one IP version, all class spaces together.
     pub const CLASSES: u32 = 4 << 20;
     /// Flows that both ends have taken part in (as `nf_conntrack_max` of the reference).
@@ -125,18 +125,20 @@ pub struct Port {
     pub guard: u32,
     /// Generation of `guard`, never 0; a flow remembers the one its local address was checked under.
     pub guard_epoch: u32,
-    /// Class space that the policies were built against.
+    /// Class space of the small sets that the policies were built against.
     pub space: u32,
     /// Generation of the configuration; flows remember the one they were accepted under.
     pub epoch: u32,
-    /// First word of the prefilters of that space, IPv4 and IPv6; 0: none.
+    /// First word of the prefilters of the big sets, IPv4 and IPv6, see [`classes`]; 0: there are no big sets.
     pub prefilter: [u32; 2],
     /// The port's entry in the port counters.
     pub counters: u32,
     /// First of 64 words in the arena that hold a bit per VLAN the NIC may use; [`NO_VLAN`] or [`ANY_VLAN`].
     pub vlans: u32,
-    /// Zero.
-    pub reserved: [u32; 2],
+    /// Class space of the big sets.
+    pub big_space: u32,
+    /// Bits of a class that the small sets take; the big ones' are above them.
+    pub class_bits: u32,
 }
 
 const _: () = assert!(size_of::<Port>() == 64);
@@ -152,10 +154,31 @@ pub mod port_flag {
     pub const MACFILTER: u16 = 1 << 0;
     /// DHCP requests from the guest are exempt from the IP checks.
     pub const DHCP: u16 = 1 << 1;
+    /// The policy for what comes in drops blacklisted sources, and some are: running flows are looked at too.
+    pub const BLACKLIST: u16 = 1 << 2;
     /// An interface of the host; all of them are one zone, guest 0, NIC 0.
     pub const HOST: u16 = 1 << 8;
     /// Frames of the device have no link header, but begin with the IP header.
     pub const NO_LINK: u16 = 1 << 9;
+}
+
+/// Classes of addresses: which sets hold an address, as a number.
+///
+/// A *small* and a *big* class make one, the big one above the `class_bits` bits of the small one. Small sets are looked up in a class space of
+/// their own. Big sets (the blacklist, and long ones) are in another, behind a *prefilter*: a bitmap of [`PREFILTER_WORDS`] words in the arena,
+/// in which a bit is set if any prefix of a big set touches the addresses that share it. Where it is clear the big class is 0, for the price of
+/// one cache line.
+pub mod classes {
+    /// Bit of a value in the trie of the big sets: the blacklist holds these addresses. No part of the class.
+    pub const BLACKLISTED: u32 = 1 << 31;
+    /// Bits of an address that choose its bit in a prefilter.
+    pub const PREFILTER_BITS: u32 = 24;
+    /// Words of a prefilter.
+    pub const PREFILTER_WORDS: u32 = 1 << (PREFILTER_BITS - 6);
+    /// In the place of a prefilter's first word: there are big sets, but no room for their prefilter; every address is looked up.
+    pub const NO_PREFILTER: u32 = u32::MAX;
+    /// Leading bits of an IPv6 address that the prefilter does not look at: they are the same in all global addresses (2000::/3, RFC 4291).
+    pub const V6_SKIPPED_BITS: u32 = 3;
 }
 
 /// Key of the LPM tries for IPv4: the class space and the address, both in network order. Prefix lengths count the space's 32 bits.
@@ -253,7 +276,7 @@ pub struct Settings {
     pub syn_interval: u64,
     /// Established flows that one port may have.
     pub flow_quota: u32,
-    /// The class space in use, for decisions that no port is asked for.
+    /// Class space of the big sets, for decisions that no port is asked for.
     pub space: u32,
     /// First words of its prefilters, IPv4 and IPv6; 0: none.
     pub prefilter: [u32; 2],

@@ -2,7 +2,7 @@
 //!
 //! 1. Parse. 2. Guard: checks that hold for *every* packet, whatever flow it belongs to. At interfaces of the host, what is forwarded ends
 //! here. 3. Fragments get the ports of their first part. 4. Find the flow and track it; an established one ends here, and so does an error about
-//! a known one. 5. Classify against the port's policy. 6. Accepted: commit the flow.
+//! a known one, unless the source was blacklisted meanwhile. 5. Classify against the port's policy. 6. Accepted: commit the flow.
 //!
 //! Invariant: whatever goes wrong on the way is a drop with a [`Reason`]; no early return accepts but for established flows, errors about known
 //! flows, frames that are not IP, and what the host forwards. Counting, logging and acting on the judgement are the caller's.
@@ -12,7 +12,7 @@ use crate::conntrack::{Commit, CtState, Tracked, is_error, tcp, track};
 use crate::flow::{Flow, FlowKey};
 use crate::guard::guard;
 use crate::host::Passage;
-use crate::maps::{Port, policy, traits};
+use crate::maps::{Port, policy, port_flag, traits};
 use crate::tables::Tables;
 use crate::verdict::{Direction, Judgement, NO_RULE, Reason, Verdict};
 use crate::wire::tcp_flag::{ACK, FIN, RST, SYN};
@@ -58,21 +58,28 @@ fn try_judge<P: Packet, T: Tables>(
         tables.complete_fragment(port, direction, headers)?;
     }
 
-    if is_error(headers) && packet.related(tables, port, direction, headers) {
-        return Ok(Judgement::accept(Reason::Related));
-    }
+    let related = is_error(headers) && packet.related(tables, port, direction, headers);
     let tracked = tables.track(port, direction, headers);
-    match tracked.state {
-        CtState::Established => return Ok(Judgement::accept(Reason::Established)),
-        CtState::Related => return Ok(Judgement::accept(Reason::Related)),
-        CtState::New | CtState::Invalid | CtState::Untracked => {}
+    let state = match related {
+        true => CtState::Related,
+        false => tracked.state,
+    };
+    let pass = match state {
+        CtState::Established => Some(Reason::Established),
+        CtState::Related => Some(Reason::Related),
+        CtState::New | CtState::Invalid | CtState::Untracked => None,
+    };
+    if let Some(reason) = pass
+        && !is_cut(tables, port, direction, headers)
+    {
+        return Ok(Judgement::accept(reason));
     }
 
     let start = port.policy[direction as usize & 1];
     if start == 0 {
         return Err(Reason::NoPolicy);
     }
-    let values = values(tables, port, headers, tracked.state);
+    let values = values(tables, port, headers, state);
     let judgement = tables
         .classify(start, &values)
         .ok_or(Reason::BadPolicy)?
@@ -101,6 +108,15 @@ fn expect_answers<T: Tables>(
         }
     }
     Judgement::accept(Reason::Forwarded)
+}
+
+/// Whether a packet of a running flow is judged by the rules all the same: the blacklist has come to hold its source. The policy has a rule for
+/// that, which drops, counts and logs it as any other packet from there.
+#[inline(always)]
+fn is_cut<T: Tables>(tables: T, port: &Port, direction: Direction, headers: &Headers) -> bool {
+    direction == Direction::In
+        && port.flags & port_flag::BLACKLIST != 0
+        && tables.is_blacklisted(port, headers)
 }
 
 /// Finds the packet's flow and tracks it. A flow that has become an established one is moved there.
@@ -175,8 +191,7 @@ fn values<T: Tables>(tables: T, port: &Port, headers: &Headers, state: CtState) 
         IpVersion::V4 | IpVersion::None => 0,
     };
     let mut values = [0; policy::FIELDS];
-    values[policy::SOURCE] = tables.class(port.space, headers.version, &headers.source);
-    values[policy::DEST] = tables.class(port.space, headers.version, &headers.dest);
+    [values[policy::SOURCE], values[policy::DEST]] = tables.classes(port, headers);
     values[policy::SPORT] = sport;
     values[policy::DPORT] = dport;
     values[policy::PROTOCOL] = version_base + u32::from(headers.protocol);

@@ -1,5 +1,6 @@
 //! What the pipeline looks up and writes down: in the kernel BPF maps, elsewhere plain memory.
 
+use crate::address;
 use crate::classify::{Values, classify};
 use crate::conntrack::Tracked;
 use crate::flow::{Flow, FlowKey, FlowRef};
@@ -17,7 +18,7 @@ pub trait Tables: Copy {
     /// A word of the policy arena. Word 0 is 0.
     fn word(&self, index: u32) -> Option<u64>;
 
-    /// The class of an address in a class space: that of the longest prefix that holds it, or 0.
+    /// The value of an address in a class space: that of the longest prefix that holds it, or 0.
     fn class(&self, space: u32, version: IpVersion, address: &Address) -> u32;
 
     /// A flow that both ends have taken part in.
@@ -69,6 +70,18 @@ pub trait Tables: Copy {
         headers: &mut Headers,
     ) -> Result<(), Reason> {
         complete_fragment(*self, port, direction, headers)
+    }
+
+    /// The stage [`address::classes`].
+    #[inline(always)]
+    fn classes(&self, port: &Port, headers: &Headers) -> [u32; 2] {
+        address::classes(*self, port, headers)
+    }
+
+    /// The stage [`address::is_blacklisted`] for a packet's source.
+    #[inline(always)]
+    fn is_blacklisted(&self, port: &Port, headers: &Headers) -> bool {
+        address::is_blacklisted(*self, port, headers.version, &headers.source)
     }
 
     /// The stage [`classify`].

@@ -152,6 +152,18 @@ impl Address {
     }
 }
 
+impl From<core::net::IpAddr> for Address {
+    fn from(address: core::net::IpAddr) -> Self {
+        match address {
+            core::net::IpAddr::V4(address) => Self::v4(u32::from(address).to_be()),
+            core::net::IpAddr::V6(address) => {
+                let number = u128::from(address);
+                Self([96, 64, 32, 0].map(|shift| ((number >> shift) as u32).to_be()))
+            }
+        }
+    }
+}
+
 /// IP version of a frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(u8)]

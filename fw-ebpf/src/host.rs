@@ -9,6 +9,7 @@
 //! Invariant: no mark of ours leaves here, neither to the host's stack nor from a local process to a guest's port.
 
 use core::ffi::c_void;
+use core::hint::black_box;
 use core::mem::MaybeUninit;
 use core::ptr;
 
@@ -143,8 +144,10 @@ struct Here<'a> {
 impl Surroundings for Here<'_> {
     #[inline(always)]
     fn is_own(&self, address: &Address) -> bool {
+        // Kernels before 6.3 take a key from the stack, not from a stage's argument.
+        let key = black_box(*address);
         // SAFETY: only whether there is an entry matters.
-        unsafe { LOCALS.get(address) }.is_some()
+        unsafe { LOCALS.get(key) }.is_some()
     }
 
     #[inline(always)]

@@ -5,6 +5,7 @@
 //! pointers may be null as far as the verifier knows. A null (which no caller passes) is closed.
 
 use aya_ebpf::bindings::__sk_buff;
+use fw_common::address;
 use fw_common::classify::{self, Values};
 use fw_common::conntrack::{self, Commit, CtState, Tracked};
 use fw_common::fragment;
@@ -120,6 +121,24 @@ pub extern "C" fn related(
         direction,
         headers,
     ))
+}
+
+/// [`address::classes`]; the destination's class in the upper half.
+#[unsafe(no_mangle)]
+pub extern "C" fn classes(port: *const Port, headers: *const Headers) -> u64 {
+    let port = argument!(port.as_ref or 0);
+    let headers = argument!(headers.as_ref or 0);
+    let [source, dest] = address::classes(Maps, port, headers);
+    u64::from(source) | u64::from(dest) << 32
+}
+
+/// [`address::is_blacklisted`] for the source: 1 if it is.
+#[unsafe(no_mangle)]
+pub extern "C" fn is_blacklisted(port: *const Port, headers: *const Headers) -> u32 {
+    let port = argument!(port.as_ref or 1);
+    let headers = argument!(headers.as_ref or 1);
+    let found = address::is_blacklisted(Maps, port, headers.version, &headers.source);
+    u32::from(found)
 }
 
 /// [`classify::classify`].

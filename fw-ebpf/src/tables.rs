@@ -209,6 +209,17 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn classes(&self, port: &Port, headers: &Headers) -> [u32; 2] {
+        let both = stage::classes(port, headers);
+        [both as u32, (both >> 32) as u32]
+    }
+
+    #[inline(always)]
+    fn is_blacklisted(&self, port: &Port, headers: &Headers) -> bool {
+        stage::is_blacklisted(port, headers) != 0
+    }
+
+    #[inline(always)]
     fn classify(&self, policy: u32, values: &Values) -> Option<RuleWord> {
         match stage::classify(policy, values) {
             stage::NO_RULE_WORD => None,

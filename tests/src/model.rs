@@ -14,6 +14,8 @@ use std::net::IpAddr;
 
 pub use self::traits::{Segment, first_state, traits_of};
 
+use fw_common::verdict::Reason;
+
 use fw_agent::policy::{AddressSet, Family, Matches, Policy};
 
 /// What rules look at.
@@ -38,6 +40,16 @@ pub struct Packet {
 /// Index of the rule that decides; the number of rules if none does, which a policy's last rule excludes.
 pub fn judge(policy: &Policy, packet: &Packet) -> usize {
     judge_on(policy, packet, None)
+}
+
+/// Whether a packet of a running flow, one that is ESTABLISHED or RELATED, passes without a look at the rules: unless it comes in from where the
+/// blacklist is.
+pub fn passes_by_its_flow(policy: &Policy, inbound: bool, source: IpAddr) -> bool {
+    let blacklisted = policy.rules.iter().any(|rule| {
+        let set = rule.matches.source.as_ref();
+        rule.reason == Reason::Blacklist && set.is_some_and(|set| contains(set, source))
+    });
+    !(inbound && blacklisted)
 }
 
 /// Likewise for a packet on an interface of the host; without one no rule holds that asks for one.

@@ -5,8 +5,8 @@
 //!
 //! 1. The files are compiled as the agent does.
 //! 2. For each packet the hops are walked: Out at the firewalled NIC it comes from, In at the one it goes to, until one does not accept.
-//! 3. At each hop the packet is judged by the pipeline on tables in memory, by the kernel programs (`BPF_PROG_TEST_RUN`) and, if a rule
-//!    decided, by the reference model, which is told the parsed headers and the connection-tracking state.
+//! 3. At each hop the packet is judged by the pipeline on tables in memory, by the kernel programs (`BPF_PROG_TEST_RUN`) and, if a rule or a
+//!    running flow decided, by the reference model, which is told the parsed headers and the connection-tracking state.
 //!
 //! All must agree on verdict, reason and rule, and the last hop's must be what the line says.
 //!
@@ -25,6 +25,7 @@ use fw_agent::compile::{Compiled, compile};
 use fw_agent::config::Sources;
 use fw_agent::policy::{Policy, PortPolicy};
 use fw_agent::simulate::Endpoint;
+use fw_common::conntrack::CtState;
 use fw_common::verdict::{Direction, Reason, Verdict};
 
 use self::cases::{Case, Expect, Step};
@@ -224,7 +225,16 @@ impl Scenario<'_> {
     ) -> Result<Seen> {
         let policy = policy_of(port, direction);
         let judged = self.host.judge(port.port, direction, frame)?;
+        let is_running = judged.state == Some(CtState::Established);
         let model = judged.packet.as_ref().map(|packet| {
+            let inbound = direction == Direction::In;
+            if is_running && crate::model::passes_by_its_flow(policy, inbound, packet.source) {
+                return Found {
+                    verdict: Verdict::Accept,
+                    reason: Some(Reason::Established),
+                    rule: None,
+                };
+            }
             let index = crate::model::judge(policy, packet);
             let rule = &policy.rules[index];
             Found {

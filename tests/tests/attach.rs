@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use anyhow::Result;
-use fw_agent::datapath::{Action, AttachMode, Hook, Kernel};
+use fw_agent::datapath::{Action, AttachMode, Hook, Kernel, Role};
 use tapwall_tests::kernel::PinDirectory;
 use tapwall_tests::netns::{Netns, run};
 
@@ -33,6 +33,7 @@ fn attach() -> Action {
     Action::Attach {
         device: DEVICE.to_owned(),
         ifindex: 0,
+        role: Role::Guest,
     }
 }
 
@@ -47,7 +48,7 @@ fn filters(namespace: &Netns, hook: Hook) -> Vec<String> {
     let mut tc = namespace.command("tc");
     let text = run(tc.args(["filter", "show", "dev", DEVICE, hook.name()])).unwrap();
     text.lines()
-        .filter(|line| line.contains(hook.program()))
+        .filter(|line| line.contains(hook.program(Role::Guest)))
         .filter_map(|line| line.split_once(" id ")?.1.split_whitespace().next())
         .map(str::to_owned)
         .collect()

@@ -37,6 +37,14 @@ impl Arena {
         Some(start)
     }
 
+    /// Takes `length` words as far behind as possible: for what is large, so that it does not come to lie between small things.
+    pub fn allocate_last(&mut self, length: u32) -> Option<u32> {
+        let mut stretches = self.free.iter().rev();
+        let (start, free) = stretches.find(|(_, free)| **free >= length)?;
+        let last = start + free - length;
+        self.claim(last, length).then_some(last)
+    }
+
     /// Marks words as used that an earlier agent allocated; false if some of them are not free.
     pub fn claim(&mut self, start: u32, length: u32) -> bool {
         let Some((first, free)) = self
@@ -105,6 +113,19 @@ mod tests {
         arena.settle();
         assert_eq!(arena.available(), 99);
         assert_eq!(arena.allocate(99), Some(1));
+    }
+
+    #[test]
+    fn large_things_stay_apart_from_small_ones() {
+        let mut arena = Arena::new(100);
+        assert_eq!(arena.allocate_last(40), Some(60));
+        assert_eq!(arena.allocate(10), Some(1));
+        assert_eq!(arena.allocate_last(40), Some(20));
+        assert_eq!(arena.allocate_last(40), None);
+        arena.release(60, 40);
+        arena.settle();
+        assert_eq!(arena.allocate_last(40), Some(60));
+        assert_eq!(arena.allocate_last(0), None);
     }
 
     #[test]

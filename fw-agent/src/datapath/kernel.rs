@@ -2,27 +2,30 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, MapInfo, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray, RingBuf};
 use aya::programs::TestRun;
 use aya::programs::{TestRunOptions, TestRunResult};
-use aya::{Ebpf, EbpfLoader, Pod, VerifierLogLevel};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use fw_common::flow::{Flow, FlowKey};
 use fw_common::limit::Bucket;
+use fw_common::maps::classes::PREFILTER_WORDS;
 use fw_common::maps::{
-    ClassKeyV4, ClassKeyV6, Counter, FragmentKey, FragmentValue, LogKey, Port, SPACE_BITS,
-    Settings, capacity, counter, name,
+    ClassKeyV4, ClassKeyV6, Counter, FragmentKey, FragmentValue, LogKey, Port, Settings, capacity,
+    counter, name,
 };
 use fw_common::wire::Address;
 use rustix::fs::{StatFs, statfs};
 use rustix::thread::{MembarrierCommand, membarrier};
 
 use super::attach::{self, AttachMode, Hook, Role};
+use super::batch::Batch;
 use super::pins::Pins;
 use super::plan::{Action, State};
+use super::spaces::Tries;
 use super::{Error, OBJECT};
-use crate::image::ClassSpace;
 
 /// Programs and maps of one node.
 pub struct Kernel {
@@ -31,8 +34,7 @@ pub struct Kernel {
     mode: AttachMode,
     ports: HashMap<MapData, u32, Port>,
     arena: Array<MapData, u64>,
-    v4: LpmTrie<MapData, ClassKeyV4, u32>,
-    v6: LpmTrie<MapData, ClassKeyV6, u32>,
+    tries: Tries,
     settings: Array<MapData, Settings>,
     locals: HashMap<MapData, Address, u32>,
 }
@@ -104,8 +106,10 @@ impl Kernel {
         Ok(Self {
             ports: typed(&mut ebpf, name::PORTS)?,
             arena: typed(&mut ebpf, name::ARENA)?,
-            v4: typed(&mut ebpf, name::CLASSES_V4)?,
-            v6: typed(&mut ebpf, name::CLASSES_V6)?,
+            tries: Tries {
+                v4: typed(&mut ebpf, name::CLASSES_V4)?,
+                v6: typed(&mut ebpf, name::CLASSES_V6)?,
+            },
             settings: typed(&mut ebpf, name::SETTINGS)?,
             locals: typed(&mut ebpf, name::LOCALS)?,
             ebpf,
@@ -145,13 +149,24 @@ impl Kernel {
             }
             state.ports.insert(ifindex, port);
         }
-        for key in self.v4.keys() {
-            let data = key.map_err(failed("read", name::CLASSES_V4))?.data();
-            state.spaces.entry(u32::from_be(data[0])).or_insert(None);
+        let settings = self
+            .settings
+            .get(&0, 0)
+            .map_err(failed("read", name::SETTINGS))?;
+        let ports = state.ports.values();
+        let mut prefilters: BTreeSet<u32> = ports.flat_map(|port| port.prefilter).collect();
+        prefilters.extend(settings.prefilter);
+        for start in prefilters {
+            let words = self.read_words(start, PREFILTER_WORDS)?;
+            state.adopt_policy(start, words);
         }
-        for key in self.v6.keys() {
-            let data = key.map_err(failed("read", name::CLASSES_V6))?.data();
-            state.spaces.entry(u32::from_be(data[0])).or_insert(None);
+        state.settings = Some(settings);
+        for (space, classes) in self.tries.read()? {
+            state.spaces.insert(space, Some(Arc::new(classes)));
+        }
+        for classes in state.spaces.values_mut() {
+            // In neither trie: a space without prefixes.
+            classes.get_or_insert_default();
         }
         let locals = self.locals.keys().collect::<Result<_, _>>();
         state.locals = locals.map_err(failed("read", name::LOCALS))?;
@@ -166,14 +181,21 @@ impl Kernel {
     }
 
     fn read_policy(&self, start: u32) -> Result<Vec<u64>, Error> {
-        let word = |index| {
-            self.arena
-                .get(&index, 0)
-                .map_err(failed("read", name::ARENA))
-        };
-        let head = word(start)?;
+        let head = self
+            .arena
+            .get(&start, 0)
+            .map_err(failed("read", name::ARENA))?;
         let length = (head as u32).min(capacity::ARENA.saturating_sub(start));
-        (0..length).map(|offset| word(start + offset)).collect()
+        self.read_words(start, length)
+    }
+
+    /// Words of the arena; none if there are not so many, or from word 0, which stands for nothing.
+    fn read_words(&self, start: u32, length: u32) -> Result<Vec<u64>, Error> {
+        let last = start.checked_add(length);
+        if start == 0 || last.is_none_or(|last| last > capacity::ARENA) {
+            return Ok(Vec::new());
+        }
+        Batch::of(&self.arena, name::ARENA)?.behind(start - 1, length as usize)
     }
 
     /// Carries out one action.
@@ -182,14 +204,10 @@ impl Kernel {
     /// The kernel refuses it; nothing else was changed.
     pub fn apply(&mut self, action: &Action) -> Result<(), Error> {
         match action {
-            Action::WriteClasses { space, classes } => self.write_classes(*space, classes),
+            Action::WriteClasses { space, classes } => self.tries.write(*space, classes),
             Action::WritePolicy { start, words } => {
-                for (offset, word) in words.iter().enumerate() {
-                    self.arena
-                        .set(start + offset as u32, word, 0)
-                        .map_err(failed("write", name::ARENA))?;
-                }
-                Ok(())
+                let arena = Batch::of(&self.arena, name::ARENA)?;
+                arena.write((*start..).zip(words.iter().copied()))
             }
             Action::WriteSettings(settings) => self
                 .settings
@@ -213,37 +231,10 @@ impl Kernel {
             Action::Detach { device } => attach::detach(&self.pins, self.mode, device),
             Action::RemovePort { ifindex } => removed(self.ports.remove(ifindex), name::PORTS),
             Action::AwaitReaders => await_readers(),
-            Action::RemoveClasses { space } => self.remove_classes(*space),
+            Action::RemoveClasses { space, classes } => {
+                self.tries.remove(*space, classes.as_deref())
+            }
         }
-    }
-
-    fn write_classes(&mut self, space: u32, classes: &ClassSpace) -> Result<(), Error> {
-        let space = space.to_be();
-        for (net, class) in &classes.v4 {
-            let data = [space, u32::from(net.network()).to_be()];
-            let key = Key::new(SPACE_BITS + u32::from(net.prefix_len()), data);
-            self.v4
-                .insert(&key, class, 0)
-                .map_err(failed("write", name::CLASSES_V4))?;
-        }
-        for (net, class) in &classes.v6 {
-            let [a, b, c, d] = words_of(net.network());
-            let length = SPACE_BITS + u32::from(net.prefix_len());
-            let key = Key::new(length, [space, a, b, c, d]);
-            self.v6
-                .insert(&key, class, 0)
-                .map_err(failed("write", name::CLASSES_V6))?;
-        }
-        Ok(())
-    }
-
-    fn remove_classes(&mut self, space: u32) -> Result<(), Error> {
-        remove_space(&mut self.v4, name::CLASSES_V4, |data| {
-            u32::from_be(data[0]) == space
-        })?;
-        remove_space(&mut self.v6, name::CLASSES_V6, |data| {
-            u32::from_be(data[0]) == space
-        })
     }
 
     /// Runs a program on a frame (`BPF_PROG_TEST_RUN`), as if at a hook of interface `ifindex` of this network namespace.
@@ -383,25 +374,6 @@ where
 
 fn failed(verb: &'static str, map: &'static str) -> impl Fn(MapError) -> Error {
     move |source| Error::Map { verb, map, source }
-}
-
-fn words_of(address: std::net::Ipv6Addr) -> [u32; 4] {
-    let number = u128::from(address);
-    [96, 64, 32, 0].map(|shift| ((number >> shift) as u32).to_be())
-}
-
-fn remove_space<K: Pod>(
-    trie: &mut LpmTrie<MapData, K, u32>,
-    map: &'static str,
-    belongs: impl Fn(K) -> bool,
-) -> Result<(), Error> {
-    let keys = trie
-        .keys()
-        .filter(|key| key.as_ref().map_or(true, |key| belongs(key.data())))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(failed("read", map))?;
-    keys.iter()
-        .try_for_each(|key| removed(trie.remove(key), map))
 }
 
 /// That an entry was not there is fine: gone is what was asked for.

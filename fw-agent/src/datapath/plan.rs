@@ -2,9 +2,11 @@
 //!
 //! In: [`State`] (what the kernel holds), a [`MapImage`], and the devices and addresses that exist ([`Present`]). Out: a [`Plan`], and with it the state after it.
 //!
-//! Order: 1. a new class space, 2. new policies, 3. port values (each switches one port), 4. attach, 5. detach, 6. forget ports, 7. wait until no
-//! program reads what was replaced, 8. remove class spaces that no port uses. The words of policies that no port uses are handed out again by
-//! the next plan.
+//! Order: 1. new class spaces and prefilters, 2. new policies, 3. settings, 4. port values (each switches one port), 5. attach, 6. detach, 7. forget
+//! ports, 8. wait until no program reads what was replaced, 9. remove class spaces that nobody uses. The words of policies and prefilters that
+//! nobody uses are handed out again by the next plan.
+//!
+//! The small and the big sets are class spaces of their own: a change of one does not write the other's prefixes again.
 //!
 //! The host's interfaces are ports as guests' NICs are, with other programs. A device is one or the other by its name and place
 //! ([`crate::inventory::host_devices`]): one that becomes a bridge port is detached, one that leaves its bridge is attached.
@@ -12,13 +14,15 @@
 //! Invariant: no action takes away anything that a port in use still refers to. An image equal to the last one gives an empty plan.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
+use fw_common::maps::classes::NO_PREFILTER;
 use fw_common::maps::{Port, Settings, capacity, port_flag};
 use fw_common::wire::Address;
 
 use super::arena::Arena;
 use super::attach::Role;
-use crate::image::{ClassSpace, HOST, MapImage, PortImage, port_value};
+use crate::image::{ClassSpace, Classes, HOST, MapImage, PlacedSpace, PortImage, port_value};
 use crate::inventory::host_devices::HostDevice;
 use crate::policy::{GuestKind, PortId};
 
@@ -30,7 +34,7 @@ pub enum Action {
         /// Its number.
         space: u32,
         /// Its contents.
-        classes: ClassSpace,
+        classes: Arc<Classes>,
     },
     /// Fill free words of the arena.
     WritePolicy {
@@ -79,6 +83,8 @@ pub enum Action {
     RemoveClasses {
         /// Its number.
         space: u32,
+        /// Its contents, if they are known.
+        classes: Option<Arc<Classes>>,
     },
 }
 
@@ -100,14 +106,15 @@ pub struct State {
     pub attached: BTreeMap<String, u32>,
     /// Devices with programs that an earlier agent attached.
     pub inherited: BTreeSet<String>,
-    /// Class spaces that may have contents, the current one with what it holds.
-    pub spaces: BTreeMap<u32, Option<ClassSpace>>,
+    /// Class spaces that may have contents, with what they hold; none: what that is, is not known.
+    pub spaces: BTreeMap<u32, Option<Arc<Classes>>>,
     /// Addresses of the host.
     pub locals: BTreeSet<Address>,
-    /// Policies in the arena by their words.
+    /// Policies and prefilters in the arena by their words.
     policies: HashMap<Vec<u64>, u32>,
     arena: Arena,
-    settings: Option<Settings>,
+    /// What the kernel has of settings; none: not known.
+    pub settings: Option<Settings>,
 }
 
 impl Default for State {
@@ -127,7 +134,7 @@ impl Default for State {
 }
 
 impl State {
-    /// Notes a policy that was found in the arena.
+    /// Notes a policy or a prefilter that was found in the arena.
     pub fn adopt_policy(&mut self, start: u32, words: Vec<u64>) {
         if self.arena.claim(start, words.len() as u32) {
             self.policies.insert(words, start);
@@ -182,10 +189,6 @@ pub fn plan_node(
     let devices = &present.devices;
     state.arena.settle();
     let mut plan = Plan::default();
-    if state.settings != Some(image.settings) {
-        plan.actions.push(Action::WriteSettings(image.settings));
-        state.settings = Some(image.settings);
-    }
     note_locals(state, image, present, &mut plan);
     let of_host = host_ports(image, &present.host);
     // The host first: if not all policies find room, the node must stay reachable.
@@ -200,9 +203,21 @@ pub fn plan_node(
         )
         .collect();
     let mut wanted = failed_ports(image, present);
-    if !ports.is_empty() {
-        let space = choose_space(state, image, &mut plan);
-        let starts = place_policies(state, image, &ports, &mut plan);
+    let space = match ports.is_empty() {
+        true => PlacedSpace::default(),
+        false => place_space(state, &image.space, &mut plan),
+    };
+    let starts = place_policies(state, image, &ports, &mut plan);
+    let settings = Settings {
+        space: space.big,
+        prefilter: space.prefilter,
+        ..image.settings
+    };
+    if state.settings != Some(settings) {
+        plan.actions.push(Action::WriteSettings(settings));
+        state.settings = Some(settings);
+    }
+    {
         for (id, port, ifindex) in ports {
             wanted.insert(port.device.clone(), ifindex);
             let [inbound, outbound] = port.policies.map(|index| starts[index]);
@@ -264,22 +279,59 @@ pub fn plan_node(
     plan
 }
 
-/// The class space for `image`: the current one if its contents are right, else a new one.
-fn choose_space(state: &mut State, image: &MapImage, plan: &mut Plan) -> u32 {
+/// Where the classes of an image are; what is not there yet is written.
+fn place_space(state: &mut State, space: &ClassSpace, plan: &mut Plan) -> PlacedSpace {
+    let small = place_classes(state, &space.small, plan);
+    if space.big.is_empty() {
+        return PlacedSpace {
+            small,
+            ..PlacedSpace::default()
+        };
+    }
+    PlacedSpace {
+        small,
+        big: place_classes(state, &space.big, plan),
+        bits: space.bits,
+        prefilter: space.big.prefilters().map(|words| match words.len() {
+            0 => 0,
+            // Without room every address is looked up in the trie.
+            _ => place_words(state, words, Arena::allocate_last, plan).unwrap_or(NO_PREFILTER),
+        }),
+    }
+}
+
+/// The class space with these contents: one that is there, or a new one.
+fn place_classes(state: &mut State, classes: &Arc<Classes>, plan: &mut Plan) -> u32 {
     let current = state
         .spaces
         .iter()
-        .find(|(_, classes)| classes.as_ref() == Some(&image.space));
+        .find(|(_, known)| known.as_ref() == Some(classes));
     if let Some((space, _)) = current {
         return *space;
     }
     let space = state.spaces.keys().next_back().map_or(0, |last| last + 1);
     plan.actions.push(Action::WriteClasses {
         space,
-        classes: image.space.clone(),
+        classes: Arc::clone(classes),
     });
-    state.spaces.insert(space, Some(image.space.clone()));
+    state.spaces.insert(space, Some(Arc::clone(classes)));
     space
+}
+
+/// Where these words are in the arena; none if there is no room for them.
+fn place_words(
+    state: &mut State,
+    words: Vec<u64>,
+    allocate: impl Fn(&mut Arena, u32) -> Option<u32>,
+    plan: &mut Plan,
+) -> Option<u32> {
+    if let Some(start) = state.policies.get(&words) {
+        return Some(*start);
+    }
+    let start = allocate(&mut state.arena, words.len() as u32)?;
+    state.policies.insert(words.clone(), start);
+    plan.actions.push(Action::WritePolicy { start, words });
+    Some(start)
 }
 
 /// A port of the image whose device exists, and its interface index.
@@ -332,17 +384,8 @@ fn place_policies(
     let mut seen = BTreeSet::new();
     let mut starts = vec![None; image.policies.len()];
     for index in needed.filter(|index| seen.insert(*index)) {
-        let words = &image.policies[index].words;
-        if let Some(start) = state.policies.get(words) {
-            starts[index] = Some(*start);
-        } else if let Some(start) = state.arena.allocate(words.len() as u32) {
-            starts[index] = Some(start);
-            state.policies.insert(words.clone(), start);
-            plan.actions.push(Action::WritePolicy {
-                start,
-                words: words.clone(),
-            });
-        }
+        let words = image.policies[index].words.clone();
+        starts[index] = place_words(state, words, Arena::allocate, plan);
     }
     starts
 }
@@ -369,7 +412,7 @@ fn switch_port(
     state: &mut State,
     (id, port, ifindex): Switch<'_>,
     policy: [u32; 2],
-    space: u32,
+    space: PlacedSpace,
     plan: &mut Plan,
 ) {
     let old = state.ports.get(&ifindex).copied();
@@ -387,16 +430,30 @@ fn switch_port(
     });
 }
 
-/// Drops class spaces and policies that no port refers to.
+/// Drops class spaces, policies and prefilters that nobody refers to.
 fn release(state: &mut State, plan: &mut Plan) {
-    let used: BTreeSet<u32> = state.ports.values().map(|port| port.space).collect();
+    let settings = state.settings.as_slice();
+    let ports = || state.ports.values();
+    let big = |space, prefilter| (prefilter != [0; 2]).then_some(space);
+    let used: BTreeSet<u32> = ports()
+        .flat_map(|port| [Some(port.space), big(port.big_space, port.prefilter)])
+        .chain(
+            settings
+                .iter()
+                .map(|settings| big(settings.space, settings.prefilter)),
+        )
+        .flatten()
+        .collect();
     let unused: Vec<u32> = state
         .spaces
         .keys()
         .filter(|space| !used.contains(space))
         .copied()
         .collect();
-    let starts: BTreeSet<u32> = state.ports.values().flat_map(|port| port.policy).collect();
+    let starts: BTreeSet<u32> = ports()
+        .flat_map(|port| port.policy.into_iter().chain(port.prefilter))
+        .chain(settings.iter().flat_map(|settings| settings.prefilter))
+        .collect();
     let arena = &mut state.arena;
     let mut released = false;
     state.policies.retain(|words, start| {
@@ -411,8 +468,8 @@ fn release(state: &mut State, plan: &mut Plan) {
         plan.actions.push(Action::AwaitReaders);
     }
     for space in unused {
-        state.spaces.remove(&space);
-        plan.actions.push(Action::RemoveClasses { space });
+        let classes = state.spaces.remove(&space).flatten();
+        plan.actions.push(Action::RemoveClasses { space, classes });
     }
 }
 

@@ -13,10 +13,52 @@ use fw_common::wire::{Address, IpVersion};
 use ipnet::{Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 
-use super::{HOST, MapImage, PortImage};
+use super::{Classes, HOST, MapImage, PortImage};
 use crate::policy::PortId;
 
 type FlowTable = RefCell<HashMap<FlowKey, Box<UnsafeCell<Flow>>>>;
+
+/// One class space.
+#[derive(Default)]
+struct Tries {
+    v4: PrefixMap<Ipv4Net, u32>,
+    v6: PrefixMap<Ipv6Net, u32>,
+}
+
+impl Tries {
+    fn new(classes: &Classes) -> Self {
+        Self {
+            v4: classes.v4.iter().copied().collect(),
+            v6: classes.v6.iter().copied().collect(),
+        }
+    }
+}
+
+/// Where the parts of a class space are in the maps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PlacedSpace {
+    /// Class space of the small sets.
+    pub(crate) small: u32,
+    /// Class space of the big ones.
+    pub(crate) big: u32,
+    /// Bits that a small class takes.
+    pub(crate) bits: u32,
+    /// First words of the prefilters.
+    pub(crate) prefilter: [u32; 2],
+}
+
+impl PlacedSpace {
+    /// A port that looks addresses up here.
+    fn port(self) -> Port {
+        Port {
+            space: self.small,
+            big_space: self.big,
+            class_bits: self.bits,
+            prefilter: self.prefilter,
+            ..Port::default()
+        }
+    }
+}
 
 /// All tables of one node. Ports are numbered from 1 in the order of their identity, in place of interface indices.
 #[derive(Default)]
@@ -25,8 +67,8 @@ pub struct Memory {
     /// The host on each interface that has policies of its own, and on all others.
     host: Option<(BTreeMap<Arc<str>, Port>, Port)>,
     arena: Vec<u64>,
-    v4: PrefixMap<Ipv4Net, u32>,
-    v6: PrefixMap<Ipv6Net, u32>,
+    /// Class spaces by number: those of the small and of the big sets.
+    spaces: [Tries; 2],
     flows: FlowTable,
     half_open: FlowTable,
     /// Flows that were removed while a reference to them may be in use.
@@ -58,25 +100,34 @@ impl Memory {
             starts.push(memory.arena.len() as u32);
             memory.arena.extend(&policy.words);
         }
-        for (net, class) in &image.space.v4 {
-            memory.v4.insert(*net, *class);
-        }
-        for (net, class) in &image.space.v6 {
-            memory.v6.insert(*net, *class);
-        }
+        memory.spaces = [&image.space.small, &image.space.big].map(|classes| Tries::new(classes));
+        let space = PlacedSpace {
+            small: 0,
+            big: 1,
+            bits: image.space.bits,
+            prefilter: image.space.big.prefilters().map(|words| match words.len() {
+                0 => 0,
+                _ => {
+                    let start = memory.arena.len() as u32;
+                    memory.arena.extend(words);
+                    start
+                }
+            }),
+        };
+        memory.settings.space = space.big;
+        memory.settings.prefilter = space.prefilter;
         for (id, port) in &image.ports {
             let policy = port.policies.map(|index| starts[index]);
-            memory
-                .ports
-                .push((*id, port_value(*id, port, policy, 0, 0)));
+            let value = port_value(*id, port, policy, space, 0);
+            memory.ports.push((*id, value));
         }
         memory.host = image.host.as_ref().map(|host| {
             let value = |pair: &[usize; 2]| Port {
                 vmid: HOST.vmid,
                 net: HOST.net,
-                flags: port_flag::HOST,
+                flags: host.flags | port_flag::HOST,
                 policy: pair.map(|index| starts[index]),
-                ..Port::default()
+                ..space.port()
             };
             let interfaces = host.interfaces.iter();
             let interfaces = interfaces.map(|(name, pair)| (Arc::clone(name), value(pair)));
@@ -157,7 +208,7 @@ pub(crate) fn port_value(
     id: PortId,
     port: &PortImage,
     policy: [u32; 2],
-    space: u32,
+    space: PlacedSpace,
     epoch: u32,
 ) -> Port {
     Port {
@@ -166,10 +217,9 @@ pub(crate) fn port_value(
         net: id.net,
         flags: port.flags,
         policy,
-        space,
         epoch,
         vlans: fw_common::maps::ANY_VLAN,
-        ..Port::default()
+        ..space.port()
     }
 }
 
@@ -183,18 +233,21 @@ impl Tables for &Memory {
         self.arena.get(index as usize).copied()
     }
 
-    fn class(&self, _space: u32, version: IpVersion, address: &Address) -> u32 {
+    fn class(&self, space: u32, version: IpVersion, address: &Address) -> u32 {
+        let Some(tries) = self.spaces.get(space as usize) else {
+            return 0;
+        };
         let class = match version {
             IpVersion::V4 => {
                 let net = Ipv4Net::from(std::net::Ipv4Addr::from(u32::from_be(address.0[3])));
-                self.v4.get_lpm(&net).map(|(_, class)| *class)
+                tries.v4.get_lpm(&net).map(|(_, class)| *class)
             }
             IpVersion::V6 => {
                 let number = address.0.iter().fold(0, |number, word| {
                     number << 32 | u128::from(u32::from_be(*word))
                 });
                 let net = Ipv6Net::from(std::net::Ipv6Addr::from(number));
-                self.v6.get_lpm(&net).map(|(_, class)| *class)
+                tries.v6.get_lpm(&net).map(|(_, class)| *class)
             }
             IpVersion::None => None,
         };

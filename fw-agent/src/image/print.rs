@@ -3,21 +3,24 @@
 use std::fmt::{self, Display, Formatter};
 
 use fw_common::maps::RuleWord;
+use fw_common::maps::classes::BLACKLISTED;
 use fw_common::maps::policy::FIELDS;
+use ipnet::IpNet;
 
-use super::{MapImage, PolicyImage};
+use super::{Classes, MapImage, PolicyImage};
 
 /// Names of the fields of a policy, in order.
 const FIELD_NAMES: [&str; FIELDS] = ["source", "dest", "sport", "dport", "protocol", "traits"];
 
 impl Display for MapImage {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{} address classes", self.space.classes)?;
-        for (net, class) in &self.space.v4 {
-            writeln!(f, "  {net} class {class}")?;
-        }
-        for (net, class) in &self.space.v6 {
-            writeln!(f, "  {net} class {class}")?;
+        let [small, big] = self.space.counts;
+        writeln!(f, "{small} address classes")?;
+        write_classes(f, &self.space.small)?;
+        if big > 1 {
+            let bits = self.space.bits;
+            writeln!(f, "{big} classes of big sets, above {bits} bits")?;
+            write_classes(f, &self.space.big)?;
         }
         for (id, port) in &self.ports {
             let [inbound, outbound] = port.policies;
@@ -47,6 +50,25 @@ impl Display for MapImage {
         }
         Ok(())
     }
+}
+
+fn write_classes(f: &mut Formatter<'_>, classes: &Classes) -> fmt::Result {
+    let v4 = classes
+        .v4
+        .iter()
+        .map(|(net, value)| (IpNet::V4(*net), value));
+    let v6 = classes
+        .v6
+        .iter()
+        .map(|(net, value)| (IpNet::V6(*net), value));
+    for (net, value) in v4.chain(v6) {
+        let class = value & !BLACKLISTED;
+        match value & BLACKLISTED {
+            0 => writeln!(f, "  {net} class {class}")?,
+            _ => writeln!(f, "  {net} class {class}, blacklisted")?,
+        }
+    }
+    Ok(())
 }
 
 impl Display for PolicyImage {

@@ -28,7 +28,7 @@ pub struct Host {
 pub struct Judged {
     /// The result.
     pub found: Found,
-    /// The packet for the reference model, if a rule decided.
+    /// The packet for the reference model, if a rule or a running flow decided.
     pub packet: Option<Packet>,
     /// The connection-tracking state, if it was tracked at all.
     pub state: Option<CtState>,
@@ -73,8 +73,11 @@ impl Host {
             }
         };
         let state = state.get();
+        // A running flow is the model's business too: it says whether rules are looked at.
         let packet = match (rule, state) {
-            (Some(_), Some(state)) => Some(seen_by_model(&headers, state)),
+            (Some(_), Some(state)) | (None, Some(state @ CtState::Established)) => {
+                Some(seen_by_model(&headers, state))
+            }
             (None, _) | (_, None) => None,
         };
         Ok(Judged {

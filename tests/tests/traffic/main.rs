@@ -4,6 +4,7 @@
 //! of its own. Needs root and built programs: `cargo xtask test`.
 
 mod bed;
+mod blacklist;
 mod changes;
 mod reports;
 mod transfers;

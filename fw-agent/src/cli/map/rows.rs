@@ -7,6 +7,7 @@ use aya::maps::{MapError, MapInfo};
 use fw_common::conntrack::{ANSWERED, State};
 use fw_common::flow::{Flow, FlowKey};
 use fw_common::limit::Bucket;
+use fw_common::maps::classes::BLACKLISTED;
 use fw_common::maps::{
     ClassKeyV4, ClassKeyV6, Counter, FragmentKey, FragmentValue, LogKey, Port, RuleWord,
     SPACE_BITS, Settings, counter, name, policy, port_flag,
@@ -99,9 +100,13 @@ fn ports(pins: &Pins) -> Result<Rows> {
             json!(mac(port.mac)),
             json!(port.flags & port_flag::MACFILTER != 0),
             json!(port.flags & port_flag::DHCP != 0),
+            json!(port.flags & port_flag::BLACKLIST != 0),
             json!(port.policy[Direction::In as usize]),
             json!(port.policy[Direction::Out as usize]),
             json!(port.space),
+            json!(port.big_space),
+            json!(port.class_bits),
+            json!(port.prefilter),
             json!(port.epoch),
         ]
     });
@@ -112,9 +117,13 @@ fn ports(pins: &Pins) -> Result<Rows> {
         "mac",
         "macfilter",
         "dhcp",
+        "blacklist",
         "policy_in",
         "policy_out",
         "space",
+        "big_space",
+        "class_bits",
+        "prefilters",
         "epoch",
     ];
     Ok(Rows::new(header, cells.collect()))
@@ -179,10 +188,12 @@ fn classes(pins: &Pins, v6: bool) -> Result<Rows> {
         vec![
             json!(space),
             json!(format!("{address}/{length}")),
-            json!(class),
+            json!(class & !BLACKLISTED),
+            json!(class & BLACKLISTED != 0),
         ]
     });
-    Ok(Rows::new(&["space", "prefix", "class"], cells.collect()))
+    let header = &["space", "prefix", "class", "blacklisted"];
+    Ok(Rows::new(header, cells.collect()))
 }
 
 fn flows(pins: &Pins, map: &'static str) -> Result<Rows> {
@@ -316,6 +327,8 @@ fn settings(pins: &Pins) -> Result<Rows> {
         vec![json!("tcp_syn_recv_seconds"), json!(settings.tcp_syn_recv)],
         vec![json!("log_interval_ns"), json!(settings.log_interval)],
         vec![json!("log_burst"), json!(settings.log_burst)],
+        vec![json!("big_space"), json!(settings.space)],
+        vec![json!("prefilters"), json!(settings.prefilter)],
     ];
     Ok(Rows::new(&["setting", "value"], cells))
 }

@@ -1,5 +1,7 @@
 //! What a plan does in which order, as words.
 
+use fw_common::maps::classes::PREFILTER_WORDS;
+
 use super::*;
 use crate::compile::compile;
 use crate::config::Sources;
@@ -42,6 +44,9 @@ fn devices(ifindex: u32) -> BTreeMap<String, u32> {
 fn words(plan: &Plan) -> Vec<String> {
     let word = |action: &Action| match action {
         Action::WriteClasses { space, .. } => format!("classes {space}"),
+        Action::WritePolicy { words, .. } if words.len() == PREFILTER_WORDS as usize => {
+            "prefilter".to_owned()
+        }
         Action::WritePolicy { .. } => "policy".to_owned(),
         Action::WriteSettings(_) => "settings".to_owned(),
         Action::SetPort { ifindex, port, .. } => format!("port {ifindex} epoch {}", port.epoch),
@@ -60,7 +65,7 @@ fn words(plan: &Plan) -> Vec<String> {
         Action::Detach { device } => format!("detach {device}"),
         Action::RemovePort { ifindex } => format!("forget {ifindex}"),
         Action::AwaitReaders => "await".to_owned(),
-        Action::RemoveClasses { space } => format!("remove classes {space}"),
+        Action::RemoveClasses { space, .. } => format!("remove classes {space}"),
     };
     plan.actions.iter().map(word).collect()
 }
@@ -78,10 +83,10 @@ fn check(steps: &[(MapImage, BTreeMap<String, u32>, &[&str])]) {
 fn everything_is_there_before_a_port_is_switched_and_attached() {
     let start = || image(CLUSTER, &guest("IN ACCEPT -source +ops"));
     let first = [
-        "settings",
         "classes 0",
         "policy",
         "policy",
+        "settings",
         "port 7 epoch 1",
         "attach tap100i0 7",
     ];
@@ -109,6 +114,91 @@ fn changed_sets_are_a_new_space_and_the_old_one_goes_last() {
     let plan = plan(&mut state, &image(&wider, &rules), &devices(7), |_| false);
     let expect = ["classes 1", "port 7 epoch 2", "await", "remove classes 0"];
     assert_eq!(words(&plan), expect);
+}
+
+#[test]
+fn big_sets_stay_where_they_are_when_small_ones_change() {
+    let blacklist = format!("{CLUSTER}[IPSET blacklist]\n198.51.100.0/24\n2001:db8::/32\n");
+    let next = blacklist.replace("192.0.2.1", "192.0.2.0/24\n192.0.2.7");
+    let rules = guest("IN ACCEPT -source +ops");
+    let mut state = State::default();
+    let first = plan(&mut state, &image(&blacklist, &rules), &devices(7), |_| {
+        false
+    });
+    let expect = [
+        "classes 0",
+        "classes 1",
+        "prefilter",
+        "prefilter",
+        "policy",
+        "policy",
+        "settings",
+        "port 7 epoch 1",
+        "attach tap100i0 7",
+    ];
+    assert_eq!(words(&first), expect);
+    let before = state.ports[&7];
+    assert_ne!(before.flags & fw_common::maps::port_flag::BLACKLIST, 0);
+
+    let other = plan(&mut state, &image(&next, &rules), &devices(7), |_| false);
+    let expect = ["classes 2", "port 7 epoch 2", "await", "remove classes 0"];
+    assert_eq!(words(&other), expect);
+    let after = state.ports[&7];
+    assert_eq!(
+        (after.big_space, after.prefilter),
+        (before.big_space, before.prefilter)
+    );
+
+    let blacklist = next.replace("198.51.100.0/24", "203.0.113.0/24");
+    let other = plan(&mut state, &image(&blacklist, &rules), &devices(7), |_| {
+        false
+    });
+    let expect = [
+        "classes 3",
+        "prefilter",
+        "settings",
+        "port 7 epoch 3",
+        "await",
+        "remove classes 1",
+    ];
+    assert_eq!(words(&other), expect);
+    let settings = state.settings.unwrap();
+    let port = state.ports[&7];
+    assert_eq!(
+        (settings.space, settings.prefilter),
+        (port.big_space, port.prefilter)
+    );
+
+    plan(
+        &mut state,
+        &image(&next.replace("blacklist", "other"), &rules),
+        &devices(7),
+        |_| false,
+    );
+    let port = state.ports[&7];
+    assert_eq!(
+        (port.flags, port.prefilter),
+        (
+            before.flags & !fw_common::maps::port_flag::BLACKLIST,
+            [0; 2]
+        )
+    );
+    assert_eq!(state.spaces.len(), 1);
+}
+
+#[test]
+fn without_room_for_a_prefilter_every_address_is_looked_up() {
+    let blacklist = format!("{CLUSTER}[IPSET blacklist]\n198.51.100.0/24\n");
+    let mut state = State::default();
+    let all = capacity::ARENA - 1000;
+    assert!(state.arena.claim(1000, all));
+    plan(
+        &mut state,
+        &image(&blacklist, &guest("")),
+        &devices(7),
+        |_| false,
+    );
+    assert_eq!(state.ports[&7].prefilter, [NO_PREFILTER, 0]);
 }
 
 #[test]

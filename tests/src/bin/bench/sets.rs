@@ -53,7 +53,11 @@ pub fn measure(entries: usize) -> Result<Measured> {
     let resolve = start.elapsed() - read - parse;
     let image = MapImage::build(&node);
     let total = start.elapsed();
-    let prefixes = image.space.v4.len() + image.space.v6.len();
+    let spaces = [&image.space.small, &image.space.big];
+    let prefixes: usize = spaces
+        .iter()
+        .map(|space| space.v4.len() + space.v6.len())
+        .sum();
     ensure!(
         prefixes * 10 > entries * 9,
         "only {prefixes} of {entries} prefixes are in the image"
