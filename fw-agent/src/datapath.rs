@@ -9,6 +9,7 @@
 
 mod arena;
 mod attach;
+pub mod batch;
 mod clsact;
 mod kernel;
 pub mod pins;
@@ -80,6 +81,17 @@ pub enum Error {
         /// Why.
         #[source]
         source: aya::maps::MapError,
+    },
+    /// A batch of map operations failed.
+    #[error("cannot {verb} map {map}")]
+    Batch {
+        /// What was tried.
+        verb: &'static str,
+        /// The map's name.
+        map: &'static str,
+        /// Why.
+        #[source]
+        source: std::io::Error,
     },
     /// The kernel does not tell when programs have ended.
     #[error("cannot wait until running programs have ended")]

@@ -1,13 +1,14 @@
 //! The loaded programs and open maps, and the one interpreter of [`Action`]s.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, MapInfo, PerCpuArray, RingBuf};
 use aya::programs::TestRun;
 use aya::programs::{TestRunOptions, TestRunResult};
-use aya::{Ebpf, EbpfLoader, Pod, VerifierLogLevel};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use fw_common::flow::{Flow, FlowKey};
 use fw_common::limit::Bucket;
 use fw_common::maps::{
@@ -18,6 +19,7 @@ use rustix::fs::{StatFs, statfs};
 use rustix::thread::{MembarrierCommand, membarrier};
 
 use super::attach::{self, AttachMode, Hook};
+use super::batch::Batch;
 use super::pins::Pins;
 use super::plan::{Action, State};
 use super::{Error, OBJECT};
@@ -125,14 +127,10 @@ impl Kernel {
             }
             state.ports.insert(ifindex, port);
         }
-        for key in self.v4.keys() {
-            let data = key.map_err(failed("read", name::CLASSES_V4))?.data();
-            state.spaces.entry(u32::from_be(data[0])).or_insert(None);
-        }
-        for key in self.v6.keys() {
-            let data = key.map_err(failed("read", name::CLASSES_V6))?.data();
-            state.spaces.entry(u32::from_be(data[0])).or_insert(None);
-        }
+        Batch::of(&self.v4, name::CLASSES_V4)?
+            .visit(|keys, _| note_spaces(&mut state, keys.iter().map(|key| key.data()[0])))?;
+        Batch::of(&self.v6, name::CLASSES_V6)?
+            .visit(|keys, _| note_spaces(&mut state, keys.iter().map(|key| key.data()[0])))?;
         state.inherited = self.pins.devices();
         let known = devices
             .iter()
@@ -144,14 +142,17 @@ impl Kernel {
     }
 
     fn read_policy(&self, start: u32) -> Result<Vec<u64>, Error> {
-        let word = |index| {
-            self.arena
-                .get(&index, 0)
-                .map_err(failed("read", name::ARENA))
-        };
-        let head = word(start)?;
+        let head = self
+            .arena
+            .get(&start, 0)
+            .map_err(failed("read", name::ARENA))?;
         let length = (head as u32).min(capacity::ARENA.saturating_sub(start));
-        (0..length).map(|offset| word(start + offset)).collect()
+        if length == 0 {
+            return Ok(Vec::new());
+        }
+        let mut words = vec![head];
+        words.extend(Batch::of(&self.arena, name::ARENA)?.behind(start, length as usize - 1)?);
+        Ok(words)
     }
 
     /// Carries out one action.
@@ -162,12 +163,8 @@ impl Kernel {
         match action {
             Action::WriteClasses { space, classes } => self.write_classes(*space, classes),
             Action::WritePolicy { start, words } => {
-                for (offset, word) in words.iter().enumerate() {
-                    self.arena
-                        .set(start + offset as u32, word, 0)
-                        .map_err(failed("write", name::ARENA))?;
-                }
-                Ok(())
+                let arena = Batch::of(&self.arena, name::ARENA)?;
+                arena.write((*start..).zip(words.iter().copied()))
             }
             Action::WriteSettings(settings) => self
                 .settings
@@ -187,33 +184,30 @@ impl Kernel {
         }
     }
 
-    fn write_classes(&mut self, space: u32, classes: &ClassSpace) -> Result<(), Error> {
+    fn write_classes(&self, space: u32, classes: &ClassSpace) -> Result<(), Error> {
         let space = space.to_be();
-        for (net, class) in &classes.v4 {
+        let v4 = classes.v4.iter().map(|(net, class)| {
             let data = [space, u32::from(net.network()).to_be()];
-            let key = Key::new(SPACE_BITS + u32::from(net.prefix_len()), data);
-            self.v4
-                .insert(&key, class, 0)
-                .map_err(failed("write", name::CLASSES_V4))?;
-        }
-        for (net, class) in &classes.v6 {
+            (
+                Key::new(SPACE_BITS + u32::from(net.prefix_len()), data),
+                *class,
+            )
+        });
+        Batch::of(&self.v4, name::CLASSES_V4)?.write(v4)?;
+        let v6 = classes.v6.iter().map(|(net, class)| {
             let [a, b, c, d] = words_of(net.network());
             let length = SPACE_BITS + u32::from(net.prefix_len());
-            let key = Key::new(length, [space, a, b, c, d]);
-            self.v6
-                .insert(&key, class, 0)
-                .map_err(failed("write", name::CLASSES_V6))?;
-        }
-        Ok(())
+            (Key::new(length, [space, a, b, c, d]), *class)
+        });
+        Batch::of(&self.v6, name::CLASSES_V6)?.write(v6)
     }
 
-    fn remove_classes(&mut self, space: u32) -> Result<(), Error> {
-        remove_space(&mut self.v4, name::CLASSES_V4, |data| {
-            u32::from_be(data[0]) == space
-        })?;
-        remove_space(&mut self.v6, name::CLASSES_V6, |data| {
-            u32::from_be(data[0]) == space
-        })
+    fn remove_classes(&self, space: u32) -> Result<(), Error> {
+        let v4 = Batch::of(&self.v4, name::CLASSES_V4)?;
+        v4.remove(&v4.keys(|key, _| u32::from_be(key.data()[0]) == space)?)?;
+        let v6 = Batch::of(&self.v6, name::CLASSES_V6)?;
+        v6.remove(&v6.keys(|key, _| u32::from_be(key.data()[0]) == space)?)?;
+        Ok(())
     }
 
     /// Runs a program on a frame (`BPF_PROG_TEST_RUN`), as if at a hook of interface `ifindex` of this network namespace.
@@ -332,18 +326,12 @@ fn words_of(address: std::net::Ipv6Addr) -> [u32; 4] {
     [96, 64, 32, 0].map(|shift| ((number >> shift) as u32).to_be())
 }
 
-fn remove_space<K: Pod>(
-    trie: &mut LpmTrie<MapData, K, u32>,
-    map: &'static str,
-    belongs: impl Fn(K) -> bool,
-) -> Result<(), Error> {
-    let keys = trie
-        .keys()
-        .filter(|key| key.as_ref().map_or(true, |key| belongs(key.data())))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(failed("read", map))?;
-    keys.iter()
-        .try_for_each(|key| removed(trie.remove(key), map))
+/// Notes the class spaces (in network order) of keys that were found.
+fn note_spaces(state: &mut State, spaces: impl Iterator<Item = u32>) -> ControlFlow<()> {
+    for space in spaces {
+        state.spaces.entry(u32::from_be(space)).or_insert(None);
+    }
+    ControlFlow::Continue(())
 }
 
 /// That an entry was not there is fine: gone is what was asked for.

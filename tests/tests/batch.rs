@@ -1,0 +1,199 @@
+//! Batch operations on maps of every kind that has them.
+//!
+//! Needs root.
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use aya::Pod;
+use aya::maps::lpm_trie::Key;
+use aya::maps::{Array, HashMap, IterableMap, LpmTrie, Map, MapData, PerCpuHashMap};
+use fw_agent::datapath::batch::{Batch, CHUNK};
+use fw_agent::datapath::pins::Pins;
+use fw_agent::datapath::{AttachMode, Error, Kernel};
+use fw_common::flow::{Flow, FlowKey};
+use fw_common::maps::name;
+use fw_common::wire::Address;
+use tapwall_tests::kernel::PinDirectory;
+
+/// More than one chunk, and no multiple of one.
+const MANY: u32 = 2 * CHUNK as u32 + 77;
+
+/// Every entry that a walk shows; none may come twice.
+fn contents<K: Pod + Ord, V: Pod>(map: &impl IterableMap<K, V>) -> BTreeMap<K, V> {
+    let mut found = BTreeMap::new();
+    let batch = Batch::of(map, "TEST").unwrap();
+    batch
+        .visit(|keys, values| {
+            assert!(!keys.is_empty() && keys.len() == values.len());
+            for (key, value) in keys.iter().zip(values) {
+                assert!(found.insert(*key, *value).is_none(), "an entry came twice");
+            }
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    found
+}
+
+/// Removes `keys` and one that is not there before, between and behind them; all others stay.
+fn removes_what_is_there<K: Pod + Ord, V: Pod>(
+    map: &impl IterableMap<K, V>,
+    keys: &[K],
+    absent: K,
+) {
+    let before = contents(map);
+    let mut asked = vec![absent];
+    for key in keys {
+        asked.extend([*key, absent]);
+    }
+    let removed = Batch::of(map, "TEST").unwrap().remove(&asked).unwrap();
+    assert_eq!(removed, keys.len());
+    let after = contents(map);
+    assert_eq!(after.len() + keys.len(), before.len());
+    assert!(keys.iter().all(|key| !after.contains_key(key)));
+}
+
+#[test]
+fn a_hash_map() {
+    let map = HashMap::<MapData, u32, u64>::create(MANY, 0).unwrap();
+    let batch = Batch::of(&map, "TEST").unwrap();
+    assert_eq!(contents(&map), BTreeMap::new());
+    let entries: BTreeMap<u32, u64> = (0..MANY).map(|key| (key, u64::from(key) << 32)).collect();
+    batch.write(entries.clone()).unwrap();
+    assert_eq!(contents(&map), entries);
+
+    // Over what is there; one more than there is room for is an error, and those before it are written.
+    let full = batch.write((MANY - 1..=MANY).map(|key| (key, 1)));
+    assert!(matches!(full, Err(Error::Batch { .. })), "{full:?}");
+    assert_eq!(map.get(&(MANY - 1), 0).unwrap(), 1);
+
+    removes_what_is_there(&map, &(0..CHUNK as u32 + 5).collect::<Vec<_>>(), MANY + 1);
+    let mut taken = BTreeMap::new();
+    batch
+        .drain(|keys, values| taken.extend(keys.iter().copied().zip(values.iter().copied())))
+        .unwrap();
+    assert_eq!(taken.len(), MANY as usize - CHUNK - 5);
+    assert_eq!(contents(&map), BTreeMap::new());
+}
+
+#[test]
+fn an_lru_hash_map_of_the_datapath() {
+    let directory = PinDirectory::new();
+    let _kernel = Kernel::open(directory.path(), AttachMode::of_this_kernel()).unwrap();
+    let pins: Pins = directory.pins();
+    let map = pins.hash::<FlowKey, Flow>(name::HALF_OPEN).unwrap();
+    let key = |port: u16| FlowKey {
+        vmid: 100,
+        net: 0,
+        protocol: 6,
+        version: 4,
+        local: Address::v4(1),
+        remote: Address::v4(2),
+        local_port: 22,
+        remote_port: port,
+    };
+    let batch = Batch::of(&map, name::HALF_OPEN).unwrap();
+    let flow = |port: u16| Flow {
+        seen: u64::from(port),
+        ..Flow::default()
+    };
+    batch
+        .write((0..10_000).map(|port| (key(port), flow(port))))
+        .unwrap();
+    let mut ports = Vec::new();
+    batch
+        .visit(|keys, values| {
+            for (key, value) in keys.iter().zip(values) {
+                assert_eq!(u64::from(key.remote_port), value.seen);
+                ports.push(key.remote_port);
+            }
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    ports.sort_unstable();
+    assert_eq!(ports, (0..10_000).collect::<Vec<_>>());
+    let asked: Vec<FlowKey> = (9_990..10_010).map(key).collect();
+    assert_eq!(batch.remove(&asked).unwrap(), 10);
+}
+
+#[test]
+fn an_lpm_trie() {
+    const NO_PREALLOC: u32 = 1;
+    let map = LpmTrie::<MapData, u32, u32>::create(2 * MANY, NO_PREALLOC).unwrap();
+    let batch = Batch::of(&map, "TEST").unwrap();
+    let key = |number: u32| Key::new(32, number.to_be());
+    batch
+        .write((0..MANY).map(|number| (key(number), number)))
+        .unwrap();
+    batch
+        .write([(Key::new(0, 0), 7), (Key::new(8, 0), 8)])
+        .unwrap();
+    let count = batch.keys(|_, _| true).unwrap().len();
+    assert_eq!(count, MANY as usize + 2);
+    assert_eq!(map.get(&key(MANY - 1), 0).unwrap(), MANY - 1);
+    assert_eq!(map.get(&key(MANY), 0).unwrap(), 8);
+
+    let odd = batch.keys(|_, value| value % 2 == 1).unwrap();
+    assert_eq!(odd.len(), MANY as usize / 2 + 1);
+    let mut asked = vec![key(MANY)];
+    asked.extend(&odd);
+    asked.push(key(MANY));
+    assert_eq!(batch.remove(&asked).unwrap(), odd.len());
+    assert_eq!(batch.keys(|_, value| value % 2 == 1).unwrap().len(), 0);
+    assert_eq!(batch.keys(|_, _| true).unwrap().len(), count - odd.len());
+}
+
+#[test]
+fn an_array() {
+    let map = Array::<MapData, u64>::create(MANY, 0).unwrap();
+    let batch = Batch::of(&map, "TEST").unwrap();
+    batch
+        .write((10..MANY).map(|index| (index, u64::from(index) + 1)))
+        .unwrap();
+    let found = contents(&map);
+    assert_eq!(found.len(), MANY as usize);
+    assert!(found.iter().all(|(index, value)| {
+        *value
+            == if *index < 10 {
+                0
+            } else {
+                u64::from(*index) + 1
+            }
+    }));
+    for (start, count) in [(0, 1), (9, 3), (50, 2 * CHUNK), (MANY - 3, 2), (5, 0)] {
+        let expect: Vec<u64> = (start + 1..)
+            .take(count)
+            .map(|index| found[&index])
+            .collect();
+        assert_eq!(
+            batch.behind(start, count).unwrap(),
+            expect,
+            "behind {start}"
+        );
+    }
+    assert_eq!(
+        batch.behind(MANY - 2, 5).unwrap(),
+        [u64::from(MANY)],
+        "to the end"
+    );
+    let beyond = batch.write([(MANY, 1)]);
+    assert!(matches!(beyond, Err(Error::Batch { .. })), "{beyond:?}");
+}
+
+#[test]
+fn a_map_of_another_layout_is_refused() {
+    let per_cpu = PerCpuHashMap::<MapData, u32, u64>::create(8, 0).unwrap();
+    let directory = tempfile::Builder::new()
+        .prefix("tapwall-test-batch")
+        .tempdir_in("/sys/fs/bpf")
+        .unwrap();
+    let pin = directory.path().join("map");
+    per_cpu.pin(&pin).unwrap();
+    // aya believes what it is told about the kind.
+    let as_hash: HashMap<MapData, u32, u64> = Map::HashMap(MapData::from_pin(&pin).unwrap())
+        .try_into()
+        .unwrap();
+    let refused = Batch::of(&as_hash, "TEST").map(drop);
+    assert!(matches!(refused, Err(Error::Batch { .. })), "{refused:?}");
+}
