@@ -14,6 +14,7 @@ mod clsact;
 mod kernel;
 pub mod pins;
 pub mod plan;
+pub mod sweep;
 
 pub use attach::{AttachMode, Hook};
 pub use kernel::{Kernel, missing_privilege};

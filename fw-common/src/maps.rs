@@ -46,6 +46,8 @@ pub mod name {
     pub const REJECTS: &str = "REJECTS";
     /// Ring buffer of [`crate::event::Event`].
     pub const EVENTS: &str = "EVENTS";
+    /// Hash: [`super::PortKey`] → number (`u64`) of its entries in [`FLOWS`].
+    pub const FLOW_USAGE: &str = "FLOW_USAGE";
     /// Array of one [`super::Settings`].
     pub const SETTINGS: &str = "SETTINGS";
 
@@ -53,9 +55,9 @@ pub mod name {
     pub const LOG_LIMITS: &str = "LOG_LIMITS";
 
     /// All of them.
-    pub const ALL: [&str; 12] = [
-        PORTS, ARENA, CLASSES_V4, CLASSES_V6, FLOWS, HALF_OPEN, FRAGMENTS, COUNTERS, REJECTS,
-        EVENTS, LOG_LIMITS, SETTINGS,
+    pub const ALL: [&str; 13] = [
+        PORTS, ARENA, CLASSES_V4, CLASSES_V6, FLOWS, HALF_OPEN, FLOW_USAGE, FRAGMENTS, COUNTERS,
+        REJECTS, EVENTS, LOG_LIMITS, SETTINGS,
     ];
 }
 
@@ -71,6 +73,8 @@ pub mod capacity {
     pub const FLOWS: u32 = 262_144;
     /// Flows that wait for an answer.
     pub const HALF_OPEN: u32 = 65_536;
+    /// Ports that have flows; those that are gone may still have some.
+    pub const FLOW_USAGE: u32 = 2 * PORTS;
     /// Fragmented datagrams in flight.
     pub const FRAGMENTS: u32 = 4096;
     /// Rules that are being logged.
@@ -91,8 +95,10 @@ pub mod counter {
     pub const REJECTS_LIMITED: u32 = REASONS as u32 + 2;
     /// Packets that a rule would have logged beyond its limit.
     pub const LOGS_LIMITED: u32 = REASONS as u32 + 3;
+    /// Tries to promote a half-open flow of a port that has as many flows as [`super::Settings::flow_quota`] lets it.
+    pub const FLOWS_OVER_QUOTA: u32 = REASONS as u32 + 4;
     /// Entries in all.
-    pub const ENTRIES: u32 = REASONS as u32 + 4;
+    pub const ENTRIES: u32 = REASONS as u32 + 5;
 }
 
 /// Mark of replies that a hook made itself, so that the hook they come back through knows them. Compared as a whole: guests cannot set
@@ -145,6 +151,31 @@ pub mod port_flag {
     pub const MACFILTER: u16 = 1 << 0;
     /// DHCP requests from the guest are exempt from the IP checks.
     pub const DHCP: u16 = 1 << 1;
+}
+
+/// Names a port in maps that outlive its device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct PortKey {
+    /// Guest; 0 is the host.
+    pub vmid: u32,
+    /// NIC.
+    pub net: u16,
+    /// Zero.
+    pub reserved: u16,
+}
+
+const _: () = assert!(size_of::<PortKey>() == 8);
+
+impl PortKey {
+    /// The port of a flow.
+    pub const fn of_flow(key: &crate::flow::FlowKey) -> Self {
+        Self {
+            vmid: key.vmid,
+            net: key.net,
+            reserved: 0,
+        }
+    }
 }
 
 /// Key of the LPM tries for IPv4: the class space and the address, both in network order. Prefix lengths count the space's 32 bits.
@@ -343,6 +374,8 @@ impl RuleWord {
 mod pod {
     // SAFETY: `repr(C)`, plain integers, no padding, size asserted where it is defined.
     unsafe impl aya::Pod for super::Port {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::PortKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::FragmentKey {}
     // SAFETY: as above.

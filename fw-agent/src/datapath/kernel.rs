@@ -12,7 +12,7 @@ use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use fw_common::flow::{Flow, FlowKey};
 use fw_common::limit::Bucket;
 use fw_common::maps::{
-    ClassKeyV4, ClassKeyV6, Counter, FragmentKey, FragmentValue, LogKey, Port, SPACE_BITS,
+    ClassKeyV4, ClassKeyV6, Counter, FragmentKey, FragmentValue, LogKey, Port, PortKey, SPACE_BITS,
     Settings, capacity, counter, name,
 };
 use rustix::fs::{StatFs, statfs};
@@ -301,6 +301,7 @@ fn layout(map: &str) -> Option<(u32, u32, u32)> {
         name::CLASSES_V6 => bytes::<Key<ClassKeyV6>, u32>(capacity::CLASSES),
         name::FLOWS => bytes::<FlowKey, Flow>(capacity::FLOWS),
         name::HALF_OPEN => bytes::<FlowKey, Flow>(capacity::HALF_OPEN),
+        name::FLOW_USAGE => bytes::<PortKey, u64>(capacity::FLOW_USAGE),
         name::FRAGMENTS => bytes::<FragmentKey, FragmentValue>(capacity::FRAGMENTS),
         name::LOG_LIMITS => bytes::<LogKey, Bucket>(capacity::LOG_LIMITS),
         name::COUNTERS => bytes::<u32, Counter>(counter::ENTRIES),

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use fw_common::flow::{Flow, FlowKey, FlowRef};
-use fw_common::maps::{FragmentKey, FragmentValue, Port, Settings};
+use fw_common::maps::{FragmentKey, FragmentValue, Port, PortKey, Settings};
 use fw_common::tables::{Step, Tables};
 use fw_common::wire::{Address, IpVersion};
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -200,9 +200,16 @@ impl Tables for &Memory {
     }
 
     fn establish(&self, key: &FlowKey, flow: &Flow) -> bool {
-        self.put_in(&self.flows, key, flow);
-        self.take_out(&self.half_open, key);
-        true
+        let port = PortKey::of_flow(key);
+        let flows = self.flows.borrow();
+        let mine = flows.keys().filter(|key| PortKey::of_flow(key) == port);
+        let has_room = mine.count() < self.settings.flow_quota as usize;
+        drop(flows);
+        if has_room {
+            self.put_in(&self.flows, key, flow);
+            self.take_out(&self.half_open, key);
+        }
+        has_room
     }
 
     fn remove_flow(&self, key: &FlowKey) {
