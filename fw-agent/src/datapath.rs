@@ -15,6 +15,7 @@ mod kernel;
 pub mod pins;
 pub mod plan;
 mod spaces;
+pub mod sweep;
 
 pub use attach::{AttachMode, Hook, Role};
 pub use kernel::{Kernel, TestPlace, missing_privilege};

@@ -13,6 +13,7 @@
 //! exists and cannot be read, changes nothing.
 
 mod logger;
+mod sweeper;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,7 @@ use futures_util::{FutureExt, StreamExt};
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::logger::{LogNames, Logger};
+use self::sweeper::Sweeper;
 use self::watch::FileWatch;
 use crate::compile::{Compiled, compile};
 use crate::config::Sources;
@@ -113,6 +115,8 @@ pub async fn run(options: Options) -> Result<()> {
         read_error: None,
     };
     agent.reconcile(present, true);
+    // After the settings are written: timeouts are among them.
+    let sweeper = Sweeper::start(&agent.options.pin_directory)?;
     let mut facts_are_old = false;
     loop {
         let files_changed = tokio::select! {
@@ -155,7 +159,7 @@ pub async fn run(options: Options) -> Result<()> {
         }
     }
     tracing::info!("stopping; the policy stays in force");
-    drop(agent);
+    drop((agent, sweeper));
     logging.await.context("the log reader failed")
 }
 

@@ -47,6 +47,8 @@ pub mod name {
     pub const REJECTS: &str = "REJECTS";
     /// Ring buffer of [`crate::event::Event`].
     pub const EVENTS: &str = "EVENTS";
+    /// Hash: [`super::PortKey`] → number (`u64`) of its entries in [`FLOWS`].
+    pub const FLOW_USAGE: &str = "FLOW_USAGE";
     /// Array of one [`super::Settings`].
     pub const SETTINGS: &str = "SETTINGS";
 
@@ -57,9 +59,9 @@ pub mod name {
     pub const LOCALS: &str = "LOCALS";
 
     /// All of them.
-    pub const ALL: [&str; 13] = [
-        PORTS, ARENA, CLASSES_V4, CLASSES_V6, FLOWS, HALF_OPEN, FRAGMENTS, COUNTERS, REJECTS,
-        EVENTS, LOG_LIMITS, LOCALS, SETTINGS,
+    pub const ALL: [&str; 14] = [
+        PORTS, ARENA, CLASSES_V4, CLASSES_V6, FLOWS, HALF_OPEN, FLOW_USAGE, FRAGMENTS, COUNTERS,
+        REJECTS, EVENTS, LOG_LIMITS, LOCALS, SETTINGS,
     ];
 }
 
@@ -75,6 +77,8 @@ pub mod capacity {
     pub const FLOWS: u32 = 262_144;
     /// Flows that wait for an answer.
     pub const HALF_OPEN: u32 = 65_536;
+    /// Ports that have flows; those that are gone may still have some.
+    pub const FLOW_USAGE: u32 = 2 * PORTS;
     /// Fragmented datagrams in flight.
     pub const FRAGMENTS: u32 = 4096;
     /// Rules that are being logged.
@@ -98,8 +102,10 @@ pub mod counter {
     pub const REJECTS_LIMITED: u32 = REASONS as u32 + 2;
     /// Packets that a rule would have logged beyond its limit.
     pub const LOGS_LIMITED: u32 = REASONS as u32 + 3;
+    /// Tries to promote a half-open flow of a port that has as many flows as [`super::Settings::flow_quota`] lets it.
+    pub const FLOWS_OVER_QUOTA: u32 = REASONS as u32 + 4;
     /// Entries in all.
-    pub const ENTRIES: u32 = REASONS as u32 + 4;
+    pub const ENTRIES: u32 = REASONS as u32 + 5;
 }
 
 /// Mark of replies that a hook made itself, so that the hook they come back through knows them. Compared as a whole: guests cannot set
@@ -179,6 +185,31 @@ pub mod classes {
     pub const NO_PREFILTER: u32 = u32::MAX;
     /// Leading bits of an IPv6 address that the prefilter does not look at: they are the same in all global addresses (2000::/3, RFC 4291).
     pub const V6_SKIPPED_BITS: u32 = 3;
+}
+
+/// Names a port in maps that outlive its device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct PortKey {
+    /// Guest; 0 is the host.
+    pub vmid: u32,
+    /// NIC.
+    pub net: u16,
+    /// Zero.
+    pub reserved: u16,
+}
+
+const _: () = assert!(size_of::<PortKey>() == 8);
+
+impl PortKey {
+    /// The port of a flow.
+    pub const fn of_flow(key: &crate::flow::FlowKey) -> Self {
+        Self {
+            vmid: key.vmid,
+            net: key.net,
+            reserved: 0,
+        }
+    }
 }
 
 /// Key of the LPM tries for IPv4: the class space and the address, both in network order. Prefix lengths count the space's 32 bits.
@@ -379,6 +410,8 @@ mod pod {
     unsafe impl aya::Pod for super::Port {}
     // SAFETY: `repr(C)`, four integers.
     unsafe impl aya::Pod for crate::wire::Address {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::PortKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::FragmentKey {}
     // SAFETY: as above.

@@ -9,6 +9,7 @@
 //! filters run (`TC_ACT_UNSPEC`, which is also `TCX_NEXT`).
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 #![expect(
     missing_docs,
     reason = "the macro `classifier` makes functions without"
@@ -20,6 +21,7 @@ mod log;
 mod skb;
 mod stage;
 mod tables;
+mod usage;
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::macros::classifier;

@@ -18,7 +18,7 @@ use fw_common::verdict::{Direction, Reason};
 use fw_common::wire::{Address, Headers, IpVersion, Packet};
 
 use crate::skb::Skb;
-use crate::stage;
+use crate::{stage, usage};
 
 #[map]
 static PORTS: HashMap<u32, Port> = HashMap::with_max_entries(capacity::PORTS, 0);
@@ -52,6 +52,11 @@ pub fn headers() -> Option<&'static mut Headers> {
     *headers = Headers::default();
     Some(headers)
 }
+
+/// `BPF_NOEXIST` of the kernel's `bpf.h`.
+const ONLY_NEW: u64 = 1;
+/// `-EEXIST`.
+const EXISTS: i32 = -17;
 
 /// Handle of all maps.
 #[derive(Clone, Copy)]
@@ -141,9 +146,18 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn establish(&self, key: &FlowKey, flow: &Flow) -> bool {
-        if FLOWS.insert(key, flow, 0).is_err() {
-            count_once(counter::FLOWS_REFUSED);
+        if !usage::has_room(key, self.settings().flow_quota) {
+            count_once(counter::FLOWS_OVER_QUOTA);
             return false;
+        }
+        match FLOWS.insert(key, flow, ONLY_NEW) {
+            Ok(()) => usage::add(key, 1),
+            // The other direction's packet was faster.
+            Err(EXISTS) => {}
+            Err(_) => {
+                count_once(counter::FLOWS_REFUSED);
+                return false;
+            }
         }
         // Not there any more is fine: the other direction's packet was faster.
         HALF_OPEN.remove(key).is_ok()
@@ -151,8 +165,9 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn remove_flow(&self, key: &FlowKey) {
-        if FLOWS.remove(key).is_err() {
-            // The other direction's packet was faster: gone is what was asked for.
+        // Removed meanwhile is fine: gone is what was asked for.
+        if FLOWS.remove(key).is_ok() {
+            usage::add(key, -1);
         }
     }
 

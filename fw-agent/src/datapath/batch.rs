@@ -48,10 +48,22 @@ struct Attributes {
     flags: u64,
 }
 
+/// The part of the same union that commands on one entry use.
+#[repr(C)]
+struct EntryAttributes {
+    map_fd: u32,
+    zero: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
 /// `enum bpf_cmd` of the same header.
 #[derive(Clone, Copy)]
 #[repr(i32)]
 enum Command {
+    UpdateElement = 2,
+    LookupAndDeleteElement = 21,
     Lookup = 24,
     LookupAndDelete = 25,
     Update = 26,
@@ -203,6 +215,50 @@ impl<'m, K: Pod, V: Pod> Batch<'m, K, V> {
         Ok(removed)
     }
 
+    /// Removes one entry and answers what it held at that moment; none if it is not there (hash maps only).
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn take(&self, key: &K) -> Result<Option<V>, Error> {
+        let mut value = MaybeUninit::<V>::uninit();
+        let mut attributes = EntryAttributes {
+            map_fd: self.fd.as_raw_fd().cast_unsigned(),
+            zero: 0,
+            key: std::ptr::from_ref(key) as u64,
+            value: value.as_mut_ptr() as u64,
+            flags: 0,
+        };
+        // SAFETY: the kernel reads a key and fills a value of the map's sizes (see `of`).
+        match unsafe { call(Command::LookupAndDeleteElement, &mut attributes) } {
+            // SAFETY: the kernel filled it, and any bytes make a `Pod`.
+            Ok(()) => Ok(Some(unsafe { value.assume_init() })),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+            Err(error) => Err(self.failed("take from")(error)),
+        }
+    }
+
+    /// Writes one entry if there is none under its key; says whether it did.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn insert_new(&self, key: &K, value: &V) -> Result<bool, Error> {
+        /// `BPF_NOEXIST`.
+        const ONLY_NEW: u64 = 1;
+        let mut attributes = EntryAttributes {
+            map_fd: self.fd.as_raw_fd().cast_unsigned(),
+            zero: 0,
+            key: std::ptr::from_ref(key) as u64,
+            value: std::ptr::from_ref(value) as u64,
+            flags: ONLY_NEW,
+        };
+        // SAFETY: the kernel reads a key and a value of the map's sizes (see `of`).
+        match unsafe { call(Command::UpdateElement, &mut attributes) } {
+            Ok(()) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+            Err(error) => Err(self.failed("write")(error)),
+        }
+    }
+
     fn walk(
         &self,
         command: Command,
@@ -299,14 +355,14 @@ impl<'m, K: Pod, V: Pod> Batch<'m, K, V> {
 
 /// # Safety
 /// The addresses in `attributes` are those of memory that the command may read or fill, `count` entries of the map's sizes.
-unsafe fn call(command: Command, attributes: &mut Attributes) -> io::Result<()> {
+unsafe fn call<A>(command: Command, attributes: &mut A) -> io::Result<()> {
     // SAFETY: bpf(2) reads and writes the attributes, whose size is told, and what the caller vouches for.
     let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,
             command as libc::c_long,
             std::ptr::from_mut(attributes),
-            size_of::<Attributes>(),
+            size_of::<A>(),
         )
     };
     match result {

@@ -13,8 +13,8 @@ use fw_common::flow::{Flow, FlowKey};
 use fw_common::limit::Bucket;
 use fw_common::maps::classes::PREFILTER_WORDS;
 use fw_common::maps::{
-    ClassKeyV4, ClassKeyV6, Counter, FragmentKey, FragmentValue, LogKey, Port, Settings, capacity,
-    counter, name,
+    ClassKeyV4, ClassKeyV6, Counter, FragmentKey, FragmentValue, LogKey, Port, PortKey, Settings,
+    capacity, counter, name,
 };
 use fw_common::wire::Address;
 use rustix::fs::{StatFs, statfs};
@@ -355,6 +355,7 @@ fn layout(map: &str) -> Option<(u32, u32, u32)> {
         name::CLASSES_V6 => bytes::<Key<ClassKeyV6>, u32>(capacity::CLASSES),
         name::FLOWS => bytes::<FlowKey, Flow>(capacity::FLOWS),
         name::HALF_OPEN => bytes::<FlowKey, Flow>(capacity::HALF_OPEN),
+        name::FLOW_USAGE => bytes::<PortKey, u64>(capacity::FLOW_USAGE),
         name::FRAGMENTS => bytes::<FragmentKey, FragmentValue>(capacity::FRAGMENTS),
         name::LOG_LIMITS => bytes::<LogKey, Bucket>(capacity::LOG_LIMITS),
         name::LOCALS => bytes::<Address, u32>(capacity::LOCALS),

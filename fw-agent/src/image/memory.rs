@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use fw_common::flow::{Flow, FlowKey, FlowRef};
-use fw_common::maps::{FragmentKey, FragmentValue, Port, Settings, port_flag};
+use fw_common::maps::{FragmentKey, FragmentValue, Port, PortKey, Settings, port_flag};
 use fw_common::tables::{Step, Tables};
 use fw_common::wire::{Address, IpVersion};
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -268,11 +268,15 @@ impl Tables for &Memory {
     }
 
     fn establish(&self, key: &FlowKey, flow: &Flow) -> bool {
-        let is_full = {
+        let port = PortKey::of_flow(key);
+        let has_room = {
             let flows = self.flows.borrow();
-            self.room.is_some_and(|room| flows.len() >= room) && !flows.contains_key(key)
+            let mine = flows.keys().filter(|key| PortKey::of_flow(key) == port);
+            let within_quota = mine.count() < self.settings.flow_quota as usize;
+            let is_full = self.room.is_some_and(|room| flows.len() >= room);
+            flows.contains_key(key) || (within_quota && !is_full)
         };
-        if is_full {
+        if !has_room {
             self.refused.set(self.refused.get() + 1);
             return false;
         }

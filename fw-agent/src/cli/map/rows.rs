@@ -9,7 +9,7 @@ use fw_common::flow::{Flow, FlowKey};
 use fw_common::limit::Bucket;
 use fw_common::maps::classes::BLACKLISTED;
 use fw_common::maps::{
-    ClassKeyV4, ClassKeyV6, Counter, FragmentKey, FragmentValue, LogKey, Port, RuleWord,
+    ClassKeyV4, ClassKeyV6, Counter, FragmentKey, FragmentValue, LogKey, Port, PortKey, RuleWord,
     SPACE_BITS, Settings, counter, name, policy, port_flag,
 };
 use fw_common::verdict::{Direction, Reason};
@@ -79,6 +79,7 @@ pub(super) fn of(pins: &Pins, map: &str) -> Result<Rows> {
         name::CLASSES_V4 | name::CLASSES_V6 => classes(pins, map == name::CLASSES_V6),
         name::FLOWS => flows(pins, name::FLOWS),
         name::HALF_OPEN => flows(pins, name::HALF_OPEN),
+        name::FLOW_USAGE => flow_usage(pins),
         name::FRAGMENTS => fragments(pins),
         name::COUNTERS => counters(pins),
         name::REJECTS => rejects(pins),
@@ -238,6 +239,20 @@ fn flows(pins: &Pins, map: &'static str) -> Result<Rows> {
     Ok(Rows::new(header, cells))
 }
 
+fn flow_usage(pins: &Pins) -> Result<Rows> {
+    let map = pins.hash::<PortKey, u64>(name::FLOW_USAGE)?;
+    let mut rows: Vec<(PortKey, u64)> = map.iter().collect::<Result<_, MapError>>()?;
+    rows.sort();
+    let cells = rows.into_iter().map(|(port, flows)| {
+        vec![
+            json!(port.vmid),
+            json!(format!("net{}", port.net)),
+            json!(flows),
+        ]
+    });
+    Ok(Rows::new(&["guest", "nic", "flows"], cells.collect()))
+}
+
 fn fragments(pins: &Pins) -> Result<Rows> {
     let mut cells = Vec::new();
     for entry in pins
@@ -285,6 +300,7 @@ fn counters(pins: &Pins) -> Result<Rows> {
             (counter::FLOWS_REFUSED, _) => "flows-refused",
             (counter::REJECTS_LIMITED, _) => "rejects-limited",
             (counter::LOGS_LIMITED, _) => "logs-limited",
+            (counter::FLOWS_OVER_QUOTA, _) => "flows-over-quota",
             (_, Some(reason)) => reason.name(),
             (_, None) => "unknown",
         };
@@ -329,6 +345,7 @@ fn settings(pins: &Pins) -> Result<Rows> {
         vec![json!("log_burst"), json!(settings.log_burst)],
         vec![json!("big_space"), json!(settings.space)],
         vec![json!("prefilters"), json!(settings.prefilter)],
+        vec![json!("flow_quota"), json!(settings.flow_quota)],
     ];
     Ok(Rows::new(&["setting", "value"], cells))
 }

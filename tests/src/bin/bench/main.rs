@@ -1,9 +1,12 @@
 //! `cargo xtask bench`: what the agent costs, measured in one run on one machine.
 //!
-//! So far one table: a set of N prefixes from its file to the map image, stage by stage, with the memory that the process needed at its
-//! peak. Each size runs in a process of its own. Prints the table and writes `target/bench/sets.json`.
+//! 1. A set of N prefixes from its file to the map image, stage by stage, with the memory that the process needed at its peak. Each size runs
+//!    in a process of its own. 2. A pass of the sweep over a full flow table.
+//!
+//! Prints a table for each and writes it as JSON below `target/bench`.
 
 mod sets;
+mod sweep;
 
 use std::path::PathBuf;
 
@@ -27,6 +30,8 @@ enum Part {
         /// Prefixes.
         entries: usize,
     },
+    /// Only what the sweep of the flow tables costs.
+    Sweep,
 }
 
 fn main() -> Result<()> {
@@ -36,6 +41,10 @@ fn main() -> Result<()> {
             println!("{}", serde_json::to_string(&sets::measure(entries)?)?);
             Ok(())
         }
-        None => sets::run(&arguments.out),
+        Some(Part::Sweep) => sweep::run(&arguments.out),
+        None => {
+            sets::run(&arguments.out)?;
+            sweep::run(&arguments.out)
+        }
     }
 }
