@@ -147,6 +147,8 @@ pub mod port_flag {
     pub const MACFILTER: u16 = 1 << 0;
     /// DHCP requests from the guest are exempt from the IP checks.
     pub const DHCP: u16 = 1 << 1;
+    /// Flows that were accepted under another epoch are judged again.
+    pub const REEVALUATE: u16 = 1 << 15;
 }
 
 /// Key of the LPM tries for IPv4: the class space and the address, both in network order. Prefix lengths count the space's 32 bits.
