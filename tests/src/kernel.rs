@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::Pod;
-use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
+use aya::maps::{HashMap, MapData, MapError, PerCpuArray, RingBuf};
 use fw_agent::datapath::pins::Pins;
 use fw_agent::datapath::plan::plan;
 use fw_agent::datapath::{Action, AttachMode, Hook, Kernel, State};
@@ -27,9 +27,22 @@ use fw_common::event::{EVENT_BYTES, Event};
 use fw_common::flow::{Flow, FlowKey};
 use fw_common::maps::{Counter, FragmentKey, FragmentValue, Port, counter, name};
 use fw_common::verdict::{Direction, REASONS, Reason, Verdict};
+use fw_common::wire::Address;
 
 /// Number of the next pin directory of this process.
 static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// A flow of no port.
+const NOBODYS: FlowKey = FlowKey {
+    vmid: u32::MAX,
+    net: 0,
+    protocol: 0,
+    version: 0,
+    local: Address([0; 4]),
+    remote: Address([0; 4]),
+    local_port: 0,
+    remote_port: 0,
+};
 
 /// The loopback device.
 const LOOPBACK: u32 = 1;
@@ -96,6 +109,8 @@ pub struct Run {
     pub rule: Option<(Verdict, u32)>,
     /// Whether an answer was due but there had been too many.
     pub limited: bool,
+    /// Whether a flow found no room.
+    pub refused: bool,
     /// The frame afterwards: with [`REDIRECT`] the answer.
     pub frame: Vec<u8>,
 }
@@ -122,6 +137,7 @@ pub struct TestKernel {
     indices: BTreeMap<PortId, u32>,
     /// The value that stands for the loopback device now.
     current: Option<Port>,
+    reevaluate: bool,
     counters: PerCpuArray<MapData, Counter>,
     /// The counters as last read.
     counted: Vec<u64>,
@@ -143,6 +159,7 @@ impl TestKernel {
             state: State::default(),
             indices: BTreeMap::new(),
             current: None,
+            reevaluate: false,
             counters,
             counted: Vec::new(),
             events,
@@ -162,7 +179,10 @@ impl TestKernel {
                 rule.log.get_or_insert(7);
             }
         }
-        let image = MapImage::build(&node);
+        let mut image = MapImage::build(&node);
+        if self.reevaluate {
+            image.reevaluate();
+        }
         let ports = image.ports.iter().zip(FIRST_INDEX..);
         let devices = ports
             .clone()
@@ -175,6 +195,42 @@ impl TestKernel {
             apply_to_maps(&mut self.kernel, action)?;
         }
         Ok(image)
+    }
+
+    /// Has the ports that are loaded from now on judge flows of an older epoch again.
+    pub fn reevaluate(&mut self) {
+        self.reevaluate = true;
+    }
+
+    /// Fills the table of established flows with flows of no port; says how many there was room for.
+    pub fn fill_flows(&self) -> Result<usize> {
+        let mut flows: Table<FlowKey, Flow> = self.directory.pins().hash(name::FLOWS)?;
+        let mut key = NOBODYS;
+        let mut filled = 0;
+        loop {
+            key.local.0[3] = filled as u32;
+            match flows.insert(key, Flow::default(), 0) {
+                Ok(()) => filled += 1,
+                Err(MapError::SyscallError(error))
+                    if error.io_error.raw_os_error() == Some(libc::E2BIG) =>
+                {
+                    return Ok(filled);
+                }
+                Err(error) => return Err(error).context("filling a table"),
+            }
+        }
+    }
+
+    /// The flows of ports that both ends have taken part in, and those that only one has.
+    pub fn flows(&self) -> Result<[Vec<Flow>; 2]> {
+        let read = |table| {
+            let table: Table<FlowKey, Flow> = self.directory.pins().hash(table)?;
+            let rows: Result<Vec<_>, _> = table.iter().collect();
+            let rows = rows.context("reading a table")?;
+            let of_ports = rows.into_iter().filter(|(key, _)| key.vmid != NOBODYS.vmid);
+            anyhow::Ok(of_ports.map(|(_, flow)| flow).collect())
+        };
+        Ok([read(name::FLOWS)?, read(name::HALF_OPEN)?])
     }
 
     /// Runs the program of a direction on a frame of a port.
@@ -197,19 +253,24 @@ impl TestKernel {
         let mut answer = vec![0; LONGEST];
         let result = self.kernel.test_run(hook, LOOPBACK, frame, &mut answer)?;
         answer.truncate(result.data_size_out as usize);
-        let (reason, limited) = self.settle()?;
+        let Settled {
+            reason,
+            limited,
+            refused,
+        } = self.settle()?;
         let rule = self.take_event(reason)?;
         Ok(Run {
             action: result.return_value.cast_signed(),
             reason,
             rule,
             limited,
+            refused,
             frame: answer,
         })
     }
 
-    /// The ledger: which reason one packet was counted under since the last call, and whether an answer was held back.
-    fn settle(&mut self) -> Result<(Reason, bool)> {
+    /// The ledger: which reason one packet was counted under since the last call, and what else was.
+    fn settle(&mut self) -> Result<Settled> {
         let now = self.read_counters()?;
         let moved: Vec<(usize, u64)> = now
             .iter()
@@ -219,15 +280,24 @@ impl TestKernel {
             .filter(|(_, by)| *by > 0)
             .collect();
         self.counted = now;
-        let limited = counter::REJECTS_LIMITED as usize;
-        let (entry, held_back) = match moved[..] {
-            [(entry, 1)] => (entry, false),
-            [(entry, 1), (other, 1)] if other == limited => (entry, true),
+        let (entry, also) = match moved[..] {
+            [(entry, 1)] => (entry, None),
+            [(entry, 1), (other, 1)] => (entry, Some(other as u32)),
             _ => bail!("one frame moved these counters: {moved:?}"),
+        };
+        let (limited, refused) = match also {
+            None => (false, false),
+            Some(counter::REJECTS_LIMITED) => (true, false),
+            Some(counter::FLOWS_REFUSED) => (false, true),
+            Some(_) => bail!("one frame moved these counters: {moved:?}"),
         };
         ensure!(entry < REASONS, "one frame moved counter {entry} alone");
         let reason = Reason::from_u8(entry as u8).context("a counter without a reason")?;
-        Ok((reason, held_back))
+        Ok(Settled {
+            reason,
+            limited,
+            refused,
+        })
     }
 
     fn read_counters(&self) -> Result<Vec<u64>> {
@@ -273,12 +343,20 @@ impl TestKernel {
         for table in [name::FLOWS, name::HALF_OPEN] {
             change::<FlowKey, Flow>(&mut pins.hash(table)?, |flow| {
                 flow.seen = flow.seen.saturating_sub(nanoseconds);
+                flow.created = flow.created.saturating_sub(nanoseconds);
             })?;
         }
         change::<FragmentKey, FragmentValue>(&mut pins.hash(name::FRAGMENTS)?, |first| {
             first.seen = first.seen.saturating_sub(nanoseconds);
         })
     }
+}
+
+/// What the counters say of one packet.
+struct Settled {
+    reason: Reason,
+    limited: bool,
+    refused: bool,
 }
 
 /// A pinned hash table.
