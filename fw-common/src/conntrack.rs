@@ -399,3 +399,6 @@ fn is_icmp_without_flow(headers: &Headers) -> bool {
     };
     headers.protocol == own_icmp && echo(headers).is_none()
 }
+
+#[cfg(test)]
+mod tests;

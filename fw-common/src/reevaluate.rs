@@ -116,7 +116,10 @@ mod tests {
             (protocol::ICMPV6, 140, 139),
         ] {
             assert_eq!(opening(&headers(number, answer, 0), true).sport, question);
-            assert_eq!(opening(&headers(number, question, 0), false).sport, question);
+            assert_eq!(
+                opening(&headers(number, question, 0), false).sport,
+                question
+            );
         }
     }
 }

@@ -195,12 +195,20 @@ fn a_full_table_keeps_its_flows_and_new_ones_stay_half_open() {
     // Nothing that no rule accepted comes in because there is no room.
     let mut stray = talk(3000);
     stray.v6 = true;
-    both.expect(Direction::In, &stray.frame(Direction::In, ACK), Reason::Rule);
+    both.expect(
+        Direction::In,
+        &stray.frame(Direction::In, ACK),
+        Reason::Rule,
+    );
     let closed = Talk {
         protocol: UDP,
         ..stray
     };
-    both.expect(Direction::In, &closed.frame(Direction::In, 0), Reason::Policy);
+    both.expect(
+        Direction::In,
+        &closed.frame(Direction::In, 0),
+        Reason::Policy,
+    );
 }
 
 /// Flows of each kind, and the flags of a later packet of TCP.

@@ -126,11 +126,9 @@ pub const fn next(side: Side, kind: Kind, state: State) -> Next {
             State::SynSent | State::SynSent2 => Next::Invalid,
             State::SynRecv | State::Established => Next::State(State::FinWait),
             State::FinWait | State::CloseWait | State::LastAck => Next::State(State::LastAck),
-            State::TimeWait
-            | State::Close
-            | State::Asked
-            | State::Answered
-            | State::Stream => Next::State(state),
+            State::TimeWait | State::Close | State::Asked | State::Answered | State::Stream => {
+                Next::State(state)
+            }
         },
         Kind::Syn => match (side, state) {
             (_, State::TimeWait) | (Side::Original, State::Close) => Next::Reopen,
@@ -176,74 +174,4 @@ pub const fn is_scan(flags: u8, sport: u16) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_connection_from_syn_to_time_wait() {
-        let mut state = first(Kind::Syn).unwrap();
-        for (side, flags, expected) in [
-            (Side::Original, SYN, State::SynSent),
-            (Side::Reply, SYN | ACK, State::SynRecv),
-            (Side::Original, ACK, State::Established),
-            (Side::Reply, ACK | PSH, State::Established),
-            (Side::Original, FIN | ACK, State::FinWait),
-            (Side::Reply, ACK, State::CloseWait),
-            (Side::Reply, FIN | ACK, State::LastAck),
-            (Side::Original, ACK, State::TimeWait),
-        ] {
-            match next(side, kind(flags), state) {
-                Next::State(new) => state = new,
-                other @ (Next::Ignore | Next::Reset | Next::Reopen | Next::Invalid) => {
-                    panic!("{flags:#x}: {other:?}")
-                }
-            }
-            assert_eq!(state, expected, "{side:?} {flags:#x}");
-        }
-        assert_eq!(next(Side::Original, Kind::Syn, state), Next::Reopen);
-    }
-
-    #[test]
-    fn what_cannot_begin_a_flow() {
-        for flags in [SYN | ACK, FIN | ACK, RST, RST | ACK, 0, URG, PSH] {
-            assert_eq!(first(kind(flags)), None, "{flags:#x}");
-        }
-        assert_eq!(first(kind(SYN)), Some(State::SynSent));
-        assert_eq!(first(kind(ACK | PSH)), Some(State::Established));
-    }
-
-    #[test]
-    fn implausible_flags() {
-        for flags in [0, URG, FIN, SYN | FIN, SYN | RST, FIN | PSH | URG, 63] {
-            assert!(!plausible(flags), "{flags:#x}");
-        }
-        for flags in [
-            SYN,
-            SYN | PSH,
-            SYN | ACK,
-            ACK,
-            ACK | PSH | URG,
-            FIN | ACK,
-            RST,
-            0xc2,
-        ] {
-            assert!(plausible(flags), "{flags:#x}");
-        }
-    }
-
-    #[test]
-    fn scans() {
-        for (flags, sport, expected) in [
-            (FIN | PSH | URG, 5, true),
-            (0, 5, true),
-            (SYN | RST | ACK, 5, true),
-            (SYN | FIN, 5, true),
-            (SYN, 0, true),
-            (SYN, 5, false),
-            (SYN | ACK, 0, false),
-            (ACK, 0, false),
-        ] {
-            assert_eq!(is_scan(flags, sport), expected, "{flags:#x} {sport}");
-        }
-    }
-}
+mod tests;

@@ -5,5 +5,6 @@
 
 mod bed;
 mod changes;
+mod errors;
 mod reports;
 mod verdicts;
