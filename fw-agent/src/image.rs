@@ -131,6 +131,13 @@ impl MapImage {
         image
     }
 
+    /// Has flows that were accepted under other rules judged again, on every port.
+    pub fn reevaluate(&mut self) {
+        for port in self.ports.values_mut() {
+            port.flags |= port_flag::REEVALUATE;
+        }
+    }
+
     /// Builds the policies of all interfaces of the host; none if one of them fails.
     fn host(
         &mut self,

@@ -55,6 +55,8 @@ pub struct Options {
     pub run_directory: PathBuf,
     /// The firewall's log.
     pub log_file: PathBuf,
+    /// Whether flows that were accepted under other rules are judged again.
+    pub reevaluate: bool,
 }
 
 /// Changes of files that come within this time of each other are carried out together …
@@ -220,7 +222,10 @@ impl Agent {
                     self.read_error = None;
                     let other = sources != self.sources || retry || self.is_due();
                     if self.compiled.is_none() || other {
-                        let compiled = compile(&sources, &self.facts, unix_time());
+                        let mut compiled = compile(&sources, &self.facts, unix_time());
+                        if self.options.reevaluate {
+                            compiled.image.reevaluate();
+                        }
                         self.report(&compiled);
                         self.sources = sources;
                         self.compiled = Some(compiled);

@@ -4,7 +4,8 @@
 //! Nothing is written here but the time and state of a flow that goes on.
 //!
 //! States and classes follow netfilter: loose pickup of TCP in mid-stream, neighbour and multicast-listener discovery untracked, a packet
-//! NEW until an answer was seen. ICMP errors are looked at before ([`related`]): here one is INVALID. Absent so far: TCP windows.
+//! NEW until an answer was seen. ICMP errors are looked at before ([`related`]): here one is INVALID. TCP windows are not checked
+//! (see [`tcp`]).
 //! Different from netfilter: a reset that answers the first SYN does not end the flow before the last hop saw it
 //! (`refused_connection_is_established`).
 
@@ -16,7 +17,8 @@ pub use related::{is_error, related};
 use crate::flow::{FlowRef, Side, echo};
 use crate::maps::Settings;
 use crate::verdict::Direction;
-use crate::wire::{Headers, IpVersion, protocol};
+use crate::wire::tcp_flag::ACK;
+use crate::wire::{Fragment, Headers, IpVersion, protocol};
 
 /// Connection-tracking state of a packet, in netfilter's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +48,9 @@ impl CtState {
         }
     }
 
-    const fn from_u8(number: u8) -> Self {
+    /// The state of a number; unknown ones are INVALID.
+    #[inline(always)]
+    pub const fn from_u8(number: u8) -> Self {
         match number {
             0 => Self::New,
             1 => Self::Established,
@@ -83,16 +87,24 @@ pub enum State {
     Close = 9,
     /// Both ends sent a SYN.
     SynSent2 = 10,
+    /// UDP: both ends were heard, and one again when the flow was no longer young.
+    Stream = 11,
 }
 
 /// Bit of [`crate::flow::Flow::state`]: an answer was seen.
 pub const ANSWERED: u32 = 1 << 31;
 
+/// Bit of [`crate::flow::Flow::state`]: the last segment was a reset that its receiver may have refused.
+pub const RESET: u32 = 1 << 30;
+
+/// Bits of [`crate::flow::Flow::state`] that hold the [`State`].
+const STATE: u32 = 0xff;
+
 impl State {
     /// The state of a stored number; unknown ones are closed.
     #[inline(always)]
     pub const fn from_u32(number: u32) -> Self {
-        match number & !ANSWERED {
+        match number & STATE {
             0 => Self::Asked,
             1 => Self::Answered,
             2 => Self::SynSent,
@@ -103,6 +115,7 @@ impl State {
             7 => Self::LastAck,
             8 => Self::TimeWait,
             10 => Self::SynSent2,
+            11 => Self::Stream,
             _ => Self::Close,
         }
     }
@@ -121,6 +134,7 @@ impl State {
             Self::TimeWait => "TIME_WAIT",
             Self::Close => "CLOSE",
             Self::SynSent2 => "SYN_SENT2",
+            Self::Stream => "STREAM",
         }
     }
 }
@@ -128,11 +142,12 @@ impl State {
 /// Seconds after which an idle flow is forgotten (netfilter's defaults).
 #[inline(always)]
 pub fn timeout(state: u32, number: u8, settings: &Settings) -> u32 {
+    let is_short = number == protocol::UDP || is_icmp(number);
     match State::from_u32(state) {
-        State::Asked if number == protocol::UDP || is_icmp(number) => 30,
-        State::Answered if number == protocol::UDP => 120,
-        State::Answered if is_icmp(number) => 30,
+        State::Asked | State::Answered if is_short => 30,
         State::Asked | State::Answered => 600,
+        State::Stream => 120,
+        _ if state & RESET != 0 => 10,
         State::SynSent | State::SynSent2 | State::FinWait | State::TimeWait => 120,
         State::SynRecv => settings.tcp_syn_recv,
         State::Established if state & ANSWERED == 0 => 300,
@@ -150,6 +165,9 @@ fn is_icmp(number: u8) -> bool {
 /// Nanoseconds in a second.
 pub const SECOND: u64 = 1_000_000_000;
 
+/// Age of a UDP flow from which on a packet makes it a stream: questions with one answer are over by then.
+const STREAM_AGE: u64 = 2 * SECOND;
+
 /// What a packet is, and what to do about its flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tracked {
@@ -157,6 +175,9 @@ pub struct Tracked {
     pub state: CtState,
     /// What becomes of the flow table.
     pub commit: Commit,
+    /// With [`Commit::Renew`] the direction in which the flow began; else In. (Not a part of it: payloads of several types would be
+    /// uninitialised registers to the kernel's verifier.)
+    pub origin: Direction,
 }
 
 /// Change of the flow table that a packet causes.
@@ -170,6 +191,8 @@ pub enum Commit {
     Restart(State),
     /// Both ends have now taken part: the flow belongs to the established ones.
     Establish,
+    /// The flow was accepted under another epoch: if its opening is accepted again, it is of the port's.
+    Renew,
 }
 
 impl Tracked {
@@ -181,8 +204,9 @@ impl Tracked {
             Commit::Begin(state) => (1, state as u32),
             Commit::Restart(state) => (2, state as u32),
             Commit::Establish => (3, 0),
+            Commit::Renew => (4, 0),
         };
-        self.state as u32 | kind << 8 | state << 16
+        self.state as u32 | kind << 8 | state << 16 | (self.origin as u32) << 24
     }
 
     /// From [`Tracked::to_bits`].
@@ -195,17 +219,26 @@ impl Tracked {
                 1 => Commit::Begin(state),
                 2 => Commit::Restart(state),
                 3 => Commit::Establish,
+                4 => Commit::Renew,
                 _ => Commit::Nothing,
             },
+            origin: Direction::from_u8((bits >> 24) as u8),
         }
     }
 }
 
 impl Tracked {
-    const fn plain(state: CtState) -> Self {
+    /// A packet in this state that changes no flow.
+    #[inline(always)]
+    pub const fn plain(state: CtState) -> Self {
+        Self::new(state, Commit::Nothing)
+    }
+
+    const fn new(state: CtState, commit: Commit) -> Self {
         Self {
             state,
-            commit: Commit::Nothing,
+            commit,
+            origin: Direction::In,
         }
     }
 }
@@ -240,10 +273,25 @@ pub fn track(
         Side::Reply
     };
     let old = flow.state();
+    let answered = match side {
+        Side::Reply => ANSWERED,
+        Side::Original => old & ANSWERED,
+    };
+    let state = State::from_u32(old);
     let next = if is_tcp {
-        match tcp::next(side, tcp::kind(headers.tcp_flags), State::from_u32(old)) {
-            tcp::Next::State(state) => state,
-            tcp::Next::Keep => State::from_u32(old),
+        match segment(headers, side, old, flow) {
+            tcp::Next::State(next) => {
+                flow.touch(now, next as u32 | answered);
+                next
+            }
+            tcp::Next::Reset => {
+                flow.touch(now, state as u32 | answered | RESET);
+                state
+            }
+            tcp::Next::Ignore => {
+                flow.set_state(old | answered);
+                state
+            }
             tcp::Next::Reopen => return begin(headers, established),
             tcp::Next::Invalid => return Tracked::plain(CtState::Invalid),
         }
@@ -251,16 +299,17 @@ pub fn track(
         if side == Side::Original && is_echo_reply(headers) {
             return Tracked::plain(CtState::Invalid);
         }
-        match (side, State::from_u32(old)) {
+        let is_stream = old & ANSWERED != 0
+            && headers.protocol == protocol::UDP
+            && now.saturating_sub(flow.created()) > STREAM_AGE;
+        let next = match (side, state) {
+            _ if is_stream => State::Stream,
             (Side::Reply, _) => State::Answered,
             (Side::Original, state) => state,
-        }
+        };
+        flow.touch(now, next as u32 | answered);
+        next
     };
-    let answered = match side {
-        Side::Reply => ANSWERED,
-        Side::Original => old & ANSWERED,
-    };
-    flow.touch(now, next as u32 | answered);
     if answered == 0 {
         return Tracked::plain(CtState::New);
     }
@@ -268,14 +317,37 @@ pub fn track(
         next,
         State::SynSent | State::SynRecv | State::SynSent2 | State::Close
     );
-    Tracked {
-        state: CtState::Established,
-        commit: if established || stays_half_open {
-            Commit::Nothing
-        } else {
-            Commit::Establish
-        },
+    let commit = match established || stays_half_open {
+        true => Commit::Nothing,
+        false => Commit::Establish,
+    };
+    Tracked::new(CtState::Established, commit)
+}
+
+/// What a segment does to its flow; notes what it acknowledges. A later fragment has no header of its own to look at.
+#[inline(always)]
+fn segment(headers: &Headers, side: Side, old: u32, flow: FlowRef<'_>) -> tcp::Next {
+    if headers.fragment == Fragment::Later {
+        return tcp::Next::Ignore;
     }
+    let state = State::from_u32(old);
+    let kind = tcp::kind(headers.tcp_flags);
+    if kind == tcp::Kind::Rst {
+        let acknowledged = flow.acknowledged(side.other());
+        return tcp::reset(state, old & ANSWERED != 0, headers.sequence, acknowledged);
+    }
+    let next = tcp::next(side, kind, state);
+    match next {
+        // Let through because the ends may know better: if they do, they agree on new numbers.
+        tcp::Next::Ignore if kind == tcp::Kind::Syn => flow.forget_acknowledged(),
+        tcp::Next::State(_) | tcp::Next::Ignore => {
+            if headers.tcp_flags & ACK != 0 {
+                flow.acknowledge(side, headers.acknowledge);
+            }
+        }
+        tcp::Next::Reset | tcp::Next::Reopen | tcp::Next::Invalid => {}
+    }
+    next
 }
 
 /// Whether a flow of a protocol has been heard of recently enough.
@@ -297,14 +369,13 @@ fn begin(headers: &Headers, over: bool) -> Tracked {
     };
     match state {
         None => Tracked::plain(CtState::Invalid),
-        Some(state) => Tracked {
-            state: CtState::New,
-            commit: if over {
-                Commit::Restart(state)
-            } else {
-                Commit::Begin(state)
-            },
-        },
+        Some(state) => {
+            let commit = match over {
+                true => Commit::Restart(state),
+                false => Commit::Begin(state),
+            };
+            Tracked::new(CtState::New, commit)
+        }
     }
 }
 
@@ -328,3 +399,6 @@ fn is_icmp_without_flow(headers: &Headers) -> bool {
     };
     headers.protocol == own_icmp && echo(headers).is_none()
 }
+
+#[cfg(test)]
+mod tests;

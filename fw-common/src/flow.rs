@@ -114,6 +114,17 @@ pub enum Side {
     Reply,
 }
 
+impl Side {
+    /// The other one.
+    #[inline(always)]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Original => Self::Reply,
+            Self::Reply => Self::Original,
+        }
+    }
+}
+
 /// What is remembered of a flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -122,7 +133,7 @@ pub struct Flow {
     pub seen: u64,
     /// Nanoseconds at the first packet.
     pub created: u64,
-    /// [`crate::conntrack::State`] as a number, with [`crate::conntrack::ANSWERED`].
+    /// [`crate::conntrack::State`] as a number, with [`crate::conntrack::ANSWERED`] and [`crate::conntrack::RESET`].
     pub state: u32,
     /// The port's epoch under which the flow was accepted.
     pub epoch: u32,
@@ -134,7 +145,7 @@ pub struct Flow {
     pub reserved: [u8; 3],
     /// [`Port::guard_epoch`] under which the local address was checked; 0: not yet.
     pub guard_epoch: u32,
-    /// Highest acknowledgement number that each [`Side`] has sent (TCP).
+    /// Highest acknowledgement number that each [`Side`] has sent (TCP); 0: none that is known.
     pub acknowledged: [u32; 2],
     /// Zero.
     pub reserved_too: u32,
@@ -184,6 +195,69 @@ impl<'a> FlowRef<'a> {
         Direction::from_u8(unsafe { (*self.flow).origin })
     }
 
+    /// Time of the first packet.
+    #[inline(always)]
+    pub fn created(self) -> u64 {
+        // SAFETY: see `new`; the field never changes after insertion.
+        unsafe { (*self.flow).created }
+    }
+
+    /// The port's epoch under which the flow was accepted.
+    #[inline(always)]
+    pub fn epoch(self) -> u32 {
+        // SAFETY: see `new`.
+        unsafe { (&raw const (*self.flow).epoch).read_volatile() }
+    }
+
+    /// Notes that `rule` accepts the flow under another epoch.
+    #[inline(always)]
+    pub fn renew(self, epoch: u32, rule: u32) {
+        // SAFETY: see `new`.
+        unsafe {
+            (&raw mut (*self.flow).rule).write_volatile(rule);
+            (&raw mut (*self.flow).epoch).write_volatile(epoch);
+        }
+    }
+
+    /// Highest acknowledgement number that a side has sent; 0: none that is known.
+    #[inline(always)]
+    pub fn acknowledged(self, side: Side) -> u32 {
+        // SAFETY: see `new`.
+        unsafe { self.acknowledged_field(side).read_volatile() }
+    }
+
+    /// Notes an acknowledgement number that a side has sent; writes only if it is higher than the known one.
+    #[inline(always)]
+    pub fn acknowledge(self, side: Side, number: u32) {
+        let known = self.acknowledged(side);
+        if known == 0 || number.wrapping_sub(known).cast_signed() > 0 {
+            // SAFETY: see `new`.
+            unsafe { self.acknowledged_field(side).write_volatile(number) }
+        }
+    }
+
+    /// Forgets the acknowledgement numbers of both sides: new ones are being agreed on.
+    #[inline(always)]
+    pub fn forget_acknowledged(self) {
+        for side in [Side::Original, Side::Reply] {
+            if self.acknowledged(side) != 0 {
+                // SAFETY: see `new`.
+                unsafe { self.acknowledged_field(side).write_volatile(0) }
+            }
+        }
+    }
+
+    #[inline(always)]
+    const fn acknowledged_field(self, side: Side) -> *mut u32 {
+        // SAFETY: see `new`.
+        unsafe {
+            match side {
+                Side::Original => &raw mut (*self.flow).acknowledged[0],
+                Side::Reply => &raw mut (*self.flow).acknowledged[1],
+            }
+        }
+    }
+
     /// A copy of the whole record.
     #[inline(always)]
     pub fn copy(self) -> Flow {
@@ -200,6 +274,12 @@ impl<'a> FlowRef<'a> {
             // SAFETY: see `new`.
             unsafe { (&raw mut (*self.flow).seen).write_volatile(now) }
         }
+        self.set_state(state);
+    }
+
+    /// Notes the state that a packet leads to, but not that it was seen.
+    #[inline(always)]
+    pub fn set_state(self, state: u32) {
         if state != self.state() {
             // SAFETY: see `new`.
             unsafe { (&raw mut (*self.flow).state).write_volatile(state) }

@@ -16,6 +16,7 @@ pub mod host;
 pub mod limit;
 pub mod maps;
 pub mod pipeline;
+pub mod reevaluate;
 pub mod tables;
 pub mod verdict;
 pub mod wire;

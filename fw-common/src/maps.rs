@@ -166,6 +166,8 @@ pub mod port_flag {
     pub const HOST: u16 = 1 << 8;
     /// Frames of the device have no link header, but begin with the IP header.
     pub const NO_LINK: u16 = 1 << 9;
+    /// Flows that were accepted under another epoch are judged again.
+    pub const REEVALUATE: u16 = 1 << 15;
 }
 
 /// Classes of addresses: which sets hold an address, as a number.

@@ -1,15 +1,16 @@
 //! One packet at one port: the whole way from bytes to verdict.
 //!
 //! 1. Parse. 2. Guard: checks that hold for *every* packet, whatever flow it belongs to. At interfaces of the host, what is forwarded ends
-//! here. 3. Fragments get the ports of their first part. 4. Find the flow and track it; an established one ends here, and so does an error about
-//! a known one, unless the source was blacklisted meanwhile. 5. Classify against the port's policy. 6. Accepted: commit the flow.
+//! here. 3. Fragments get the ports of their first part. 4. Find the flow and track it; an established one ends here (if its rules are not too
+//! old: [`crate::reevaluate`]), and so does an error about a known one, unless the source was blacklisted meanwhile. 5. Classify against the
+//! port's policy. 6. Accepted: commit the flow.
 //!
 //! Invariant: whatever goes wrong on the way is a drop with a [`Reason`]; no early return accepts but for established flows, errors about known
 //! flows, frames that are not IP, and what the host forwards. Counting, logging and acting on the judgement are the caller's.
 
 use crate::classify::Values;
 use crate::conntrack::{Commit, CtState, Tracked, is_error, tcp, track};
-use crate::flow::{Flow, FlowKey};
+use crate::flow::{Flow, FlowKey, FlowRef};
 use crate::guard::guard;
 use crate::host::Passage;
 use crate::maps::{Port, policy, port_flag, traits};
@@ -69,23 +70,39 @@ fn try_judge<P: Packet, T: Tables>(
         CtState::Related => Some(Reason::Related),
         CtState::New | CtState::Invalid | CtState::Untracked => None,
     };
+    let is_cut = pass.is_some() && is_cut(tables, port, direction, headers);
+    let is_renewal = tracked.commit == Commit::Renew && !is_cut;
     if let Some(reason) = pass
-        && !is_cut(tables, port, direction, headers)
+        && !is_cut
+        && !is_renewal
     {
         return Ok(Judgement::accept(reason));
     }
 
-    let start = port.policy[direction as usize & 1];
+    let judged = if is_renewal {
+        tracked.origin
+    } else {
+        direction
+    };
+    let start = port.policy[judged as usize & 1];
     if start == 0 {
         return Err(Reason::NoPolicy);
     }
-    let values = values(tables, port, headers, state);
+    let mut values = Values::default();
+    if is_renewal {
+        tables.opening_values(port, headers, judged != direction, &mut values);
+    } else {
+        tables.packet_values(port, headers, state, &mut values);
+    }
     let judgement = tables
         .classify(start, &values)
         .ok_or(Reason::BadPolicy)?
         .judgement();
     if judgement.verdict == Verdict::Accept {
         tables.commit(port, direction, headers, tracked, judgement.rule);
+        if is_renewal {
+            return Ok(Judgement::accept(Reason::Established));
+        }
     }
     Ok(judgement)
 }
@@ -119,7 +136,17 @@ fn is_cut<T: Tables>(tables: T, port: &Port, direction: Direction, headers: &Hea
         && tables.is_blacklisted(port, headers)
 }
 
-/// Finds the packet's flow and tracks it. A flow that has become an established one is moved there.
+/// The flow under a key, in either table.
+#[inline(always)]
+pub(crate) fn find_flow<'t, T: Tables>(tables: &'t T, key: &FlowKey) -> Option<FlowRef<'t>> {
+    match tables.flow(key) {
+        Some(flow) => Some(flow),
+        None => tables.half_open(key),
+    }
+}
+
+/// Finds the packet's flow and tracks it. A flow that has become an established one is moved there. One of another epoch is to be judged
+/// again, if the port wants that.
 #[inline(always)]
 pub fn track_flow<T: Tables>(
     tables: T,
@@ -133,7 +160,7 @@ pub fn track_flow<T: Tables>(
         Some(flow) => Some(flow),
         None => tables.half_open(&key),
     };
-    let tracked = track(
+    let mut tracked = track(
         headers,
         direction,
         found,
@@ -143,6 +170,14 @@ pub fn track_flow<T: Tables>(
     );
     if let (Commit::Establish, Some(flow)) = (tracked.commit, found) {
         tables.establish(&key, &flow.copy());
+    }
+    if let Some(flow) = found
+        && tracked.state == CtState::Established
+        && port.flags & port_flag::REEVALUATE != 0
+        && flow.epoch() != port.epoch
+    {
+        tracked.commit = Commit::Renew;
+        tracked.origin = flow.origin();
     }
     tracked
 }
@@ -157,16 +192,23 @@ pub fn commit_flow<T: Tables>(
     tracked: Tracked,
     rule: u32,
 ) {
+    let key = FlowKey::of(headers, port, direction);
     let (state, over) = match tracked.commit {
         Commit::Begin(state) => (state, false),
         Commit::Restart(state) => (state, true),
+        Commit::Renew => {
+            if let Some(flow) = find_flow(&tables, &key) {
+                flow.renew(port.epoch, rule);
+            }
+            return;
+        }
         Commit::Nothing | Commit::Establish => return,
     };
-    let key = FlowKey::of(headers, port, direction);
     if over {
         tables.remove_flow(&key);
     }
     let now = tables.now();
+    let acknowledges = headers.protocol == protocol::TCP && headers.tcp_flags & ACK != 0;
     let flow = Flow {
         seen: now,
         created: now,
@@ -174,6 +216,7 @@ pub fn commit_flow<T: Tables>(
         epoch: port.epoch,
         rule,
         origin: direction as u8,
+        acknowledged: [if acknowledges { headers.acknowledge } else { 0 }, 0],
         ..Flow::default()
     };
     tables.insert_half_open(&key, &flow);
@@ -181,7 +224,12 @@ pub fn commit_flow<T: Tables>(
 
 /// The packet's value in every field of a policy.
 #[inline(always)]
-fn values<T: Tables>(tables: T, port: &Port, headers: &Headers, state: CtState) -> Values {
+pub fn packet_values<T: Tables>(
+    tables: T,
+    port: &Port,
+    headers: &Headers,
+    state: CtState,
+) -> Values {
     let (sport, dport) = match headers.has_ports {
         0 => (policy::NO_PORT, policy::NO_PORT),
         _ => (u32::from(headers.sport), u32::from(headers.dport)),

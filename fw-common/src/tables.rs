@@ -2,11 +2,12 @@
 
 use crate::address;
 use crate::classify::{Values, classify};
-use crate::conntrack::Tracked;
+use crate::conntrack::{CtState, Tracked};
 use crate::flow::{Flow, FlowKey, FlowRef};
 use crate::fragment::complete_fragment;
 use crate::maps::{FragmentKey, FragmentValue, Port, RuleWord, Settings};
-use crate::pipeline::{commit_flow, track_flow};
+use crate::pipeline::{commit_flow, packet_values, track_flow};
+use crate::reevaluate::opening_values;
 use crate::verdict::{Direction, Reason};
 use crate::wire::{Address, Headers, IpVersion};
 
@@ -56,6 +57,18 @@ pub trait Tables: Copy {
     #[inline(always)]
     fn track(&self, port: &Port, direction: Direction, headers: &Headers) -> Tracked {
         track_flow(*self, port, direction, headers)
+    }
+
+    /// The stage [`packet_values`].
+    #[inline(always)]
+    fn packet_values(&self, port: &Port, headers: &Headers, state: CtState, values: &mut Values) {
+        *values = packet_values(*self, port, headers, state);
+    }
+
+    /// The stage [`opening_values`].
+    #[inline(always)]
+    fn opening_values(&self, port: &Port, headers: &Headers, is_reply: bool, values: &mut Values) {
+        *values = opening_values(*self, port, headers, is_reply);
     }
 
     /// The stage [`complete_fragment`].

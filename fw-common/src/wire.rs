@@ -206,6 +206,10 @@ pub struct Headers {
     pub arp_mac: u64,
     /// Identification of the datagram a fragment belongs to.
     pub fragment_id: u32,
+    /// Sequence number of TCP; 0 in a later fragment.
+    pub sequence: u32,
+    /// Acknowledgement number of TCP, which counts if flag ACK is set; 0 in a later fragment.
+    pub acknowledge: u32,
     /// EtherType behind all VLAN tags.
     pub ethertype: u16,
     /// Source port; for ICMP and ICMPv6 the type.

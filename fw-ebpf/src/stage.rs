@@ -7,11 +7,12 @@
 use aya_ebpf::bindings::__sk_buff;
 use fw_common::address;
 use fw_common::classify::{self, Values};
-use fw_common::conntrack::{self, Commit, CtState, Tracked};
+use fw_common::conntrack::{self, CtState, Tracked};
 use fw_common::fragment;
 use fw_common::host::Passage;
 use fw_common::maps::Port;
 use fw_common::pipeline;
+use fw_common::reevaluate;
 use fw_common::verdict::{Direction, Reason};
 use fw_common::wire::{self, Headers};
 
@@ -93,11 +94,7 @@ pub extern "C" fn complete_fragment(
 /// [`pipeline::track_flow`].
 #[unsafe(no_mangle)]
 pub extern "C" fn track(port: *const Port, direction: u32, headers: *const Headers) -> u32 {
-    const CLOSED: u32 = Tracked {
-        state: CtState::Invalid,
-        commit: Commit::Nothing,
-    }
-    .to_bits();
+    const CLOSED: u32 = Tracked::plain(CtState::Invalid).to_bits();
     let port = argument!(port.as_ref or CLOSED);
     let headers = argument!(headers.as_ref or CLOSED);
     pipeline::track_flow(Maps, port, Direction::from_u8(direction as u8), headers).to_bits()
@@ -139,6 +136,36 @@ pub extern "C" fn is_blacklisted(port: *const Port, headers: *const Headers) -> 
     let headers = argument!(headers.as_ref or 1);
     let found = address::is_blacklisted(Maps, port, headers.version, &headers.source);
     u32::from(found)
+}
+
+/// [`pipeline::packet_values`]. Returns 0.
+#[unsafe(no_mangle)]
+pub extern "C" fn packet_values(
+    port: *const Port,
+    headers: *const Headers,
+    state: u32,
+    values: *mut Values,
+) -> u32 {
+    let port = argument!(port.as_ref or 0);
+    let headers = argument!(headers.as_ref or 0);
+    let values = argument!(values.as_mut or 0);
+    *values = pipeline::packet_values(Maps, port, headers, CtState::from_u8(state as u8));
+    0
+}
+
+/// [`reevaluate::opening_values`]. Returns 0.
+#[unsafe(no_mangle)]
+pub extern "C" fn opening_values(
+    port: *const Port,
+    headers: *const Headers,
+    is_reply: u32,
+    values: *mut Values,
+) -> u32 {
+    let port = argument!(port.as_ref or 0);
+    let headers = argument!(headers.as_ref or 0);
+    let values = argument!(values.as_mut or 0);
+    *values = reevaluate::opening_values(Maps, port, headers, is_reply != 0);
+    0
 }
 
 /// [`classify::classify`].

@@ -7,7 +7,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use fw_common::classify::Values;
-use fw_common::conntrack::Tracked;
+use fw_common::conntrack::{CtState, Tracked};
 use fw_common::flow::{Flow, FlowKey, FlowRef};
 use fw_common::maps::{
     ClassKeyV4, ClassKeyV6, Counter, FragmentKey, FragmentValue, Port, RuleWord, SPACE_BITS,
@@ -211,6 +211,16 @@ impl Tables for Maps {
     #[inline(always)]
     fn track(&self, port: &Port, direction: Direction, headers: &Headers) -> Tracked {
         Tracked::from_bits(stage::track(port, direction as u32, headers))
+    }
+
+    #[inline(always)]
+    fn packet_values(&self, port: &Port, headers: &Headers, state: CtState, values: &mut Values) {
+        stage::packet_values(port, headers, state as u32, values);
+    }
+
+    #[inline(always)]
+    fn opening_values(&self, port: &Port, headers: &Headers, is_reply: bool, values: &mut Values) {
+        stage::opening_values(port, headers, u32::from(is_reply), values);
     }
 
     #[inline(always)]

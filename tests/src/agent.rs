@@ -47,6 +47,8 @@ struct Places {
     root: PathBuf,
     pins: PathBuf,
     run: TempDir,
+    /// Further options of the agent.
+    options: Vec<String>,
 }
 
 impl Places {
@@ -65,18 +67,28 @@ impl Places {
 impl Agent {
     /// Starts it and waits until it has applied the tree.
     pub fn start(namespace: &Netns, tree: &ConfigTree) -> Result<Self> {
-        let agent = Self::spawn(namespace, tree)?;
+        Self::start_with(namespace, tree, &[])
+    }
+
+    /// Likewise with further options.
+    pub fn start_with(namespace: &Netns, tree: &ConfigTree, options: &[&str]) -> Result<Self> {
+        let agent = Self::spawn_with(namespace, tree, options)?;
         agent.wait_for(START, "its first record", |_| true)?;
         Ok(agent)
     }
 
     /// Starts it without waiting.
     pub fn spawn(namespace: &Netns, tree: &ConfigTree) -> Result<Self> {
+        Self::spawn_with(namespace, tree, &[])
+    }
+
+    fn spawn_with(namespace: &Netns, tree: &ConfigTree, options: &[&str]) -> Result<Self> {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let places = Places {
             root: tree.path().to_path_buf(),
             pins: PathBuf::from(format!("/sys/fs/bpf/tapwall-test-{}-{number}", id())),
             run: temporary_directory("run")?,
+            options: options.iter().map(|&option| option.to_owned()).collect(),
         };
         Self::launch(namespace.path(), places)
     }
@@ -89,6 +101,7 @@ impl Agent {
             root: self.places.root.clone(),
             pins: self.places.pins.clone(),
             run,
+            options: self.places.options.clone(),
         };
         let agent = Self::launch(namespace.path(), places)?;
         // The pins are the new agent's now.
@@ -103,6 +116,7 @@ impl Agent {
         command
             .arg("--log-file")
             .arg(places.run.path().join("pve-firewall.log"))
+            .args(&places.options)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());

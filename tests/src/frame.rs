@@ -165,6 +165,13 @@ impl Datagram {
         }
     }
 
+    /// Its bytes, without a frame around them.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.append_to(&mut bytes);
+        bytes
+    }
+
     fn append_to(&self, bytes: &mut Vec<u8>) {
         match (self.source, self.dest) {
             (IpAddr::V4(source), IpAddr::V4(dest)) => {

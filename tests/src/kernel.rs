@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::Pod;
-use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
+use aya::maps::{HashMap, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::TestRunResult;
 use fw_agent::datapath::pins::Pins;
 use fw_agent::datapath::plan::plan;
@@ -28,9 +28,22 @@ use fw_common::event::{EVENT_BYTES, Event};
 use fw_common::flow::{Flow, FlowKey};
 use fw_common::maps::{Counter, FragmentKey, FragmentValue, Port, counter, name};
 use fw_common::verdict::{Direction, REASONS, Reason, Verdict};
+use fw_common::wire::Address;
 
 /// Number of the next pin directory of this process.
 static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// A flow of no port.
+const NOBODYS: FlowKey = FlowKey {
+    vmid: u32::MAX,
+    net: 0,
+    protocol: 0,
+    version: 0,
+    local: Address([0; 4]),
+    remote: Address([0; 4]),
+    local_port: 0,
+    remote_port: 0,
+};
 
 /// The loopback device.
 const LOOPBACK: u32 = 1;
@@ -97,6 +110,8 @@ pub struct Run {
     pub rule: Option<(Verdict, u32)>,
     /// Whether an answer was due but there had been too many.
     pub limited: bool,
+    /// Whether a flow found no room.
+    pub refused: bool,
     /// The frame afterwards: with [`REDIRECT`] the answer.
     pub frame: Vec<u8>,
 }
@@ -125,6 +140,7 @@ pub struct TestKernel {
     indices: BTreeMap<PortId, u32>,
     /// The value that stands for the loopback device now.
     current: Option<Port>,
+    reevaluate: bool,
     counters: PerCpuArray<MapData, Counter>,
     /// The counters as last read.
     counted: Vec<u64>,
@@ -148,6 +164,7 @@ impl TestKernel {
             state: State::default(),
             indices: BTreeMap::new(),
             current: None,
+            reevaluate: false,
             counters,
             counted: Vec::new(),
             uncounted: false,
@@ -173,7 +190,10 @@ impl TestKernel {
 
     /// Replaces what is loaded by these policies as they are. Flows stay.
     pub fn load_as_is(&mut self, node: &NodePolicy) -> Result<MapImage> {
-        let image = MapImage::build(node);
+        let mut image = MapImage::build(node);
+        if self.reevaluate {
+            image.reevaluate();
+        }
         let ports = image.ports.iter().zip(FIRST_INDEX..);
         let devices = ports
             .clone()
@@ -188,6 +208,30 @@ impl TestKernel {
         Ok(image)
     }
 
+    /// Has the ports that are loaded from now on judge flows of an older epoch again.
+    pub fn reevaluate(&mut self) {
+        self.reevaluate = true;
+    }
+
+    /// Fills the table of established flows with flows of no port; says how many there was room for.
+    pub fn fill_flows(&self) -> Result<usize> {
+        let mut flows: Table<FlowKey, Flow> = self.directory.pins().hash(name::FLOWS)?;
+        let mut key = NOBODYS;
+        let mut filled = 0;
+        loop {
+            key.local.0[3] = filled as u32;
+            match flows.insert(key, Flow::default(), 0) {
+                Ok(()) => filled += 1,
+                Err(MapError::SyscallError(error))
+                    if error.io_error.raw_os_error() == Some(libc::E2BIG) =>
+                {
+                    return Ok(filled);
+                }
+                Err(error) => return Err(error).context("filling a table"),
+            }
+        }
+    }
+
     /// Runs the program of a direction on a frame of a port.
     pub fn run(&mut self, port: PortId, direction: Direction, frame: &[u8]) -> Result<Run> {
         while self.events.next().is_some() {}
@@ -197,13 +241,18 @@ impl TestKernel {
         let mut answer = vec![0; LONGEST];
         let result = self.test_run(port, direction, frame, &mut answer)?;
         answer.truncate(result.data_size_out as usize);
-        let (reason, limited) = self.settle()?;
+        let Settled {
+            reason,
+            limited,
+            refused,
+        } = self.settle()?;
         let rule = self.take_event(reason)?;
         Ok(Run {
             action: result.return_value.cast_signed(),
             reason,
             rule,
             limited,
+            refused,
             frame: answer,
         })
     }
@@ -240,8 +289,8 @@ impl TestKernel {
         Ok(self.kernel.test_run(hook, LOOPBACK, frame, answer)?)
     }
 
-    /// The ledger: which reason one packet was counted under since the last call, and whether an answer was held back.
-    fn settle(&mut self) -> Result<(Reason, bool)> {
+    /// The ledger: which reason one packet was counted under since the last call, and what else was.
+    fn settle(&mut self) -> Result<Settled> {
         let now = self.read_counters()?;
         let moved: Vec<(usize, u64)> = now
             .iter()
@@ -251,15 +300,24 @@ impl TestKernel {
             .filter(|(_, by)| *by > 0)
             .collect();
         self.counted = now;
-        let limited = counter::REJECTS_LIMITED as usize;
-        let (entry, held_back) = match moved[..] {
-            [(entry, 1)] => (entry, false),
-            [(entry, 1), (other, 1)] if other == limited => (entry, true),
+        let (entry, also) = match moved[..] {
+            [(entry, 1)] => (entry, None),
+            [(entry, 1), (other, 1)] => (entry, Some(other as u32)),
             _ => bail!("one frame moved these counters: {moved:?}"),
+        };
+        let (limited, refused) = match also {
+            None => (false, false),
+            Some(counter::REJECTS_LIMITED) => (true, false),
+            Some(counter::FLOWS_REFUSED) => (false, true),
+            Some(_) => bail!("one frame moved these counters: {moved:?}"),
         };
         ensure!(entry < REASONS, "one frame moved counter {entry} alone");
         let reason = Reason::from_u8(entry as u8).context("a counter without a reason")?;
-        Ok((reason, held_back))
+        Ok(Settled {
+            reason,
+            limited,
+            refused,
+        })
     }
 
     fn read_counters(&self) -> Result<Vec<u64>> {
@@ -299,13 +357,15 @@ impl TestKernel {
         clear::<FragmentKey, FragmentValue>(&mut pins.hash(name::FRAGMENTS)?)
     }
 
-    /// All flows: those that both ends have taken part in, and the half-open ones.
+    /// All flows of ports: those that both ends have taken part in, and the half-open ones.
     pub fn flows(&self) -> Result<[Vec<(FlowKey, Flow)>; 2]> {
         let pins = self.directory.pins();
         let read = |table| {
             let table: Table<FlowKey, Flow> = pins.hash(table)?;
-            let flows: Result<Vec<(FlowKey, Flow)>, _> = table.iter().collect();
-            flows.context("reading a table")
+            let rows: Result<Vec<(FlowKey, Flow)>, _> = table.iter().collect();
+            let rows = rows.context("reading a table")?;
+            let of_ports = rows.into_iter().filter(|(key, _)| key.vmid != NOBODYS.vmid);
+            anyhow::Ok(of_ports.collect())
         };
         Ok([read(name::FLOWS)?, read(name::HALF_OPEN)?])
     }
@@ -316,12 +376,20 @@ impl TestKernel {
         for table in [name::FLOWS, name::HALF_OPEN] {
             change::<FlowKey, Flow>(&mut pins.hash(table)?, |flow| {
                 flow.seen = flow.seen.saturating_sub(nanoseconds);
+                flow.created = flow.created.saturating_sub(nanoseconds);
             })?;
         }
         change::<FragmentKey, FragmentValue>(&mut pins.hash(name::FRAGMENTS)?, |first| {
             first.seen = first.seen.saturating_sub(nanoseconds);
         })
     }
+}
+
+/// What the counters say of one packet.
+struct Settled {
+    reason: Reason,
+    limited: bool,
+    refused: bool,
 }
 
 /// A pinned hash table.

@@ -30,6 +30,9 @@ struct Arguments {
     /// Log of packets that rules and policies log.
     #[arg(long, value_name = "FILE", default_value = "/var/log/pve-firewall.log")]
     log_file: PathBuf,
+    /// Judge flows again after a change of the rules, and cut those that are no longer allowed.
+    #[arg(long)]
+    reevaluate: bool,
 }
 
 fn main() -> ExitCode {
@@ -73,5 +76,6 @@ fn run(arguments: Arguments) -> Result<()> {
         pin_directory: arguments.pin_dir,
         run_directory: arguments.run_dir,
         log_file: arguments.log_file,
+        reevaluate: arguments.reevaluate,
     }))
 }

@@ -136,6 +136,22 @@ impl Memory {
         memory
     }
 
+    /// Replaces the contents by those of another image, as the agent does in the kernel: flows stay, and belong to an older epoch now.
+    pub fn replace(&mut self, image: &MapImage) {
+        let old = std::mem::replace(self, Self::new(image));
+        let epoch = old.ports.iter().map(|(_, port)| port.epoch).max();
+        for (_, port) in &mut self.ports {
+            port.epoch = epoch.unwrap_or(0).wrapping_add(1);
+        }
+        self.flows = old.flows;
+        self.half_open = old.half_open;
+        self.removed = old.removed;
+        self.fragments = old.fragments;
+        self.room = old.room;
+        self.refused = old.refused;
+        self.now = old.now;
+    }
+
     /// The host on an interface; none if its firewall is off.
     pub fn host_on(&self, interface: &str) -> Option<&Port> {
         let (interfaces, elsewhere) = self.host.as_ref()?;

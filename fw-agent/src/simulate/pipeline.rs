@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use fw_common::conntrack::{Commit, CtState, Tracked};
+use fw_common::conntrack::{CtState, Tracked};
 use fw_common::flow::{Flow, FlowKey, FlowRef};
 use fw_common::maps::{FragmentKey, FragmentValue, Port, Settings};
 use fw_common::pipeline::{judge, track_flow};
@@ -135,10 +135,7 @@ struct Forced<'m> {
 impl Tables for Forced<'_> {
     fn track(&self, port: &Port, direction: Direction, headers: &Headers) -> Tracked {
         match self.state {
-            Some(state) => Tracked {
-                state,
-                commit: Commit::Nothing,
-            },
+            Some(state) => Tracked::plain(state),
             None => track_flow(self.memory, port, direction, headers),
         }
     }

@@ -12,6 +12,7 @@
 use super::{is_alive, is_icmp_without_flow};
 use crate::flow::FlowKey;
 use crate::maps::Port;
+use crate::pipeline::find_flow;
 use crate::tables::Tables;
 use crate::verdict::Direction;
 use crate::wire::{Fragment, Headers, IpVersion, Packet, parse_quoted, protocol};
@@ -46,9 +47,6 @@ pub fn related<P: Packet, T: Tables>(
         return false;
     }
     let key = FlowKey::of(&quoted, port, direction.opposite());
-    let found = match tables.flow(&key) {
-        Some(flow) => Some(flow),
-        None => tables.half_open(&key),
-    };
-    found.is_some_and(|flow| is_alive(flow, quoted.protocol, &tables.settings(), tables.now()))
+    find_flow(&tables, &key)
+        .is_some_and(|flow| is_alive(flow, quoted.protocol, &tables.settings(), tables.now()))
 }

@@ -83,6 +83,8 @@ pub(super) fn parse<P: Packet>(
             return Err(Reason::Malformed);
         }
         headers.tcp_flags = (fourth >> 16) as u8;
+        headers.sequence = u32::from_be(words[1]);
+        headers.acknowledge = u32::from_be(words[2]);
         return Ok(());
     }
     let words: [u32; 2] = packet.load(offset).ok_or(Reason::Malformed)?;

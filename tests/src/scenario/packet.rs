@@ -14,6 +14,9 @@
 //! | field | meaning | unless said |
 //! |---|---|---|
 //! | `tcp_flags=SYN,ACK` | names of flags, or NONE | SYN |
+//! | `sequence=5 acknowledge=9` | of TCP | 1000, 1000 |
+//! | `quote=udp:[::1]:5>[::2]:6` | the packet that an ICMP error quotes, in place of data; `quote_x=` is its field `x` | none |
+//! | `quote_cut=28` | only so many of its bytes are quoted | all |
 //! | `icmp_type=8 icmp_code=0 id=7` | of ICMP and ICMPv6 | echo request, 0, 77 |
 //! | `data=100` | bytes behind the transport header | 0 |
 //! | `mac_source=` `mac_dest=` | Ethernet addresses | the places', a group's |
@@ -34,7 +37,7 @@ use anyhow::{Context, Error, Result, bail, ensure};
 use fw_agent::simulate::Endpoint;
 
 use self::fields::{
-    End, end, extensions, fields, flags, group_mac, has_ports, hex, number, protocol_number,
+    End, QUOTED, end, extensions, fields, flags, group_mac, has_ports, hex, number, protocol_number,
 };
 use crate::frame::{Body, Datagram, Frame, Part, Transport};
 
@@ -279,6 +282,35 @@ impl Sketch {
             .collect()
     }
 
+    /// The bytes that an ICMP error quotes.
+    fn quote(&self) -> Result<Option<Vec<u8>>> {
+        let Some(said) = self.field("quote") else {
+            return Ok(None);
+        };
+        let (protocol, ends) = said.split_once(':').context("quote=PROTOCOL:END>END")?;
+        let (source, dest) = ends.split_once('>').context("quote=PROTOCOL:END>END")?;
+        let protocol = protocol_number(protocol)?;
+        let (source, dest) = (end(source, protocol)?, end(dest, protocol)?);
+        let fields = self.fields.iter().filter_map(|(name, value)| {
+            let name = name.strip_prefix(QUOTED)?;
+            (name != "cut").then(|| (name.to_owned(), value.clone()))
+        });
+        let inner = Self {
+            from: self.to.clone(),
+            to: self.from.clone(),
+            what: What::Ip {
+                protocol,
+                source,
+                dest,
+            },
+            fields: fields.collect(),
+        };
+        let datagram = inner.datagram(protocol, source, dest)?;
+        let mut bytes = datagram.bytes();
+        bytes.truncate(self.number("quote_cut", bytes.len())?);
+        Ok(Some(bytes))
+    }
+
     fn datagram(&self, protocol: u8, source: End, dest: End) -> Result<Datagram> {
         let part = match self.field("fragment") {
             None => None,
@@ -288,14 +320,17 @@ impl Sketch {
                 more: said.ends_with('+'),
             }),
         };
-        let data = vec![0; self.number("data", 0)?];
+        let data = match self.quote()? {
+            Some(quote) => quote,
+            None => vec![0; self.number("data", 0)?],
+        };
         let transport = match protocol {
             _ if part.is_some_and(|part| part.offset > 0) => Transport::Bytes(vec![0; 64]),
             TCP => Transport::Tcp {
                 sport: source.port,
                 dport: dest.port,
-                sequence: 1000,
-                acknowledge: 2000,
+                sequence: self.number("sequence", 1000)?,
+                acknowledge: self.number("acknowledge", 1000)?,
                 flags: flags(self.field("tcp_flags").unwrap_or("SYN"))?,
                 data,
             },

@@ -1,9 +1,14 @@
 //! What changes while traffic flows: edited files, re-created devices, an agent that ends and comes back.
 
-use tapwall_tests::node::{TAP, VETH};
+use std::io::ErrorKind;
+use std::net::UdpSocket;
+use std::time::Duration;
+
+use tapwall_tests::agent::Agent;
+use tapwall_tests::node::{DemoNode, TAP, VETH};
 use tapwall_tests::probe::Answer::{Answered, Refused, Silent};
-use tapwall_tests::probe::{Session, TIMEOUT, TcpServer, connect};
-use tapwall_tests::tree::NODE;
+use tapwall_tests::probe::{Session, TIMEOUT, TcpServer, UdpServer, connect};
+use tapwall_tests::tree::{ConfigTree, NODE};
 
 use crate::bed::{Bed, firewall};
 
@@ -44,6 +49,53 @@ fn a_known_flow_survives_an_edit_that_closes_its_port() {
             connect(&outside.namespace, outside.v4(), to, timeout)
         });
         session.transfer(1 << 20).unwrap();
+    }
+}
+
+#[test]
+fn a_known_flow_is_cut_by_an_edit_if_flows_are_judged_again() {
+    let node = DemoNode::new().unwrap();
+    let tree = ConfigTree::with_demo_guests().unwrap();
+    let open = "IN ACCEPT -p udp -dport 514\n";
+    for (vmid, policy) in [(100, "DROP"), (101, "REJECT")] {
+        tree.write_firewall(vmid, &firewall(policy, open)).unwrap();
+    }
+    let agent = Agent::start_with(&node.host.namespace, &tree, &["--reevaluate"]).unwrap();
+    let bed = Bed { agent, tree, node };
+    let outside = &bed.node.outside;
+    for (vmid, policy, guest, cut) in [
+        (100, "DROP", &bed.node.vm, Silent),
+        (101, "REJECT", &bed.node.container, Refused),
+    ] {
+        let to = guest.v4_port(514);
+        let _server = UdpServer::start(&guest.namespace, to).unwrap();
+        let socket = outside.namespace.run(|| {
+            let socket = UdpSocket::bind((outside.v4(), 0))?;
+            socket.connect(to)?;
+            Ok(socket)
+        });
+        let socket = socket.unwrap();
+        let attempt = |timeout: Duration| {
+            let asked = socket
+                .set_read_timeout(Some(timeout))
+                .and_then(|()| socket.send(b"still there?"))
+                .and_then(|_| socket.recv(&mut [0; 100]));
+            match asked {
+                Ok(_) => Answered,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => Silent,
+                Err(error) if error.kind() == ErrorKind::ConnectionRefused => Refused,
+                Err(error) => panic!("{error}"),
+            }
+        };
+        bed.expect("open", attempt(TIMEOUT), &Answered);
+        for (rules, expect) in [("", &cut), (open, &Answered)] {
+            let text = firewall(policy, rules);
+            bed.agent
+                .after(|| bed.tree.write_firewall(vmid, &text))
+                .unwrap();
+            bed.becomes(expect, attempt);
+            bed.expect("again", attempt(Duration::from_millis(200)), expect);
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 mod bed;
 mod blacklist;
 mod changes;
+mod errors;
 mod reports;
 mod transfers;
 mod verdicts;

@@ -99,9 +99,16 @@ pub(super) fn end(said: &str, protocol: u8) -> Result<End> {
     Ok(End { address, port: 0 })
 }
 
+/// What the name of a field of the quoted packet begins with.
+pub(super) const QUOTED: &str = "quote_";
+
 /// Fields that there are.
-const KNOWN: [&str; 17] = [
+const KNOWN: [&str; 21] = [
     "tcp_flags",
+    "sequence",
+    "acknowledge",
+    "quote",
+    "quote_cut",
     "icmp_type",
     "icmp_code",
     "id",
@@ -125,7 +132,11 @@ pub(super) fn fields(words: &[&str]) -> Result<Vec<(String, String)>> {
         let (name, value) = word
             .split_once('=')
             .with_context(|| format!("{word} is no field"))?;
-        ensure!(KNOWN.contains(&name), "there is no field {name}");
+        let quoted = name.strip_prefix(QUOTED).filter(|name| {
+            KNOWN.contains(name) && !name.starts_with("quote") && !name.starts_with("mac")
+        });
+        let is_known = KNOWN.contains(&name) || quoted.is_some();
+        ensure!(is_known, "there is no field {name}");
         Ok((name.to_owned(), value.to_owned()))
     };
     words.iter().map(field).collect()
