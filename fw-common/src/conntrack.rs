@@ -40,7 +40,8 @@ impl CtState {
         }
     }
 
-    const fn from_u8(number: u8) -> Self {
+    /// The state of a stored number; unknown ones are invalid.
+    pub const fn from_u8(number: u8) -> Self {
         match number {
             0 => Self::New,
             1 => Self::Established,
@@ -150,6 +151,8 @@ pub struct Tracked {
     pub state: CtState,
     /// What becomes of the flow table.
     pub commit: Commit,
+    /// The flow's local address was not checked by the guard that the port has now.
+    pub unchecked: bool,
 }
 
 /// Change of the flow table that a packet causes.
@@ -175,13 +178,13 @@ impl Tracked {
             Commit::Restart(state) => (2, state as u32),
             Commit::Establish => (3, 0),
         };
-        self.state as u32 | kind << 8 | state << 16
+        self.state as u32 | kind << 8 | state << 16 | (self.unchecked as u32) << 31
     }
 
     /// From [`Tracked::to_bits`].
     #[inline(always)]
     pub const fn from_bits(bits: u32) -> Self {
-        let state = State::from_u32(bits >> 16);
+        let state = State::from_u32(bits >> 16 & 0x7fff);
         Self {
             state: CtState::from_u8(bits as u8),
             commit: match bits >> 8 & 0xff {
@@ -190,15 +193,20 @@ impl Tracked {
                 3 => Commit::Establish,
                 _ => Commit::Nothing,
             },
+            unchecked: bits >> 31 != 0,
         }
     }
 }
 
 impl Tracked {
+    /// What a frame without flows is.
+    pub const NOT_TRACKED: Self = Self::plain(CtState::Untracked);
+
     const fn plain(state: CtState) -> Self {
         Self {
             state,
             commit: Commit::Nothing,
+            unchecked: false,
         }
     }
 }
@@ -271,6 +279,7 @@ pub fn track(
         } else {
             Commit::Establish
         },
+        unchecked: false,
     }
 }
 
@@ -293,6 +302,7 @@ fn begin(headers: &Headers, over: bool) -> Tracked {
             } else {
                 Commit::Begin(state)
             },
+            unchecked: false,
         },
     }
 }

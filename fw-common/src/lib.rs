@@ -14,6 +14,7 @@ pub mod guard;
 pub mod limit;
 pub mod maps;
 pub mod pipeline;
+pub mod syn_limit;
 pub mod tables;
 pub mod verdict;
 pub mod wire;

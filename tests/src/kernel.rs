@@ -25,8 +25,10 @@ use fw_agent::image::MapImage;
 use fw_agent::policy::{NodePolicy, PortId};
 use fw_common::event::{EVENT_BYTES, Event};
 use fw_common::flow::{Flow, FlowKey};
+use fw_common::limit::Bucket;
 use fw_common::maps::{Counter, FragmentKey, FragmentValue, Port, counter, name};
 use fw_common::verdict::{Direction, REASONS, Reason, Verdict};
+use fw_common::wire::Address;
 
 /// Number of the next pin directory of this process.
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -158,7 +160,8 @@ impl TestKernel {
         node.settings.log_interval = 0;
         for port in &mut node.ports {
             let policies = [&mut port.inbound, &mut port.outbound];
-            for rule in policies.into_iter().flat_map(|policy| &mut policy.rules) {
+            let policies = policies.into_iter().chain(&mut port.guard);
+            for rule in policies.flat_map(|policy| &mut policy.rules) {
                 rule.log.get_or_insert(7);
             }
         }
@@ -177,8 +180,24 @@ impl TestKernel {
         Ok(image)
     }
 
-    /// Runs the program of a direction on a frame of a port.
+    /// The interface index that stands for a port.
+    pub fn index_of(&self, port: PortId) -> Option<u32> {
+        self.indices.get(&port).copied()
+    }
+
+    /// Runs the program of a direction on a frame of a port that this host made.
     pub fn run(&mut self, port: PortId, direction: Direction, frame: &[u8]) -> Result<Run> {
+        self.run_from(port, direction, frame, 0)
+    }
+
+    /// Likewise, on a frame that came into the host by an interface.
+    pub fn run_from(
+        &mut self,
+        port: PortId,
+        direction: Direction,
+        frame: &[u8],
+        came_from: u32,
+    ) -> Result<Run> {
         let index = self.indices.get(&port).context("no such port")?;
         let value = *self.state.ports.get(index).context("the port is closed")?;
         if self.current != Some(value) {
@@ -195,7 +214,9 @@ impl TestKernel {
         };
         while self.events.next().is_some() {}
         let mut answer = vec![0; LONGEST];
-        let result = self.kernel.test_run(hook, LOOPBACK, frame, &mut answer)?;
+        let result = self
+            .kernel
+            .test_run(hook, LOOPBACK, came_from, frame, &mut answer)?;
         answer.truncate(result.data_size_out as usize);
         let (reason, limited) = self.settle()?;
         let rule = self.take_event(reason)?;
@@ -259,12 +280,13 @@ impl TestKernel {
         Ok(Some((verdict, u32::from_ne_bytes(rule))))
     }
 
-    /// Forgets all flows and fragments.
+    /// Forgets all flows, fragments and limits.
     pub fn forget_flows(&self) -> Result<()> {
         let pins = self.directory.pins();
         clear::<FlowKey, Flow>(&mut pins.hash(name::FLOWS)?)?;
         clear::<FlowKey, Flow>(&mut pins.hash(name::HALF_OPEN)?)?;
-        clear::<FragmentKey, FragmentValue>(&mut pins.hash(name::FRAGMENTS)?)
+        clear::<FragmentKey, FragmentValue>(&mut pins.hash(name::FRAGMENTS)?)?;
+        clear::<Address, Bucket>(&mut pins.hash(name::SYN_LIMITS)?)
     }
 
     /// Lets time pass for all flows and fragments: they were last seen so much earlier.
@@ -277,6 +299,9 @@ impl TestKernel {
         }
         change::<FragmentKey, FragmentValue>(&mut pins.hash(name::FRAGMENTS)?, |first| {
             first.seen = first.seen.saturating_sub(nanoseconds);
+        })?;
+        change::<Address, Bucket>(&mut pins.hash(name::SYN_LIMITS)?, |bucket| {
+            bucket.empty_at = bucket.empty_at.saturating_sub(nanoseconds);
         })
     }
 }

@@ -28,7 +28,7 @@ use fw_agent::simulate::Endpoint;
 use fw_common::verdict::{Direction, Reason, Verdict};
 
 use self::cases::{Case, Expect, Step};
-use self::host::Host;
+use self::host::{Host, Question};
 use self::packet::Sketch;
 use crate::kernel::{PASS, REDIRECT, SHOT, TestKernel};
 use crate::tree::facts;
@@ -179,7 +179,7 @@ impl Scenario<'_> {
         let mut last = None;
         for (port, direction) in ports {
             let Some(port) = port else { continue };
-            let seen = self.hop(&port, direction, &frame, expect)?;
+            let seen = self.hop(&port, direction, &frame, &sketch.from, expect)?;
             let found = match seen.agreement(direction) {
                 Ok(found) => found,
                 Err(message) => return Ok(Err(message)),
@@ -220,12 +220,19 @@ impl Scenario<'_> {
         port: &PortPolicy,
         direction: Direction,
         frame: &[u8],
+        from: &Endpoint,
         expect: &Expect,
     ) -> Result<Seen> {
         let policy = policy_of(port, direction);
-        let judged = self.host.judge(port.port, direction, frame)?;
-        let model = judged.packet.as_ref().map(|packet| {
-            let index = crate::model::judge(policy, packet);
+        let came_from = self.came_from(from);
+        let judged = self
+            .host
+            .judge(port.port, direction, frame, came_from.in_memory)?;
+        let model = judged.packet.as_ref().map(|question| {
+            let index = match question {
+                Question::Packet(packet) => crate::model::judge(policy, packet),
+                Question::Frame(frame) => crate::model::judge_frame(policy, frame),
+            };
             let rule = &policy.rules[index];
             Found {
                 verdict: rule.verdict,
@@ -245,7 +252,7 @@ impl Scenario<'_> {
         }
         let run = self
             .kernel
-            .run(port.port, direction, frame)
+            .run_from(port.port, direction, frame, came_from.in_kernel)
             .context("running the kernel program")?;
         self.in_kernel += 1;
         let place = |identity| {
@@ -281,6 +288,28 @@ impl Scenario<'_> {
         Ok(seen)
     }
 
+    /// The interface by which a packet from a place comes into the node.
+    fn came_from(&self, from: &Endpoint) -> CameFrom {
+        let port = self.port(from).map(|port| port.port);
+        let of_port = port.and_then(|port| {
+            Some(CameFrom {
+                in_memory: self.host.ifindex(port)?,
+                in_kernel: self.kernel.index_of(port)?,
+            })
+        });
+        match (of_port, from) {
+            (Some(of_port), _) => of_port,
+            (None, Endpoint::Host) => CameFrom {
+                in_memory: 0,
+                in_kernel: 0,
+            },
+            (None, _) => CameFrom {
+                in_memory: ELSEWHERE,
+                in_kernel: ELSEWHERE,
+            },
+        }
+    }
+
     /// The policy of the NIC at a place; none if it is no guest's or not firewalled.
     fn port(&self, place: &Endpoint) -> Option<PortPolicy> {
         let Endpoint::Guest { port, .. } = place else {
@@ -305,6 +334,16 @@ impl Scenario<'_> {
             }
         }
     }
+}
+
+/// An interface index that no port has.
+const ELSEWHERE: u32 = 0x7fff_ffff;
+
+/// The interface by which a packet came into the node, by its number in memory and in the kernel's maps.
+#[derive(Clone, Copy)]
+struct CameFrom {
+    in_memory: u32,
+    in_kernel: u32,
 }
 
 /// What the three say of one packet at one hop.

@@ -208,7 +208,7 @@ fn accepted(kernel: &mut Kernel, directory: &PinDirectory, port: Option<Port>) -
         ] {
             let mut out = [0; 256];
             let run = kernel
-                .test_run(Hook::Egress, LOOPBACK, &syn(source, dport), &mut out)
+                .test_run(Hook::Egress, LOOPBACK, 0, &syn(source, dport), &mut out)
                 .unwrap();
             match run.return_value.cast_signed() {
                 PASS => found.push((dport, place)),

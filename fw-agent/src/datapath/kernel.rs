@@ -11,9 +11,10 @@ use aya::{Ebpf, EbpfLoader, Pod, VerifierLogLevel};
 use fw_common::flow::{Flow, FlowKey};
 use fw_common::limit::Bucket;
 use fw_common::maps::{
-    ClassKeyV4, ClassKeyV6, Counter, FragmentKey, FragmentValue, LogKey, Port, SPACE_BITS,
-    Settings, capacity, counter, name,
+    ANY_VLAN, ClassKeyV4, ClassKeyV6, Counter, FragmentKey, FragmentValue, LogKey, NO_VLAN, Port,
+    SPACE_BITS, Settings, VLAN_WORDS, capacity, counter, name,
 };
+use fw_common::wire::Address;
 use rustix::fs::{StatFs, statfs};
 use rustix::thread::{MembarrierCommand, membarrier};
 
@@ -119,9 +120,14 @@ impl Kernel {
         for entry in self.ports.iter() {
             let (ifindex, port) = entry.map_err(failed("read", name::PORTS))?;
             state.spaces.insert(port.space, None);
-            for start in port.policy {
+            let [inbound, outbound] = port.policy;
+            for start in [inbound, outbound, port.guard] {
                 let words = self.read_policy(start)?;
                 state.adopt_policy(start, words);
+            }
+            if port.vlans != NO_VLAN && port.vlans != ANY_VLAN {
+                let words = self.read_words(port.vlans, VLAN_WORDS)?;
+                state.adopt_policy(port.vlans, words);
             }
             state.ports.insert(ifindex, port);
         }
@@ -144,14 +150,19 @@ impl Kernel {
     }
 
     fn read_policy(&self, start: u32) -> Result<Vec<u64>, Error> {
-        let word = |index| {
-            self.arena
-                .get(&index, 0)
-                .map_err(failed("read", name::ARENA))
+        let Some(head) = self.read_words(start, 1)?.first().copied() else {
+            return Ok(Vec::new());
         };
-        let head = word(start)?;
-        let length = (head as u32).min(capacity::ARENA.saturating_sub(start));
-        (0..length).map(|offset| word(start + offset)).collect()
+        self.read_words(start, head as u32)
+    }
+
+    /// Words of the arena, as far as it reaches.
+    fn read_words(&self, start: u32, length: u32) -> Result<Vec<u64>, Error> {
+        let length = length.min(capacity::ARENA.saturating_sub(start));
+        let word = |offset| self.arena.get(&(start + offset), 0);
+        (0..length)
+            .map(|offset| word(offset).map_err(failed("read", name::ARENA)))
+            .collect()
     }
 
     /// Carries out one action.
@@ -216,7 +227,8 @@ impl Kernel {
         })
     }
 
-    /// Runs a program on a frame (`BPF_PROG_TEST_RUN`), as if at a hook of interface `ifindex` of this network namespace.
+    /// Runs a program on a frame (`BPF_PROG_TEST_RUN`), as if at a hook of interface `ifindex` of this network namespace. `came_from`: the interface
+    /// that the frame came into the host by; 0: the host made it.
     ///
     /// # Errors
     /// The kernel refuses the frame (too short or too long).
@@ -224,13 +236,17 @@ impl Kernel {
         &mut self,
         hook: Hook,
         ifindex: u32,
+        came_from: u32,
         frame: &[u8],
         answer: &mut [u8],
     ) -> Result<TestRunResult, Error> {
         /// Offset of `ifindex` in `struct __sk_buff`.
         const IFINDEX: usize = 40;
+        /// Offset of `ingress_ifindex` there.
+        const INGRESS_IFINDEX: usize = 36;
         let mut context = [0; 192];
         context[IFINDEX..IFINDEX + 4].copy_from_slice(&ifindex.to_ne_bytes());
+        context[INGRESS_IFINDEX..INGRESS_IFINDEX + 4].copy_from_slice(&came_from.to_ne_bytes());
         let options = TestRunOptions {
             data_in: Some(frame),
             data_out: Some(answer),
@@ -309,6 +325,7 @@ fn layout(map: &str) -> Option<(u32, u32, u32)> {
         name::HALF_OPEN => bytes::<FlowKey, Flow>(capacity::HALF_OPEN),
         name::FRAGMENTS => bytes::<FragmentKey, FragmentValue>(capacity::FRAGMENTS),
         name::LOG_LIMITS => bytes::<LogKey, Bucket>(capacity::LOG_LIMITS),
+        name::SYN_LIMITS => bytes::<Address, Bucket>(capacity::SYN_LIMITS),
         name::COUNTERS => bytes::<u32, Counter>(counter::ENTRIES),
         name::SETTINGS => bytes::<u32, Settings>(1),
         _ => None,

@@ -2,7 +2,7 @@
 //!
 //! In: [`State`] (what the kernel holds), a [`MapImage`], and the devices that exist. Out: a [`Plan`], and with it the state after it.
 //!
-//! Order: 1. a new class space, 2. new policies, 3. port values (each switches one port), 4. attach, 5. detach, 6. forget ports, 7. wait until no
+//! Order: 1. a new class space, 2. new policies (guards and sets of VLANs among them: all are words of the arena that ports refer to), 3. port values (each switches one port), 4. attach, 5. detach, 6. forget ports, 7. wait until no
 //! program reads what was replaced, 8. remove class spaces that no port uses. The words of policies that no port uses are handed out again by
 //! the next plan.
 //!
@@ -10,10 +10,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use fw_common::maps::{Port, Settings, capacity};
+use fw_common::maps::{ANY_VLAN, NO_VLAN, Port, Settings, capacity};
 
 use super::arena::Arena;
-use crate::image::{ClassSpace, MapImage, PortImage, port_value};
+use crate::image::{ClassSpace, MapImage, Places, PortImage, VlanImage, port_value};
 use crate::policy::{GuestKind, PortId};
 
 /// One step of a [`Plan`].
@@ -90,7 +90,7 @@ pub struct State {
     pub inherited: BTreeSet<String>,
     /// Class spaces that may have contents, the current one with what it holds.
     pub spaces: BTreeMap<u32, Option<ClassSpace>>,
-    /// Policies in the arena by their words.
+    /// What is in the arena, by its words.
     policies: HashMap<Vec<u64>, u32>,
     arena: Arena,
     settings: Option<Settings>,
@@ -156,13 +156,9 @@ pub fn plan(
         let starts = place_policies(state, image, &present, &mut plan);
         for (id, port, ifindex) in present {
             wanted.insert(port.device.clone(), ifindex);
-            let [inbound, outbound] = port.policies.map(|index| starts[index]);
-            match (inbound, outbound) {
-                (Some(inbound), Some(outbound)) => {
-                    let switch = (id, port, ifindex);
-                    switch_port(state, switch, [inbound, outbound], space, &mut plan);
-                }
-                _ => plan.no_room.push(id),
+            match starts.of(port, space) {
+                Some(places) => switch_port(state, (id, port, ifindex), places, &mut plan),
+                None => plan.no_room.push(id),
             }
         }
     }
@@ -230,32 +226,75 @@ fn choose_space(state: &mut State, image: &MapImage, plan: &mut Plan) -> u32 {
 /// A port of the image whose device exists, and its interface index.
 type Present<'i> = (PortId, &'i PortImage, u32);
 
-/// Where each policy of `image` is in the arena; none for those that no port needs now, or for which there was no room.
+/// Where the words of an image are in the arena.
+#[derive(Default)]
+struct Starts {
+    /// Of each policy; none for those that no port needs now, or for which there was no room.
+    policies: Vec<Option<u32>>,
+    /// Of each set of VLANs likewise.
+    vlans: HashMap<Vec<u64>, u32>,
+}
+
+impl Starts {
+    /// What a port refers to; none if there was no room for some of it.
+    fn of(&self, port: &PortImage, space: u32) -> Option<Places> {
+        let [inbound, outbound] = port.policies.map(|index| self.policies[index]);
+        Some(Places {
+            policy: [inbound?, outbound?],
+            guard: match port.guard {
+                None => 0,
+                Some(index) => self.policies[index]?,
+            },
+            vlans: match &port.vlans {
+                VlanImage::None => NO_VLAN,
+                VlanImage::Any => ANY_VLAN,
+                VlanImage::Words(words) => *self.vlans.get(words)?,
+            },
+            space,
+        })
+    }
+}
+
+/// Finds a place in the arena for everything that ports refer to.
 fn place_policies(
     state: &mut State,
     image: &MapImage,
     present: &[Present<'_>],
     plan: &mut Plan,
-) -> Vec<Option<u32>> {
+) -> Starts {
     let needed: BTreeSet<usize> = present
         .iter()
-        .flat_map(|(_, port, _)| port.policies)
+        .flat_map(|(_, port, _)| port.policies.into_iter().chain(port.guard))
         .collect();
-    let mut starts = vec![None; image.policies.len()];
+    let mut starts = Starts {
+        policies: vec![None; image.policies.len()],
+        ..Starts::default()
+    };
     for index in needed {
-        let words = &image.policies[index].words;
-        if let Some(start) = state.policies.get(words) {
-            starts[index] = Some(*start);
-        } else if let Some(start) = state.arena.allocate(words.len() as u32) {
-            starts[index] = Some(start);
-            state.policies.insert(words.clone(), start);
-            plan.actions.push(Action::WritePolicy {
-                start,
-                words: words.clone(),
-            });
+        starts.policies[index] = place(state, &image.policies[index].words, plan);
+    }
+    for (_, port, _) in present {
+        if let VlanImage::Words(words) = &port.vlans
+            && let Some(start) = place(state, words, plan)
+        {
+            starts.vlans.insert(words.clone(), start);
         }
     }
     starts
+}
+
+/// Where words are in the arena, after the plan; none if there is no room.
+fn place(state: &mut State, words: &[u64], plan: &mut Plan) -> Option<u32> {
+    if let Some(start) = state.policies.get(words) {
+        return Some(*start);
+    }
+    let start = state.arena.allocate(words.len() as u32)?;
+    state.policies.insert(words.to_vec(), start);
+    plan.actions.push(Action::WritePolicy {
+        start,
+        words: words.to_vec(),
+    });
+    Some(start)
 }
 
 /// Devices of ports whose policy cannot be built: they keep the one they have; without one they are closed, for the programs find no value.
@@ -272,13 +311,12 @@ fn failed_ports(image: &MapImage, devices: &BTreeMap<String, u32>) -> BTreeMap<S
 fn switch_port(
     state: &mut State,
     (id, port, ifindex): Present<'_>,
-    policy: [u32; 2],
-    space: u32,
+    places: Places,
     plan: &mut Plan,
 ) {
     let old = state.ports.get(&ifindex).copied();
     let epoch = old.map_or(0, |old| old.epoch);
-    let mut value = port_value(id, port, policy, space, epoch);
+    let mut value = port_value(id, port, places, epoch);
     if old == Some(value) {
         return;
     }
@@ -291,6 +329,12 @@ fn switch_port(
     });
 }
 
+/// First words in the arena of everything that a port refers to; 0 and [`ANY_VLAN`] among them refer to nothing.
+pub fn arena_starts(port: &Port) -> [u32; 4] {
+    let [inbound, outbound] = port.policy;
+    [inbound, outbound, port.guard, port.vlans]
+}
+
 /// Drops class spaces and policies that no port refers to.
 fn release(state: &mut State, plan: &mut Plan) {
     let used: BTreeSet<u32> = state.ports.values().map(|port| port.space).collect();
@@ -300,7 +344,7 @@ fn release(state: &mut State, plan: &mut Plan) {
         .filter(|space| !used.contains(space))
         .copied()
         .collect();
-    let starts: BTreeSet<u32> = state.ports.values().flat_map(|port| port.policy).collect();
+    let starts: BTreeSet<u32> = state.ports.values().flat_map(arena_starts).collect();
     let arena = &mut state.arena;
     let mut released = false;
     state.policies.retain(|words, start| {

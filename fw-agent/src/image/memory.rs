@@ -7,13 +7,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use fw_common::flow::{Flow, FlowKey, FlowRef};
-use fw_common::maps::{FragmentKey, FragmentValue, Port, Settings};
+use fw_common::limit::Bucket;
+use fw_common::maps::{ANY_VLAN, FragmentKey, FragmentValue, NO_VLAN, Port, Settings};
 use fw_common::tables::{Step, Tables};
 use fw_common::wire::{Address, IpVersion};
 use ipnet::{Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 
-use super::{HOST, MapImage, PortImage};
+use super::{HOST, MapImage, PortImage, VlanImage};
 use crate::policy::PortId;
 
 type FlowTable = RefCell<HashMap<FlowKey, Box<UnsafeCell<Flow>>>>;
@@ -36,6 +37,7 @@ pub struct Memory {
     )]
     removed: RefCell<Vec<Box<UnsafeCell<Flow>>>>,
     fragments: RefCell<HashMap<FragmentKey, FragmentValue>>,
+    syn_limits: RefCell<HashMap<Address, Bucket>>,
     settings: Settings,
     now: Cell<u64>,
 }
@@ -61,15 +63,27 @@ impl Memory {
             memory.v6.insert(*net, *class);
         }
         for (id, port) in &image.ports {
-            let policy = port.policies.map(|index| starts[index]);
-            memory
-                .ports
-                .push((*id, port_value(*id, port, policy, 0, 0)));
+            let places = Places {
+                policy: port.policies.map(|index| starts[index]),
+                guard: port.guard.map_or(0, |index| starts[index]),
+                vlans: match &port.vlans {
+                    VlanImage::None => NO_VLAN,
+                    VlanImage::Any => ANY_VLAN,
+                    VlanImage::Words(words) => {
+                        let start = memory.arena.len() as u32;
+                        memory.arena.extend(words);
+                        start
+                    }
+                },
+                space: 0,
+            };
+            memory.ports.push((*id, port_value(*id, port, places, 0)));
         }
         memory.host = image.host.as_ref().map(|host| {
             let value = |pair: &[usize; 2]| Port {
                 vmid: HOST.vmid,
                 net: HOST.net,
+                vlans: ANY_VLAN,
                 policy: pair.map(|index| starts[index]),
                 ..Port::default()
             };
@@ -97,12 +111,13 @@ impl Memory {
         self.now.set(self.now.get() + nanoseconds);
     }
 
-    /// Forgets all flows and fragments.
+    /// Forgets all flows, fragments and limits.
     pub fn forget_flows(&mut self) {
         self.flows.get_mut().clear();
         self.half_open.get_mut().clear();
         self.removed.get_mut().clear();
         self.fragments.get_mut().clear();
+        self.syn_limits.get_mut().clear();
     }
 
     fn find<'a>(&'a self, table: &'a FlowTable, key: &FlowKey) -> Option<FlowRef<'a>> {
@@ -125,23 +140,38 @@ impl Memory {
     }
 }
 
+/// Where in the maps is what a port refers to.
+#[derive(Clone, Copy)]
+pub(crate) struct Places {
+    /// First words of its policies, by direction.
+    pub(crate) policy: [u32; 2],
+    /// First word of its guard, or 0.
+    pub(crate) guard: u32,
+    /// First word of its VLANs, or what stands for none or all.
+    pub(crate) vlans: u32,
+    /// Its class space.
+    pub(crate) space: u32,
+}
+
 /// A port's value in the map `PORTS`.
-pub(crate) fn port_value(
-    id: PortId,
-    port: &PortImage,
-    policy: [u32; 2],
-    space: u32,
-    epoch: u32,
-) -> Port {
+pub(crate) fn port_value(id: PortId, port: &PortImage, places: Places, epoch: u32) -> Port {
+    let Places {
+        policy,
+        guard,
+        vlans,
+        space,
+    } = places;
     Port {
         mac: port.mac,
         vmid: id.vmid,
         net: id.net,
         flags: port.flags,
         policy,
+        guard,
+        guard_epoch: port.guard_epoch,
         space,
         epoch,
-        vlans: fw_common::maps::ANY_VLAN,
+        vlans,
         ..Port::default()
     }
 }
@@ -203,6 +233,14 @@ impl Tables for &Memory {
 
     fn first_fragment(&self, key: &FragmentKey) -> Option<FragmentValue> {
         self.fragments.borrow().get(key).copied()
+    }
+
+    fn take_syn(&self, source: &Address, interval: u64, burst: u32) -> bool {
+        let mut limits = self.syn_limits.borrow_mut();
+        limits
+            .entry(*source)
+            .or_default()
+            .take(self.now.get(), interval, burst)
     }
 
     fn settings(&self) -> Settings {

@@ -5,7 +5,7 @@ use std::fmt::{self, Display, Formatter};
 use fw_common::maps::RuleWord;
 use fw_common::maps::policy::FIELDS;
 
-use super::{MapImage, PolicyImage};
+use super::{MapImage, PolicyImage, VlanImage};
 
 /// Names of the fields of a policy, in order.
 const FIELD_NAMES: [&str; FIELDS] = ["source", "dest", "sport", "dport", "protocol", "traits"];
@@ -23,8 +23,15 @@ impl Display for MapImage {
             let [inbound, outbound] = port.policies;
             writeln!(
                 f,
-                "port {}: guest {} net{}, mac {:012x}, flags {:#x}, in policy {inbound}, out policy {outbound}",
-                port.device, id.vmid, id.net, port.mac, port.flags
+                "port {}: guest {} net{}, mac {:012x}, flags {:#x}, in policy {inbound}, out policy {outbound}{}{}",
+                port.device,
+                id.vmid,
+                id.net,
+                port.mac,
+                port.flags,
+                port.guard
+                    .map_or(String::new(), |guard| format!(", guard policy {guard}")),
+                port.vlans
             )?;
         }
         if let Some(host) = &self.host {
@@ -46,6 +53,19 @@ impl Display for MapImage {
             )?;
         }
         Ok(())
+    }
+}
+
+impl Display for VlanImage {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => Ok(()),
+            Self::Any => f.write_str(", any VLAN"),
+            Self::Words(words) => {
+                let count: u32 = words.iter().map(|word| word.count_ones()).sum();
+                write!(f, ", {count} VLANs")
+            }
+        }
     }
 }
 

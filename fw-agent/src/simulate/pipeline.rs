@@ -136,6 +136,10 @@ impl Tables for Forced<'_> {
             Some(state) => Tracked {
                 state,
                 commit: Commit::Nothing,
+                // Whatever the flow is, its address would have been checked.
+                unchecked: direction == Direction::Out
+                    && port.guard != 0
+                    && state == CtState::Established,
             },
             None => track_flow(self.memory, port, direction, headers),
         }
@@ -179,6 +183,10 @@ impl Tables for Forced<'_> {
 
     fn first_fragment(&self, key: &FragmentKey) -> Option<FragmentValue> {
         self.memory.first_fragment(key)
+    }
+
+    fn take_syn(&self, source: &Address, interval: u64, burst: u32) -> bool {
+        self.memory.take_syn(source, interval, burst)
     }
 
     fn settings(&self) -> Settings {

@@ -1,7 +1,9 @@
 //! IPv4 (RFC 791) and IPv6 (RFC 8200) with its extension headers.
 //!
-//! Lengths are checked against the frame: a datagram that claims more bytes than the frame has is malformed. A total length of 0 is a
-//! super-packet of more than 64 KiB that the kernel will cut up (BIG TCP); its length is the frame's.
+//! Lengths are checked against the frame: a datagram that claims more bytes than the frame has is malformed. A length of 0 in a frame of more
+//! than 64 KiB is a super-packet that the kernel will cut up (BIG TCP); its length is the frame's. In any other frame it is 0.
+//!
+//! A fragment is malformed if it is empty, reaches beyond the longest datagram, or is not the last and ends between units of 8 bytes.
 
 use super::transport;
 use super::{Address, Fragment, Headers, IpVersion, Packet};
@@ -29,10 +31,7 @@ pub(super) fn parse_v4<P: Packet>(
         return Err(Reason::Malformed);
     }
     let present = packet.length().wrapping_sub(offset);
-    let total = match first & 0xffff {
-        0 => present,
-        total => total,
-    };
+    let total = length(first & 0xffff, present);
     if total > present || total < header_bytes {
         return Err(Reason::Malformed);
     }
@@ -42,7 +41,12 @@ pub(super) fn parse_v4<P: Packet>(
     headers.protocol = (u32::from_be(words[2]) >> 16) as u8;
     let second = u32::from_be(words[1]);
     headers.fragment_id = second >> 16;
-    headers.fragment = fragment(second & 0x1fff, second & 0x2000 != 0);
+    let part = Part {
+        units: second & 0x1fff,
+        more: second & 0x2000 != 0,
+        bytes: total - header_bytes,
+    };
+    part.note(headers)?;
     let l4 = offset + header_bytes;
     headers.l4 = l4 as u16;
     transport::parse(packet, l4, total - header_bytes, headers)
@@ -60,10 +64,7 @@ pub(super) fn parse_v6<P: Packet>(
     }
     let second = u32::from_be(words[1]);
     let present = packet.length().wrapping_sub(offset + 40);
-    let payload = match second >> 16 {
-        0 => present,
-        payload => payload,
-    };
+    let payload = length(second >> 16, present);
     if payload > present {
         return Err(Reason::Malformed);
     }
@@ -73,6 +74,7 @@ pub(super) fn parse_v6<P: Packet>(
     let start = offset + 40;
     let mut next = (second >> 8) as u8;
     let mut walked = 0_u32;
+    let mut part = None;
     for _ in 0..MAX_EXTENSIONS {
         if !is_extension(next) || headers.fragment == Fragment::Later {
             break;
@@ -81,6 +83,7 @@ pub(super) fn parse_v6<P: Packet>(
         let bytes = match next {
             FRAGMENT => {
                 let word = u32::from(head[2]) << 8 | u32::from(head[3]);
+                part = Some((word >> 3, word & 1 != 0, walked + 8));
                 headers.fragment = fragment(word >> 3, word & 1 != 0);
                 headers.fragment_id = u32::from(head[4]) << 24
                     | u32::from(head[5]) << 16
@@ -100,6 +103,10 @@ pub(super) fn parse_v6<P: Packet>(
     if is_extension(next) && headers.fragment != Fragment::Later {
         return Err(Reason::HeaderChain);
     }
+    if let Some((units, more, before)) = part {
+        let bytes = payload.wrapping_sub(before);
+        Part { units, more, bytes }.note(headers)?;
+    }
     headers.protocol = next;
     headers.l4 = (start + walked) as u16;
     transport::parse(packet, start + walked, payload - walked, headers)
@@ -110,6 +117,47 @@ const fn is_extension(next: u8) -> bool {
         next,
         HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS
     )
+}
+
+/// The length that a length field means in a frame that has `present` bytes for it.
+const fn length(said: u32, present: u32) -> u32 {
+    if said == 0 && present > LONGEST {
+        present
+    } else {
+        said
+    }
+}
+
+/// Bytes of the longest datagram that a length field can tell of.
+const LONGEST: u32 = 65_535;
+
+/// What a datagram says about which part it is of a larger one.
+struct Part {
+    /// Offset in units of 8 bytes.
+    units: u32,
+    /// It is not the last.
+    more: bool,
+    /// Bytes of its payload.
+    bytes: u32,
+}
+
+impl Part {
+    #[inline(always)]
+    fn note(self, headers: &mut Headers) -> Result<(), Reason> {
+        headers.fragment = fragment(self.units, self.more);
+        if headers.fragment == Fragment::Whole {
+            return Ok(());
+        }
+        let start = self.units * 8;
+        let end = start.wrapping_add(self.bytes);
+        let between_units = self.more && self.bytes & 7 != 0;
+        if self.bytes == 0 || self.bytes > LONGEST || end > LONGEST || between_units {
+            return Err(Reason::Malformed);
+        }
+        headers.fragment_start = start as u16;
+        headers.fragment_end = end as u16;
+        Ok(())
+    }
 }
 
 /// `offset` in units of 8 bytes.

@@ -39,6 +39,11 @@ pub const fn has_ports(number: u8) -> bool {
     )
 }
 
+/// Protocols that have ports, or a type and a code in their place.
+pub const fn tells_ports(number: u8) -> bool {
+    has_ports(number) || matches!(number, protocol::ICMP | protocol::ICMPV6)
+}
+
 /// Bytes that the header of a protocol has at the least.
 const fn header_bytes(number: u8) -> u32 {
     match number {

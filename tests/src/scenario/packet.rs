@@ -15,6 +15,7 @@
 //! |---|---|---|
 //! | `tcp_flags=SYN,ACK` | names of flags, or NONE | SYN |
 //! | `icmp_type=8 icmp_code=0 id=7` | of ICMP and ICMPv6 | echo request, 0, 77 |
+//! | `target=fe80::10` | of a neighbour message | `data` only |
 //! | `data=100` | bytes behind the transport header | 0 |
 //! | `mac_source=` `mac_dest=` | Ethernet addresses | the places', a group's |
 //! | `arp_mac=` `arp_operation=2` | sender's hardware address, operation | `mac_source`, 1 |
@@ -288,7 +289,11 @@ impl Sketch {
                 more: said.ends_with('+'),
             }),
         };
-        let data = vec![0; self.number("data", 0)?];
+        let mut data = match self.field("target") {
+            None => Vec::new(),
+            Some(said) => said.parse::<std::net::Ipv6Addr>()?.octets().to_vec(),
+        };
+        data.resize(data.len() + self.number::<usize>("data", 0)?, 0);
         let transport = match protocol {
             _ if part.is_some_and(|part| part.offset > 0) => Transport::Bytes(vec![0; 64]),
             TCP => Transport::Tcp {

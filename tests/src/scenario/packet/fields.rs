@@ -100,11 +100,12 @@ pub(super) fn end(said: &str, protocol: u8) -> Result<End> {
 }
 
 /// Fields that there are.
-const KNOWN: [&str; 17] = [
+const KNOWN: [&str; 18] = [
     "tcp_flags",
     "icmp_type",
     "icmp_code",
     "id",
+    "target",
     "data",
     "mac_source",
     "mac_dest",
