@@ -5,5 +5,6 @@
 
 mod bed;
 mod changes;
+mod guards;
 mod reports;
 mod verdicts;
