@@ -10,7 +10,7 @@
 //!
 //! All must agree on verdict, reason and rule, and the last hop's must be what the line says.
 //!
-//! Flows live on from case to case within a scenario, on both sides alike, until a line `reset`. A case that the kernel's test run does not
+//! A case `change` goes on with another configuration. Flows live on from case to case within a scenario, on both sides alike, until a line `reset`. A case that the kernel's test run does not
 //! take (a frame that ends within its IP header) says `host-only`.
 
 pub mod cases;
@@ -122,6 +122,7 @@ pub fn run(directory: &Path, kernel: &mut TestKernel, report: &mut Report) -> Re
             }
             Step::Reset => scenario.reset().map(Ok),
             Step::Wait(seconds) => scenario.wait(seconds).map(Ok),
+            Step::Change(name) => scenario.change(directory, &name).map(Ok),
             Step::Packet(change, expect) => {
                 report.packets += 1;
                 scenario.packet(&change, &expect)
@@ -159,6 +160,20 @@ impl Scenario<'_> {
         let nanoseconds = seconds * fw_common::conntrack::SECOND;
         self.host.advance(nanoseconds);
         self.kernel.advance(nanoseconds)
+    }
+
+    /// Takes the files below `name` in place of those of the scenario.
+    fn change(&mut self, directory: &Path, name: &str) -> Result<()> {
+        let mut sources = Sources::read(directory, NODE);
+        let changed = Sources::read(&directory.join(name), NODE);
+        if changed.files.is_empty() {
+            bail!("there are no files below {name}");
+        }
+        sources.files.extend(changed.files);
+        self.compiled = compile(&sources, &facts(NODE), 0);
+        self.host.switch_to(&self.compiled);
+        self.kernel_image = self.kernel.load(&self.compiled.policy)?;
+        Ok(())
     }
 
     /// Judges one packet at all its hops. The inner error says what is not as expected.

@@ -106,6 +106,17 @@ impl Memory {
         Some(&self.ports[index].1)
     }
 
+    /// Takes another image in place of the one it has; flows, fragments, limits and the clock stay.
+    pub fn switch_to(&mut self, image: &MapImage) {
+        let old = std::mem::replace(self, Self::new(image));
+        self.flows = old.flows;
+        self.half_open = old.half_open;
+        self.removed = old.removed;
+        self.fragments = old.fragments;
+        self.syn_limits = old.syn_limits;
+        self.now = old.now;
+    }
+
     /// Moves the clock.
     pub fn advance(&self, nanoseconds: u64) {
         self.now.set(self.now.get() + nanoseconds);

@@ -43,6 +43,12 @@ impl Host {
         }
     }
 
+    /// Takes other policies; flows stay.
+    pub fn switch_to(&mut self, compiled: &Compiled) {
+        self.image = compiled.image.clone();
+        self.memory.switch_to(&self.image);
+    }
+
     /// Forgets flows and fragments.
     pub fn forget_flows(&mut self) {
         self.memory.forget_flows();
