@@ -8,6 +8,8 @@
 //! neither IP nor ARP parse with `protocol` 0 and no addresses. Checksums are not looked at: at these hooks most are not filled in yet.
 
 mod ip;
+#[cfg(test)]
+mod tests;
 mod transport;
 
 use crate::verdict::Reason;
