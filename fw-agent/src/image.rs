@@ -12,6 +12,7 @@
 //! Invariant: a port whose policy cannot be built is missing from `ports` and named in `failures`; nobody else is affected.
 
 mod classes;
+mod guard;
 mod memory;
 mod print;
 mod rules;
@@ -20,17 +21,17 @@ mod vectors;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use fw_common::maps::{Settings, port_flag};
+use fw_common::maps::{Settings, VLAN_WORDS, port_flag};
 use fw_common::verdict::{Direction, Reason};
 
 pub use classes::{ClassSpace, Classes};
 pub use memory::Memory;
-pub(crate) use memory::{PlacedSpace, port_value};
+pub(crate) use memory::{PlacedSpace, Places, port_value};
 pub use rules::{RuleInfo, RuleTable};
 pub use vectors::PolicyError;
 
 use self::classes::Members;
-use crate::policy::{HostPolicy, NodePolicy, Policy, PortId, PortPolicy};
+use crate::policy::{HostPolicy, NodePolicy, Policy, PortId, PortPolicy, Vlans};
 
 /// The contents of all maps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -78,8 +79,11 @@ impl HostImage {
         PortImage {
             device: interface.to_owned(),
             mac: 0,
-            flags: port_flag::HOST | link,
+            flags: self.flags | port_flag::HOST | link,
             policies: self.on(interface),
+            guard: None,
+            guard_epoch: guard::epoch(None),
+            vlans: VlanImage::Any,
         }
     }
 
@@ -104,6 +108,23 @@ pub struct PortImage {
     pub flags: u16,
     /// Indices in [`MapImage::policies`], by direction.
     pub policies: [usize; 2],
+    /// Index of the policy for flows that run, if the port has one.
+    pub guard: Option<usize>,
+    /// Stands for what that policy says; see [`fw_common::maps::Port::guard_epoch`].
+    pub guard_epoch: u32,
+    /// VLANs that the NIC may use.
+    pub vlans: VlanImage,
+}
+
+/// VLANs that a NIC may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VlanImage {
+    /// No tags.
+    None,
+    /// Any tag.
+    Any,
+    /// Those with a bit in these [`fw_common::maps::VLAN_WORDS`] words.
+    Words(Vec<u64>),
 }
 
 impl MapImage {
@@ -117,13 +138,22 @@ impl MapImage {
         image.space = space;
         let mut known = HashMap::new();
         for port in &node.ports {
-            if let Some(indices) = image.place(port.port, directions(port), &members, &mut known) {
-                let mut built = port_image(port, indices);
-                if image.space.has_blacklist && drops_blacklisted(&port.inbound) {
-                    built.flags |= port_flag::BLACKLIST;
-                }
-                image.ports.insert(port.port, built);
+            let policies = image.place(port.port, directions(port), &members, &mut known);
+            let guard = port.guard.as_ref();
+            let guard = guard.map(|guard| {
+                let directions = [(Direction::Out, guard)];
+                image.place(port.port, directions, &members, &mut known)
+            });
+            // A guard that cannot be built fails the port.
+            let (Some(policies), None | Some(Some(_))) = (policies, guard) else {
+                continue;
+            };
+            let guard = guard.flatten().map(|[index]| index);
+            let mut built = port_image(port, policies, guard);
+            if image.space.has_blacklist && drops_blacklisted(&port.inbound) {
+                built.flags |= port_flag::BLACKLIST;
             }
+            image.ports.insert(port.port, built);
         }
         if let Some(host) = &node.host {
             image.host = image.host(host, &members, &mut known);
@@ -165,27 +195,26 @@ impl MapImage {
         })
     }
 
-    /// Builds two policies; answers their indices, or none if one cannot be built.
-    fn place(
+    /// Builds policies; answers their indices, or none if one cannot be built.
+    fn place<const N: usize>(
         &mut self,
         id: PortId,
-        policies: [(Direction, &Policy); 2],
+        policies: [(Direction, &Policy); N],
         members: &Members,
         known: &mut HashMap<PolicyImage, usize>,
-    ) -> Option<[usize; 2]> {
-        let mut indices = [0; 2];
+    ) -> Option<[usize; N]> {
+        let mut indices = [0; N];
         let mut complete = true;
-        for (direction, policy) in policies {
+        for (index, (direction, policy)) in indices.iter_mut().zip(policies) {
             let rules = self.rules.identify(policy);
             match vectors::build(policy, &rules, members) {
                 Ok(words) => {
                     let built = PolicyImage { words, rules };
                     let next = self.policies.len();
-                    let index = *known.entry(built).or_insert_with_key(|built| {
+                    *index = *known.entry(built).or_insert_with_key(|built| {
                         self.policies.push(built.clone());
                         next
                     });
-                    indices[direction as usize] = index;
                 }
                 Err(error) => {
                     self.failures.push((id, direction, error));
@@ -211,7 +240,7 @@ fn drops_blacklisted(policy: &Policy) -> bool {
     rules.any(|rule| rule.reason == Reason::Blacklist)
 }
 
-fn port_image(port: &PortPolicy, policies: [usize; 2]) -> PortImage {
+fn port_image(port: &PortPolicy, policies: [usize; 2], guard: Option<usize>) -> PortImage {
     let mut flags = 0;
     if port.macfilter {
         flags |= port_flag::MACFILTER;
@@ -219,12 +248,35 @@ fn port_image(port: &PortPolicy, policies: [usize; 2]) -> PortImage {
     if port.dhcp {
         flags |= port_flag::DHCP;
     }
+    if port.macfilter_layer2 {
+        flags |= port_flag::MACFILTER_LAYER2;
+    }
+    if port.outbound.rules.iter().any(|rule| rule.matches.not_ip) {
+        flags |= port_flag::LAYER2;
+    }
     PortImage {
         device: port.device(),
         mac: port.mac.map_or(0, mac_number),
         flags,
         policies,
+        guard,
+        guard_epoch: guard::epoch(port.guard.as_ref()),
+        vlans: match &port.vlans {
+            Vlans::None => VlanImage::None,
+            Vlans::Any => VlanImage::Any,
+            Vlans::Only(ranges) => VlanImage::Words(vlan_words(ranges)),
+        },
     }
+}
+
+fn vlan_words(ranges: &[(u16, u16)]) -> Vec<u64> {
+    let mut words = vec![0; VLAN_WORDS as usize];
+    for vlan in ranges.iter().flat_map(|(first, last)| *first..=*last) {
+        if let Some(word) = words.get_mut(usize::from(vlan / 64)) {
+            *word |= 1 << (vlan % 64);
+        }
+    }
+    words
 }
 
 /// A hardware address as the number that the pipeline compares.

@@ -99,12 +99,29 @@ pub struct PortPolicy {
     pub mac: Option<[u8; 6]>,
     /// Frames that the guest sends must carry `mac` as their source. Never true without `mac`.
     pub macfilter: bool,
+    /// Likewise for frames that are not IP (also the cluster's option `ebtables`).
+    pub macfilter_layer2: bool,
+    /// VLANs that the guest may use.
+    pub vlans: Vlans,
     /// The guest accepts and sends DHCP whatever its MAC filter says (option `dhcp`).
     pub dhcp: bool,
     /// Rules for packets to the guest.
     pub inbound: Policy,
-    /// Rules for packets from the guest.
+    /// Rules for packets from the guest. Those for frames that are not IP come first.
     pub outbound: Policy,
+    /// Those of `outbound` that also hold for flows that run: as what the guest may speak. None: it may as anything.
+    pub guard: Option<Policy>,
+}
+
+/// VLANs that a guest may use by tags of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Vlans {
+    /// No tags.
+    None,
+    /// Any tag.
+    Any,
+    /// These, as inclusive ranges.
+    Only(Vec<(u16, u16)>),
 }
 
 impl PortPolicy {
@@ -150,6 +167,9 @@ pub struct Rule {
 pub struct Matches {
     /// Only on this interface of the host. Always empty in a guest's policy, and in those of [`HostPolicy::on`].
     pub interface: Option<Arc<str>>,
+    /// Only frames that are neither IPv4 nor IPv6: `dport` is their EtherType, `source` and `dest` are sender and target of an ARP. Rules without
+    /// this are for IP; in a guest's policy they come behind one that takes all other frames.
+    pub not_ip: bool,
     /// Only this IP version.
     pub family: Option<Family>,
     /// IP protocol number (for IPv6 that of the final header).

@@ -178,6 +178,8 @@ pub struct Tracked {
     /// With [`Commit::Renew`] the direction in which the flow began; else In. (Not a part of it: payloads of several types would be
     /// uninitialised registers to the kernel's verifier.)
     pub origin: Direction,
+    /// The flow's local address was not checked by the guard that the port has now.
+    pub unchecked: bool,
 }
 
 /// Change of the flow table that a packet causes.
@@ -206,13 +208,17 @@ impl Tracked {
             Commit::Establish => (3, 0),
             Commit::Renew => (4, 0),
         };
-        self.state as u32 | kind << 8 | state << 16 | (self.origin as u32) << 24
+        self.state as u32
+            | kind << 8
+            | state << 16
+            | (self.origin as u32 & 1) << 24
+            | (self.unchecked as u32) << 31
     }
 
     /// From [`Tracked::to_bits`].
     #[inline(always)]
     pub const fn from_bits(bits: u32) -> Self {
-        let state = State::from_u32(bits >> 16);
+        let state = State::from_u32(bits >> 16 & 0x7fff);
         Self {
             state: CtState::from_u8(bits as u8),
             commit: match bits >> 8 & 0xff {
@@ -222,12 +228,16 @@ impl Tracked {
                 4 => Commit::Renew,
                 _ => Commit::Nothing,
             },
-            origin: Direction::from_u8((bits >> 24) as u8),
+            origin: Direction::from_u8((bits >> 24 & 1) as u8),
+            unchecked: bits >> 31 != 0,
         }
     }
 }
 
 impl Tracked {
+    /// What a frame without flows is.
+    pub const NOT_TRACKED: Self = Self::plain(CtState::Untracked);
+
     /// A packet in this state that changes no flow.
     #[inline(always)]
     pub const fn plain(state: CtState) -> Self {
@@ -239,6 +249,7 @@ impl Tracked {
             state,
             commit,
             origin: Direction::In,
+            unchecked: false,
         }
     }
 }

@@ -258,6 +258,20 @@ impl<'a> FlowRef<'a> {
         }
     }
 
+    /// [`Port::guard_epoch`] under which the local address was checked.
+    #[inline(always)]
+    pub fn guard_epoch(self) -> u32 {
+        // SAFETY: see `new`.
+        unsafe { (&raw const (*self.flow).guard_epoch).read_volatile() }
+    }
+
+    /// Notes that the local address was checked.
+    #[inline(always)]
+    pub fn note_guard_epoch(self, epoch: u32) {
+        // SAFETY: see `new`.
+        unsafe { (&raw mut (*self.flow).guard_epoch).write_volatile(epoch) }
+    }
+
     /// A copy of the whole record.
     #[inline(always)]
     pub fn copy(self) -> Flow {

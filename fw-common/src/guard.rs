@@ -1,16 +1,43 @@
-//! Checks that hold for every packet a guest sends, whatever flow it belongs to.
+//! Comparisons that hold for every packet, whatever flow it belongs to.
 //!
-//! In: the port and the parsed headers. Out: nothing, or the [`Reason`] the packet dies of. Checks that need rules (addresses, router
-//! advertisements) are rules of the port's policies.
+//! In: the port and the parsed headers. Out: nothing, or the [`Reason`] the packet dies of.
+//!
+//! 1. [`check_vlan`], both directions: a tagged frame needs a NIC that may use its VLAN. 2. [`guard`], what a guest sends: it must carry the
+//!    NIC's hardware address.
+//!
+//! Absent: checks that need addresses, EtherTypes or other lists; those are rules of the port's policies.
 
-use crate::maps::{Port, port_flag};
+use crate::maps::{ANY_VLAN, NO_VLAN, Port, port_flag};
+use crate::tables::Tables;
 use crate::verdict::Reason;
 use crate::wire::{ETHERTYPE_ARP, Headers, IpVersion, protocol};
+
+/// Whether the port may use the frame's VLAN: that of the outermost tag that names one.
+#[inline(always)]
+pub fn check_vlan<T: Tables>(tables: T, port: &Port, headers: &Headers) -> Result<(), Reason> {
+    let vlan = u32::from(headers.vlan);
+    if vlan == 0 || port.vlans == ANY_VLAN {
+        return Ok(());
+    }
+    if port.vlans == NO_VLAN {
+        return Err(Reason::Vlan);
+    }
+    let word = port.vlans.wrapping_add(vlan >> 6 & 63);
+    let bits = tables.word(word).ok_or(Reason::BadPolicy)?;
+    match bits >> (vlan & 63) & 1 {
+        0 => Err(Reason::Vlan),
+        _ => Ok(()),
+    }
+}
 
 /// Checks on everything a guest sends. DHCP requests are exempt where the guest may use DHCP, as in the reference.
 #[inline(always)]
 pub fn guard(port: &Port, headers: &Headers) -> Result<(), Reason> {
-    if port.flags & port_flag::MACFILTER == 0 {
+    let filter = match headers.version {
+        IpVersion::None => port_flag::MACFILTER_LAYER2,
+        IpVersion::V4 | IpVersion::V6 => port_flag::MACFILTER,
+    };
+    if port.flags & filter == 0 {
         return Ok(());
     }
     let arp_lies =

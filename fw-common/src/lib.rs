@@ -17,6 +17,7 @@ pub mod limit;
 pub mod maps;
 pub mod pipeline;
 pub mod reevaluate;
+pub mod syn_limit;
 pub mod tables;
 pub mod verdict;
 pub mod wire;

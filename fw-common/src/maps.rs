@@ -54,14 +54,16 @@ pub mod name {
 
     /// LRU hash: [`super::LogKey`] → token bucket of a rule's log lines.
     pub const LOG_LIMITS: &str = "LOG_LIMITS";
+    /// LRU hash: source of connection requests (see [`crate::syn_limit`]) → its token bucket.
+    pub const SYN_LIMITS: &str = "SYN_LIMITS";
 
     /// Hash: [`crate::wire::Address`] → 1, the host's own addresses.
     pub const LOCALS: &str = "LOCALS";
 
     /// All of them.
-    pub const ALL: [&str; 14] = [
+    pub const ALL: [&str; 15] = [
         PORTS, ARENA, CLASSES_V4, CLASSES_V6, FLOWS, HALF_OPEN, FLOW_USAGE, FRAGMENTS, COUNTERS,
-        REJECTS, EVENTS, LOG_LIMITS, LOCALS, SETTINGS,
+        REJECTS, EVENTS, LOG_LIMITS, SYN_LIMITS, LOCALS, SETTINGS,
     ];
 }
 
@@ -85,6 +87,8 @@ pub mod capacity {
     pub const LOG_LIMITS: u32 = 16_384;
     /// Addresses of the host. A packet to one that finds no room is told by the routes.
     pub const LOCALS: u32 = 16_384;
+    /// Sources of connection requests that are remembered at once.
+    pub const SYN_LIMITS: u32 = 131_072;
     /// Bytes of the ring buffer.
     pub const EVENTS: u32 = 1 << 20;
 }
@@ -112,6 +116,9 @@ pub mod counter {
 /// marks, and the kernel's own leftovers in the field do not look like it.
 pub const HAIRPIN_MARK: u32 = 0x7a11_0001;
 
+/// [`Port::vmid`] of the host; no guest has this number.
+pub const HOST_VMID: u32 = 0;
+
 /// What the kernel knows of one device: a guest's NIC, or an interface of the host. Writing this value is what switches the device to new
 /// policies. One cache line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -129,7 +136,7 @@ pub struct Port {
     pub policy: [u32; 2],
     /// First word of the policy for what a guest sends in flows whose local address is not checked yet; 0: nothing to check.
     pub guard: u32,
-    /// Generation of `guard`, never 0; a flow remembers the one its local address was checked under.
+    /// Stands for what `guard` says, never 0: equal numbers, equal guards. A flow remembers the one its local address was checked under.
     pub guard_epoch: u32,
     /// Class space of the small sets that the policies were built against.
     pub space: u32,
@@ -149,6 +156,8 @@ pub struct Port {
 
 const _: () = assert!(size_of::<Port>() == 64);
 
+/// Words that [`Port::vlans`] points to.
+pub const VLAN_WORDS: u32 = 64;
 /// Value of [`Port::vlans`]: tagged frames are dropped.
 pub const NO_VLAN: u32 = 0;
 /// Value of [`Port::vlans`]: any tag may be used.
@@ -168,6 +177,10 @@ pub mod port_flag {
     pub const NO_LINK: u16 = 1 << 9;
     /// Flows that were accepted under another epoch are judged again.
     pub const REEVALUATE: u16 = 1 << 15;
+    /// The policy for what the guest sends begins with rules for frames that are not IP.
+    pub const LAYER2: u16 = 1 << 3;
+    /// As [`MACFILTER`], for frames that are not IP.
+    pub const MACFILTER_LAYER2: u16 = 1 << 4;
 }
 
 /// Classes of addresses: which sets hold an address, as a number.
@@ -231,7 +244,7 @@ pub struct FragmentKey {
     pub vmid: u32,
     /// NIC.
     pub net: u16,
-    /// IP protocol.
+    /// IP protocol; 0 for IPv6, where only the first fragment tells it.
     pub protocol: u8,
     /// [`crate::verdict::Direction`] as a number.
     pub direction: u8,
@@ -259,9 +272,15 @@ pub struct FragmentValue {
     pub echo_id: u16,
     /// TCP flags.
     pub tcp_flags: u8,
+    /// IP protocol; for IPv6 that of the final header, which later fragments do not tell.
+    pub protocol: u8,
+    /// Offset of the first byte of the datagram's payload behind all parts that were seen.
+    pub end: u32,
     /// Zero.
-    pub reserved: u8,
+    pub reserved: u32,
 }
+
+const _: () = assert!(size_of::<FragmentValue>() == 24);
 
 /// A rule of one port and direction, for the limit of its log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -357,9 +376,9 @@ pub mod policy {
     pub const DEST: usize = 1;
     /// Its source port; [`NO_PORT`] if it has none.
     pub const SPORT: usize = 2;
-    /// Its destination port likewise.
+    /// Its destination port likewise; of a frame that is not IP the EtherType.
     pub const DPORT: usize = 3;
-    /// Its protocol, plus [`PROTOCOL_V6`] for IPv6.
+    /// Its protocol, plus [`PROTOCOL_V6`] for IPv6; [`NOT_IP`] for a frame that is neither.
     pub const PROTOCOL: usize = 4;
     /// Its [`super::traits`].
     pub const TRAITS: usize = 5;
@@ -368,6 +387,8 @@ pub mod policy {
 
     /// Added to the protocol number of IPv6 packets.
     pub const PROTOCOL_V6: u32 = 256;
+    /// Value of the protocol field of a frame that is not IP. Source and destination are an ARP's sender and target then.
+    pub const NOT_IP: u32 = 512;
     /// Value of the port fields of a packet without ports.
     pub const NO_PORT: u32 = 65_536;
     /// Rules of one policy at the most: 4 summary words of 64 words of 64 rules.

@@ -1,23 +1,34 @@
 //! One packet at one port: the whole way from bytes to verdict.
 //!
-//! 1. Parse. 2. Guard: checks that hold for *every* packet, whatever flow it belongs to. At interfaces of the host, what is forwarded ends
-//! here. 3. Fragments get the ports of their first part. 4. Find the flow and track it; an established one ends here (if its rules are not too
-//! old: [`crate::reevaluate`]), and so does an error about a known one, unless the source was blacklisted meanwhile. 5. Classify against the
-//! port's policy. 6. Accepted: commit the flow.
+//! 1. Parse. At interfaces of the host, what is forwarded ends here. 2. Limit connection requests. 3. Guard: checks that hold for *every* packet,
+//!    whatever flow it belongs to. 4. Fragments get the ports of their first part. 5. An address that a guest claims by neighbour discovery
+//!    must be its own. 6. Find the flow and track it; an established one ends here, and so does an error about a known one. 7. Classify against
+//!    the port's policy. 8. Accepted: commit the flow.
+//!
+//! The addresses a guest uses are checked by rules, which its policy for new flows begins with. For flows that run these rules stand alone
+//! in the port's *guard*. A flow remembers the guard that accepted its local address, so that its packets pay one comparison;
+//! when the guard changes, the next packet the guest sends is classified against it.
+//!
+//! A flow that runs is classified again if its source was blacklisted meanwhile, and, where that is wanted, if the rules that accepted it are
+//! not the port's any more ([`crate::reevaluate`]).
+//!
+//! Frames that are not IP have no flows. What a guest sends of them is classified by the rules for them, if its policy has any.
 //!
 //! Invariant: whatever goes wrong on the way is a drop with a [`Reason`]; no early return accepts but for established flows, errors about known
 //! flows, frames that are not IP, and what the host forwards. Counting, logging and acting on the judgement are the caller's.
 
+use crate::address;
 use crate::classify::Values;
 use crate::conntrack::{Commit, CtState, Tracked, is_error, tcp, track};
 use crate::flow::{Flow, FlowKey, FlowRef};
-use crate::guard::guard;
+use crate::guard::{check_vlan, guard};
 use crate::host::Passage;
 use crate::maps::{Port, policy, port_flag, traits};
+use crate::syn_limit;
 use crate::tables::Tables;
 use crate::verdict::{Direction, Judgement, NO_RULE, Reason, Verdict};
 use crate::wire::tcp_flag::{ACK, FIN, RST, SYN};
-use crate::wire::{Fragment, Headers, IpVersion, Packet, protocol};
+use crate::wire::{Address, Fragment, Headers, IpVersion, Packet, protocol};
 
 /// Judges one packet. `headers` must be [`Headers::default`]; afterwards it holds what was parsed.
 #[inline(always)]
@@ -43,20 +54,43 @@ fn try_judge<P: Packet, T: Tables>(
     headers: &mut Headers,
 ) -> Result<Judgement, Reason> {
     packet.parse(headers)?;
+    if headers.version != IpVersion::None {
+        match packet.passage(direction, headers) {
+            Passage::Judged => {}
+            Passage::Forwarded => return Ok(Judgement::accept(Reason::Forwarded)),
+            Passage::Translated => return Ok(expect_answers(tables, port, direction, headers)),
+            Passage::Martian => return Err(Reason::Martian),
+        }
+    }
+    if syn_limit::is_request(headers)
+        && syn_limit::enters_here(packet, tables, port, direction)
+        && tables.exceeds_syn_limit(headers)
+    {
+        return Err(Reason::SynLimit);
+    }
+    check_vlan(tables, port, headers)?;
     if direction == Direction::Out {
         guard(port, headers)?;
     }
+    let mut values = Values::default();
     if headers.version == IpVersion::None {
-        return Ok(Judgement::accept(Reason::NotIp));
-    }
-    match packet.passage(direction, headers) {
-        Passage::Judged => {}
-        Passage::Forwarded => return Ok(Judgement::accept(Reason::Forwarded)),
-        Passage::Translated => return Ok(expect_answers(tables, port, direction, headers)),
-        Passage::Martian => return Err(Reason::Martian),
+        if direction == Direction::In || port.flags & port_flag::LAYER2 == 0 {
+            return Ok(Judgement::accept(Reason::NotIp));
+        }
+        tables.fill_values(port, headers, CtState::Untracked, &mut values);
+        return classify(tables, port.policy[direction as usize & 1], &values);
     }
     if headers.fragment != Fragment::Whole {
         tables.complete_fragment(port, direction, headers)?;
+    }
+    if direction == Direction::Out && port.guard != 0 && claims_address(headers) {
+        let target = packet.load(u32::from(headers.l4) + CLAIMED);
+        let target = Address(target.ok_or(Reason::Malformed)?);
+        tables.fill_claim(port, &target, &mut values);
+        let judgement = classify(tables, port.guard, &values)?;
+        if judgement.verdict != Verdict::Accept {
+            return Ok(judgement);
+        }
     }
 
     let related = is_error(headers) && packet.related(tables, port, direction, headers);
@@ -70,6 +104,17 @@ fn try_judge<P: Packet, T: Tables>(
         CtState::Related => Some(Reason::Related),
         CtState::New | CtState::Invalid | CtState::Untracked => None,
     };
+    let is_claim_of_error = related && direction == Direction::Out && port.guard != 0;
+    if tracked.unchecked || is_claim_of_error {
+        tables.fill_values(port, headers, state, &mut values);
+        let judgement = classify(tables, port.guard, &values)?;
+        if judgement.verdict != Verdict::Accept {
+            return Ok(judgement);
+        }
+        if tracked.unchecked {
+            tables.note_checked(port, headers);
+        }
+    }
     let is_cut = pass.is_some() && is_cut(tables, port, direction, headers);
     let is_renewal = tracked.commit == Commit::Renew && !is_cut;
     if let Some(reason) = pass
@@ -79,25 +124,16 @@ fn try_judge<P: Packet, T: Tables>(
         return Ok(Judgement::accept(reason));
     }
 
-    let judged = if is_renewal {
-        tracked.origin
-    } else {
-        direction
+    let judged = match is_renewal {
+        true => tracked.origin,
+        false => direction,
     };
-    let start = port.policy[judged as usize & 1];
-    if start == 0 {
-        return Err(Reason::NoPolicy);
-    }
-    let mut values = Values::default();
     if is_renewal {
-        tables.opening_values(port, headers, judged != direction, &mut values);
+        tables.fill_opening(port, headers, judged != direction, &mut values);
     } else {
-        tables.packet_values(port, headers, state, &mut values);
+        tables.fill_values(port, headers, state, &mut values);
     }
-    let judgement = tables
-        .classify(start, &values)
-        .ok_or(Reason::BadPolicy)?
-        .judgement();
+    let judgement = classify(tables, port.policy[judged as usize & 1], &values)?;
     if judgement.verdict == Verdict::Accept {
         tables.commit(port, direction, headers, tracked, judgement.rule);
         if is_renewal {
@@ -105,6 +141,16 @@ fn try_judge<P: Packet, T: Tables>(
         }
     }
     Ok(judgement)
+}
+
+/// The judgement of a policy, given by its first word.
+#[inline(always)]
+fn classify<T: Tables>(tables: T, start: u32, values: &Values) -> Result<Judgement, Reason> {
+    if start == 0 {
+        return Err(Reason::NoPolicy);
+    }
+    let word = tables.classify(start, values);
+    Ok(word.ok_or(Reason::BadPolicy)?.judgement())
 }
 
 /// Lets a packet pass that the host forwards with its own address as the source, and tracks it as if a rule had accepted it: the answers are
@@ -125,6 +171,41 @@ fn expect_answers<T: Tables>(
         }
     }
     Judgement::accept(Reason::Forwarded)
+}
+
+/// Whether a packet tells others that an address is the sender's: a neighbour advertisement, or a solicitation from `::`, which asks whether
+/// the address is free (RFC 4862).
+#[inline(always)]
+fn claims_address(headers: &Headers) -> bool {
+    const SOLICITATION: u16 = 135;
+    const ADVERTISEMENT: u16 = 136;
+    headers.version == IpVersion::V6
+        && headers.protocol == protocol::ICMPV6
+        && (headers.sport == ADVERTISEMENT
+            || headers.sport == SOLICITATION && headers.source == Address::default())
+}
+
+/// Offset of the claimed address (the target) in either message (RFC 4861).
+const CLAIMED: u32 = 8;
+
+/// Fills in what stands for a claimed address, so that the guard judges it as it judges sources.
+#[inline(always)]
+pub fn fill_claim<T: Tables>(tables: T, port: &Port, target: &Address, values: &mut Values) {
+    values[policy::SOURCE] = address::class(tables, port, IpVersion::V6, target);
+    values[policy::DEST] = 0;
+    values[policy::SPORT] = policy::NO_PORT;
+    values[policy::DPORT] = policy::NO_PORT;
+    values[policy::PROTOCOL] = policy::PROTOCOL_V6 + u32::from(protocol::ICMPV6);
+    values[policy::TRAITS] = 0;
+}
+
+/// Notes that the port's guard has accepted the local address of a flow.
+#[inline(always)]
+pub fn note_checked<T: Tables>(tables: T, port: &Port, headers: &Headers) {
+    let key = FlowKey::of(headers, port, Direction::Out);
+    if let Some(flow) = find_flow(&tables, &key) {
+        flow.note_guard_epoch(port.guard_epoch);
+    }
 }
 
 /// Whether a packet of a running flow is judged by the rules all the same: the blacklist has come to hold its source. The policy has a rule for
@@ -173,11 +254,14 @@ pub fn track_flow<T: Tables>(
     }
     if let Some(flow) = found
         && tracked.state == CtState::Established
-        && port.flags & port_flag::REEVALUATE != 0
-        && flow.epoch() != port.epoch
     {
-        tracked.commit = Commit::Renew;
-        tracked.origin = flow.origin();
+        if port.flags & port_flag::REEVALUATE != 0 && flow.epoch() != port.epoch {
+            tracked.commit = Commit::Renew;
+            tracked.origin = flow.origin();
+        }
+        tracked.unchecked = direction == Direction::Out
+            && port.guard != 0
+            && flow.guard_epoch() != port.guard_epoch;
     }
     tracked
 }
@@ -216,35 +300,40 @@ pub fn commit_flow<T: Tables>(
         epoch: port.epoch,
         rule,
         origin: direction as u8,
+        guard_epoch: match direction {
+            Direction::In => 0,
+            Direction::Out => port.guard_epoch,
+        },
         acknowledged: [if acknowledges { headers.acknowledge } else { 0 }, 0],
         ..Flow::default()
     };
     tables.insert_half_open(&key, &flow);
 }
 
-/// The packet's value in every field of a policy.
+/// Fills in the packet's value in every field of a policy.
 #[inline(always)]
-pub fn packet_values<T: Tables>(
+pub fn fill_values<T: Tables>(
     tables: T,
     port: &Port,
     headers: &Headers,
     state: CtState,
-) -> Values {
-    let (sport, dport) = match headers.has_ports {
-        0 => (policy::NO_PORT, policy::NO_PORT),
+    values: &mut Values,
+) {
+    let (sport, dport) = match (headers.version, headers.has_ports) {
+        (IpVersion::None, _) => (policy::NO_PORT, u32::from(headers.ethertype)),
+        (_, 0) => (policy::NO_PORT, policy::NO_PORT),
         _ => (u32::from(headers.sport), u32::from(headers.dport)),
     };
-    let version_base = match headers.version {
-        IpVersion::V6 => policy::PROTOCOL_V6,
-        IpVersion::V4 | IpVersion::None => 0,
+    let protocol = match headers.version {
+        IpVersion::V4 => u32::from(headers.protocol),
+        IpVersion::V6 => policy::PROTOCOL_V6 + u32::from(headers.protocol),
+        IpVersion::None => policy::NOT_IP,
     };
-    let mut values = [0; policy::FIELDS];
     [values[policy::SOURCE], values[policy::DEST]] = tables.classes(port, headers);
     values[policy::SPORT] = sport;
     values[policy::DPORT] = dport;
-    values[policy::PROTOCOL] = version_base + u32::from(headers.protocol);
+    values[policy::PROTOCOL] = protocol;
     values[policy::TRAITS] = u32::from(packet_traits(headers, state));
-    values
 }
 
 /// The packet's bits of [`traits`].

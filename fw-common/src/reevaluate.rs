@@ -13,20 +13,22 @@ use crate::classify::Values;
 use crate::conntrack::CtState;
 use crate::flow::{Echo, echo};
 use crate::maps::Port;
-use crate::pipeline::packet_values;
+use crate::pipeline::fill_values;
 use crate::tables::Tables;
 use crate::wire::tcp_flag::SYN;
 use crate::wire::{Headers, has_ports};
 
-/// What rules look at in the packet that opened the flow of a packet. `is_reply`: it comes from the other side than the opening did.
+/// Fills in what rules look at in the packet that opened the flow of a packet. `is_reply`: it comes from the other side than the opening did.
 #[inline(always)]
-pub fn opening_values<T: Tables>(
+pub fn fill_opening<T: Tables>(
     tables: T,
     port: &Port,
     headers: &Headers,
     is_reply: bool,
-) -> Values {
-    packet_values(tables, port, &opening(headers, is_reply), CtState::New)
+    values: &mut Values,
+) {
+    let opening = opening(headers, is_reply);
+    fill_values(tables, port, &opening, CtState::New, values);
 }
 
 /// The packet that opened a flow, from another one of it.

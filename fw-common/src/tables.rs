@@ -6,8 +6,9 @@ use crate::conntrack::{CtState, Tracked};
 use crate::flow::{Flow, FlowKey, FlowRef};
 use crate::fragment::complete_fragment;
 use crate::maps::{FragmentKey, FragmentValue, Port, RuleWord, Settings};
-use crate::pipeline::{commit_flow, packet_values, track_flow};
-use crate::reevaluate::opening_values;
+use crate::pipeline::{commit_flow, fill_claim, fill_values, note_checked, track_flow};
+use crate::reevaluate::fill_opening;
+use crate::syn_limit;
 use crate::verdict::{Direction, Reason};
 use crate::wire::{Address, Headers, IpVersion};
 
@@ -43,6 +44,9 @@ pub trait Tables: Copy {
     /// What the first fragment told, if it was seen.
     fn first_fragment(&self, key: &FragmentKey) -> Option<FragmentValue>;
 
+    /// Takes a token from a source's bucket of connection requests (see [`crate::limit::Bucket::take`]); false if it is empty.
+    fn take_syn(&self, source: &Address, interval: u64, burst: u32) -> bool;
+
     /// The node's settings.
     fn settings(&self) -> Settings;
 
@@ -59,16 +63,34 @@ pub trait Tables: Copy {
         track_flow(*self, port, direction, headers)
     }
 
-    /// The stage [`packet_values`].
+    /// The stage [`fill_values`].
     #[inline(always)]
-    fn packet_values(&self, port: &Port, headers: &Headers, state: CtState, values: &mut Values) {
-        *values = packet_values(*self, port, headers, state);
+    fn fill_values(&self, port: &Port, headers: &Headers, state: CtState, values: &mut Values) {
+        fill_values(*self, port, headers, state, values);
     }
 
-    /// The stage [`opening_values`].
+    /// The stage [`fill_opening`].
     #[inline(always)]
-    fn opening_values(&self, port: &Port, headers: &Headers, is_reply: bool, values: &mut Values) {
-        *values = opening_values(*self, port, headers, is_reply);
+    fn fill_opening(&self, port: &Port, headers: &Headers, is_reply: bool, values: &mut Values) {
+        fill_opening(*self, port, headers, is_reply, values);
+    }
+
+    /// The stage [`syn_limit::exceeds`].
+    #[inline(always)]
+    fn exceeds_syn_limit(&self, headers: &Headers) -> bool {
+        syn_limit::exceeds(*self, headers)
+    }
+
+    /// The stage [`fill_claim`].
+    #[inline(always)]
+    fn fill_claim(&self, port: &Port, target: &Address, values: &mut Values) {
+        fill_claim(*self, port, target, values);
+    }
+
+    /// The stage [`note_checked`].
+    #[inline(always)]
+    fn note_checked(&self, port: &Port, headers: &Headers) {
+        note_checked(*self, port, headers);
     }
 
     /// The stage [`complete_fragment`].

@@ -9,6 +9,8 @@
 
 mod ip;
 mod quoted;
+#[cfg(test)]
+mod tests;
 mod transport;
 
 use crate::conntrack;
@@ -20,7 +22,8 @@ use crate::verdict::{Direction, Reason};
 pub use quoted::parse_quoted;
 
 pub use transport::{
-    ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, ICMPV6_ECHO_REPLY, ICMPV6_ECHO_REQUEST, has_ports, tcp_flag,
+    ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, ICMPV6_ECHO_REPLY, ICMPV6_ECHO_REQUEST, has_ports,
+    tcp_flag, tells_ports,
 };
 
 /// EtherType of IPv4.
@@ -29,8 +32,8 @@ pub const ETHERTYPE_IPV4: u16 = 0x0800;
 pub const ETHERTYPE_ARP: u16 = 0x0806;
 /// EtherType of IPv6.
 pub const ETHERTYPE_IPV6: u16 = 0x86dd;
-/// EtherTypes of VLAN tags: 802.1Q and 802.1ad.
-pub const ETHERTYPES_VLAN: [u16; 2] = [0x8100, 0x88a8];
+/// EtherTypes of VLAN tags: 802.1Q, 802.1ad, and those that switches used for outer tags before it.
+pub const ETHERTYPES_VLAN: [u16; 5] = [0x8100, 0x88a8, 0x9100, 0x9200, 0x9300];
 
 /// IP protocol numbers that the pipeline knows by name (IANA).
 pub mod protocol {
@@ -52,6 +55,9 @@ pub mod protocol {
 
 /// Inline VLAN tags that are looked behind; a frame with more is dropped.
 const MAX_TAGS: usize = 2;
+
+/// Bits of a tag (TCI) that name the VLAN; the others are priority (IEEE 802.1Q).
+const VLAN_MASK: u16 = 0x0fff;
 
 /// A plain record as it stands in a packet: any bytes are a value of it.
 ///
@@ -83,6 +89,12 @@ pub trait Packet {
     #[inline(always)]
     fn passage(&self, _direction: Direction, _headers: &Headers) -> Passage {
         Passage::Judged
+    }
+
+    /// Index of the interface that the frame came into this host by; 0: the host made it, or nobody knows.
+    #[inline(always)]
+    fn came_from(&self) -> u32 {
+        0
     }
 
     /// [`parse`], which the kernel puts behind a function boundary so that it is verified once.
@@ -222,6 +234,12 @@ pub struct Headers {
     pub l3: u16,
     /// Offset of the transport header.
     pub l4: u16,
+    /// VLAN of the outermost tag that names one; 0: untagged, or tagged with a priority only.
+    pub vlan: u16,
+    /// Of a fragment: offset of its payload in the datagram's.
+    pub fragment_start: u16,
+    /// Of a fragment: offset behind its payload.
+    pub fragment_end: u16,
     /// IP version.
     pub version: IpVersion,
     /// IP protocol; for IPv6 that of the final header.
@@ -279,17 +297,19 @@ pub fn parse<P: Packet>(packet: &P, headers: &mut Headers) -> Result<(), Reason>
     let words: [u16; 7] = packet.load(0).ok_or(Reason::Malformed)?;
     headers.dest_mac = mac48(words[0], words[1], words[2]);
     headers.source_mac = mac48(words[3], words[4], words[5]);
+    headers.vlan = packet.offloaded_tag().unwrap_or(0) & VLAN_MASK;
     let mut offset = 12;
     let mut ethertype = u16::from_be(words[6]);
     for _ in 0..MAX_TAGS {
         if !ETHERTYPES_VLAN.contains(&ethertype) {
             break;
         }
+        let tag: [u16; 2] = packet.load(offset + 2).ok_or(Reason::Malformed)?;
+        if headers.vlan == 0 {
+            headers.vlan = u16::from_be(tag[0]) & VLAN_MASK;
+        }
         offset += 4;
-        ethertype = packet
-            .load::<u16>(offset)
-            .map(u16::from_be)
-            .ok_or(Reason::Malformed)?;
+        ethertype = u16::from_be(tag[1]);
     }
     if ETHERTYPES_VLAN.contains(&ethertype) {
         return Err(Reason::HeaderChain);
@@ -324,11 +344,15 @@ pub fn parse_network<P: Packet>(
     }
 }
 
-/// ARP for IPv4 over Ethernet (RFC 826); other kinds of ARP carry no address that is looked at.
+/// ARP for IPv4 over Ethernet (RFC 826); other kinds of ARP carry no address that is looked at. Stacks take IEEE 802 for Ethernet (RFC 1042).
 fn parse_arp<P: Packet>(packet: &P, offset: u32, headers: &mut Headers) -> Result<(), Reason> {
-    const ETHERNET_IPV4: [u16; 3] = [1_u16.to_be(), ETHERTYPE_IPV4.to_be(), 0x0604_u16.to_be()];
+    const ETHERNET: u16 = 1_u16.to_be();
+    const IEEE_802: u16 = 6_u16.to_be();
+    const IPV4: u16 = ETHERTYPE_IPV4.to_be();
+    const LENGTHS: u16 = 0x0604_u16.to_be();
     let words: [u16; 14] = packet.load(offset).ok_or(Reason::Malformed)?;
-    if words[..3] == ETHERNET_IPV4 {
+    let over_ethernet = words[0] == ETHERNET || words[0] == IEEE_802;
+    if over_ethernet && words[1] == IPV4 && words[2] == LENGTHS {
         headers.arp_mac = mac48(words[4], words[5], words[6]);
         headers.source = Address::v4(join(words[7], words[8]));
         headers.dest = Address::v4(join(words[12], words[13]));

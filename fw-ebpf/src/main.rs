@@ -26,7 +26,7 @@ mod usage;
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use fw_common::maps::{HAIRPIN_MARK, Port};
+use fw_common::maps::{HAIRPIN_MARK, Port, RuleWord};
 use fw_common::pipeline;
 use fw_common::tables::Tables;
 use fw_common::verdict::{Direction, Judgement, Reason, Verdict};
@@ -71,7 +71,13 @@ fn enforce<P: Packet>(packet: &P, skb: &Skb, port: &Port, direction: Direction) 
     let judgement: Judgement = pipeline::judge(packet, Maps, port, direction, headers);
     count(judgement.reason as u32, skb);
     if judgement.log != fw_common::verdict::NO_LOG {
-        log::emit(skb, port, direction, &judgement);
+        let word = RuleWord::new(
+            judgement.rule,
+            judgement.verdict,
+            judgement.reason,
+            judgement.log,
+        );
+        stage::emit(skb.raw(), port, direction as u32, word.0);
     }
     match judgement.verdict {
         Verdict::Accept => TC_ACT_UNSPEC,

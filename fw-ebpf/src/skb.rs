@@ -252,6 +252,11 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
+    fn came_from(&self) -> u32 {
+        field!(self, ingress_ifindex)
+    }
+
+    #[inline(always)]
     fn offloaded_tag(&self) -> Option<u16> {
         match field!(self, vlan_present) {
             0 => None,

@@ -10,14 +10,16 @@ use fw_common::classify::{self, Values};
 use fw_common::conntrack::{self, CtState, Tracked};
 use fw_common::fragment;
 use fw_common::host::Passage;
-use fw_common::maps::Port;
+use fw_common::maps::{Port, RuleWord};
 use fw_common::pipeline;
 use fw_common::reevaluate;
+use fw_common::syn_limit;
 use fw_common::verdict::{Direction, Reason};
-use fw_common::wire::{self, Headers};
+use fw_common::wire::{self, Address, Headers};
 
 use crate::hairpin;
 use crate::host;
+use crate::log;
 use crate::skb::Skb;
 use crate::tables::Maps;
 
@@ -138,9 +140,16 @@ pub extern "C" fn is_blacklisted(port: *const Port, headers: *const Headers) -> 
     u32::from(found)
 }
 
-/// [`pipeline::packet_values`]. Returns 0.
+/// [`syn_limit::exceeds`]; 0 is no.
 #[unsafe(no_mangle)]
-pub extern "C" fn packet_values(
+pub extern "C" fn exceeds_syn_limit(headers: *const Headers) -> u32 {
+    let headers = argument!(headers.as_ref or 1);
+    u32::from(syn_limit::exceeds(Maps, headers))
+}
+
+/// [`pipeline::fill_values`]. Returns 0: global functions return a number.
+#[unsafe(no_mangle)]
+pub extern "C" fn fill_values(
     port: *const Port,
     headers: *const Headers,
     state: u32,
@@ -149,13 +158,37 @@ pub extern "C" fn packet_values(
     let port = argument!(port.as_ref or 0);
     let headers = argument!(headers.as_ref or 0);
     let values = argument!(values.as_mut or 0);
-    *values = pipeline::packet_values(Maps, port, headers, CtState::from_u8(state as u8));
+    let state = CtState::from_u8(state as u8);
+    pipeline::fill_values(Maps, port, headers, state, values);
     0
 }
 
-/// [`reevaluate::opening_values`]. Returns 0.
+/// [`pipeline::fill_claim`]. Returns 0: global functions return a number.
 #[unsafe(no_mangle)]
-pub extern "C" fn opening_values(
+pub extern "C" fn fill_claim(
+    port: *const Port,
+    target: *const Address,
+    values: *mut Values,
+) -> u32 {
+    let port = argument!(port.as_ref or 0);
+    let target = argument!(target.as_ref or 0);
+    let values = argument!(values.as_mut or 0);
+    pipeline::fill_claim(Maps, port, target, values);
+    0
+}
+
+/// [`pipeline::note_checked`]. Returns 0: global functions return a number.
+#[unsafe(no_mangle)]
+pub extern "C" fn note_checked(port: *const Port, headers: *const Headers) -> u32 {
+    let port = argument!(port.as_ref or 0);
+    let headers = argument!(headers.as_ref or 0);
+    pipeline::note_checked(Maps, port, headers);
+    0
+}
+
+/// [`reevaluate::fill_opening`]. Returns 0.
+#[unsafe(no_mangle)]
+pub extern "C" fn fill_opening(
     port: *const Port,
     headers: *const Headers,
     is_reply: u32,
@@ -164,7 +197,7 @@ pub extern "C" fn opening_values(
     let port = argument!(port.as_ref or 0);
     let headers = argument!(headers.as_ref or 0);
     let values = argument!(values.as_mut or 0);
-    *values = reevaluate::opening_values(Maps, port, headers, is_reply != 0);
+    reevaluate::fill_opening(Maps, port, headers, is_reply != 0, values);
     0
 }
 
@@ -189,6 +222,21 @@ pub extern "C" fn commit(
     let direction = Direction::from_u8(direction as u8);
     let tracked = Tracked::from_bits(tracked);
     pipeline::commit_flow(Maps, port, direction, headers, tracked, rule);
+    0
+}
+
+/// [`log::emit`]; the judgement as a rule word. Returns 0: global functions return a number.
+#[unsafe(no_mangle)]
+pub extern "C" fn emit(
+    skb: *mut __sk_buff,
+    port: *const Port,
+    direction: u32,
+    judgement: u64,
+) -> u32 {
+    let port = argument!(port.as_ref or 0);
+    let direction = Direction::from_u8(direction as u8);
+    let judgement = RuleWord(judgement).judgement();
+    log::emit(&Skb::of(skb), port, direction, &judgement);
     0
 }
 

@@ -9,6 +9,7 @@ use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use fw_common::classify::Values;
 use fw_common::conntrack::{CtState, Tracked};
 use fw_common::flow::{Flow, FlowKey, FlowRef};
+use fw_common::limit::Bucket;
 use fw_common::maps::{
     ClassKeyV4, ClassKeyV6, Counter, FragmentKey, FragmentValue, Port, RuleWord, SPACE_BITS,
     Settings, capacity, counter,
@@ -35,6 +36,9 @@ static HALF_OPEN: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(capac
 #[map]
 static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue> =
     LruHashMap::with_max_entries(capacity::FRAGMENTS, 0);
+#[map]
+static SYN_LIMITS: LruHashMap<Address, Bucket> =
+    LruHashMap::with_max_entries(capacity::SYN_LIMITS, 0);
 #[map]
 static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(counter::ENTRIES, 0);
 #[map]
@@ -185,6 +189,21 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn take_syn(&self, source: &Address, interval: u64, burst: u32) -> bool {
+        let now = self.now();
+        if let Some(bucket) = SYN_LIMITS.get_ptr_mut(source) {
+            // SAFETY: map values stay readable until the program ends. Two CPUs that take at once may get one token twice.
+            return unsafe { (*bucket).take(now, interval, burst) };
+        }
+        let mut bucket = Bucket::default();
+        let taken = bucket.take(now, interval, burst);
+        if SYN_LIMITS.insert(source, bucket, 0).is_err() {
+            // Without a bucket the next request begins a new one.
+        }
+        taken
+    }
+
+    #[inline(always)]
     fn settings(&self) -> Settings {
         SETTINGS.get(0).copied().unwrap_or_default()
     }
@@ -214,13 +233,28 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn packet_values(&self, port: &Port, headers: &Headers, state: CtState, values: &mut Values) {
-        stage::packet_values(port, headers, state as u32, values);
+    fn fill_values(&self, port: &Port, headers: &Headers, state: CtState, values: &mut Values) {
+        stage::fill_values(port, headers, state as u32, values);
     }
 
     #[inline(always)]
-    fn opening_values(&self, port: &Port, headers: &Headers, is_reply: bool, values: &mut Values) {
-        stage::opening_values(port, headers, u32::from(is_reply), values);
+    fn fill_opening(&self, port: &Port, headers: &Headers, is_reply: bool, values: &mut Values) {
+        stage::fill_opening(port, headers, u32::from(is_reply), values);
+    }
+
+    #[inline(always)]
+    fn exceeds_syn_limit(&self, headers: &Headers) -> bool {
+        stage::exceeds_syn_limit(headers) != 0
+    }
+
+    #[inline(always)]
+    fn fill_claim(&self, port: &Port, target: &Address, values: &mut Values) {
+        stage::fill_claim(port, target, values);
+    }
+
+    #[inline(always)]
+    fn note_checked(&self, port: &Port, headers: &Headers) {
+        stage::note_checked(port, headers);
     }
 
     #[inline(always)]

@@ -21,11 +21,12 @@ use aya::maps::{HashMap, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::TestRunResult;
 use fw_agent::datapath::pins::Pins;
 use fw_agent::datapath::plan::plan;
-use fw_agent::datapath::{Action, AttachMode, Hook, Kernel, State};
+use fw_agent::datapath::{Action, AttachMode, Hook, Kernel, Role, State, TestPlace};
 use fw_agent::image::MapImage;
 use fw_agent::policy::{NodePolicy, PortId};
 use fw_common::event::{EVENT_BYTES, Event};
 use fw_common::flow::{Flow, FlowKey};
+use fw_common::limit::Bucket;
 use fw_common::maps::{Counter, FragmentKey, FragmentValue, Port, counter, name};
 use fw_common::verdict::{Direction, REASONS, Reason, Verdict};
 use fw_common::wire::Address;
@@ -181,7 +182,8 @@ impl TestKernel {
         node.settings.log_interval = 0;
         for port in &mut node.ports {
             let policies = [&mut port.inbound, &mut port.outbound];
-            for rule in policies.into_iter().flat_map(|policy| &mut policy.rules) {
+            let policies = policies.into_iter().chain(&mut port.guard);
+            for rule in policies.flat_map(|policy| &mut policy.rules) {
                 rule.log.get_or_insert(7);
             }
         }
@@ -232,14 +234,30 @@ impl TestKernel {
         }
     }
 
-    /// Runs the program of a direction on a frame of a port.
+    /// The interface index that stands for a port.
+    pub fn index_of(&self, port: PortId) -> Option<u32> {
+        self.indices.get(&port).copied()
+    }
+
+    /// Runs the program of a direction on a frame of a port that this host made.
     pub fn run(&mut self, port: PortId, direction: Direction, frame: &[u8]) -> Result<Run> {
+        self.run_from(port, direction, frame, 0)
+    }
+
+    /// Likewise, on a frame that came into the host by an interface.
+    pub fn run_from(
+        &mut self,
+        port: PortId,
+        direction: Direction,
+        frame: &[u8],
+        came_from: u32,
+    ) -> Result<Run> {
         while self.events.next().is_some() {}
         if std::mem::take(&mut self.uncounted) {
             self.counted = self.read_counters()?;
         }
         let mut answer = vec![0; LONGEST];
-        let result = self.test_run(port, direction, frame, &mut answer)?;
+        let result = self.test_run(port, direction, frame, came_from, &mut answer)?;
         answer.truncate(result.data_size_out as usize);
         let Settled {
             reason,
@@ -261,7 +279,7 @@ impl TestKernel {
     pub fn act(&mut self, port: PortId, direction: Direction, frame: &[u8]) -> Result<i32> {
         self.uncounted = true;
         let mut answer = [0; LONGEST];
-        let result = self.test_run(port, direction, frame, &mut answer)?;
+        let result = self.test_run(port, direction, frame, 0, &mut answer)?;
         Ok(result.return_value.cast_signed())
     }
 
@@ -270,6 +288,7 @@ impl TestKernel {
         port: PortId,
         direction: Direction,
         frame: &[u8],
+        came_from: u32,
         answer: &mut [u8],
     ) -> Result<TestRunResult> {
         let index = self.indices.get(&port).context("no such port")?;
@@ -286,7 +305,13 @@ impl TestKernel {
             Direction::In => Hook::Egress,
             Direction::Out => Hook::Ingress,
         };
-        Ok(self.kernel.test_run(hook, LOOPBACK, frame, answer)?)
+        let at = TestPlace {
+            ifindex: LOOPBACK,
+            ingress_ifindex: came_from,
+            ..TestPlace::default()
+        };
+        let kernel = &mut self.kernel;
+        Ok(kernel.test_run_at(Role::Guest, hook, at, frame, answer)?)
     }
 
     /// The ledger: which reason one packet was counted under since the last call, and what else was.
@@ -349,12 +374,13 @@ impl TestKernel {
         Ok(Some((verdict, u32::from_ne_bytes(rule))))
     }
 
-    /// Forgets all flows and fragments.
+    /// Forgets all flows, fragments and limits.
     pub fn forget_flows(&self) -> Result<()> {
         let pins = self.directory.pins();
         clear::<FlowKey, Flow>(&mut pins.hash(name::FLOWS)?)?;
         clear::<FlowKey, Flow>(&mut pins.hash(name::HALF_OPEN)?)?;
-        clear::<FragmentKey, FragmentValue>(&mut pins.hash(name::FRAGMENTS)?)
+        clear::<FragmentKey, FragmentValue>(&mut pins.hash(name::FRAGMENTS)?)?;
+        clear::<Address, Bucket>(&mut pins.hash(name::SYN_LIMITS)?)
     }
 
     /// All flows of ports: those that both ends have taken part in, and the half-open ones.
@@ -381,6 +407,9 @@ impl TestKernel {
         }
         change::<FragmentKey, FragmentValue>(&mut pins.hash(name::FRAGMENTS)?, |first| {
             first.seen = first.seen.saturating_sub(nanoseconds);
+        })?;
+        change::<Address, Bucket>(&mut pins.hash(name::SYN_LIMITS)?, |bucket| {
+            bucket.empty_at = bucket.empty_at.saturating_sub(nanoseconds);
         })
     }
 }

@@ -10,7 +10,7 @@
 
 mod traits;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 pub use self::traits::{Segment, first_state, traits_of};
 
@@ -69,6 +69,9 @@ pub fn judge_on(policy: &Policy, packet: &Packet, interface: Option<&str>) -> us
 
 /// Whether all conditions but that on the interface hold for the packet.
 pub fn holds(matches: &Matches, packet: &Packet) -> bool {
+    if matches.not_ip {
+        return false;
+    }
     if let Some(family) = matches.family
         && family != packet.family
     {
@@ -92,6 +95,48 @@ pub fn holds(matches: &Matches, packet: &Packet) -> bool {
     in_ranges(&matches.sport, packet.sport)
         && in_ranges(&matches.dport, packet.dport)
         && packet.traits & matches.traits_mask == matches.traits_value
+}
+
+/// A frame that is not IP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// EtherType.
+    pub ethertype: u16,
+    /// Who sends an ARP; 0.0.0.0 of anything else.
+    pub sender: IpAddr,
+    /// Whom it asks for or tells, likewise.
+    pub target: IpAddr,
+}
+
+/// Index of the rule that decides a frame that is not IP; the number of rules if none does.
+pub fn judge_frame(policy: &Policy, frame: &Frame) -> usize {
+    for (index, rule) in policy.rules.iter().enumerate() {
+        let matches = &rule.matches;
+        if !matches.not_ip || !in_ranges(&matches.dport, Some(frame.ethertype)) {
+            continue;
+        }
+        let sender = matches.source.as_ref();
+        let target = matches.dest.as_ref();
+        if sender.is_none_or(|set| contains(set, frame.sender))
+            && target.is_none_or(|set| contains(set, frame.target))
+        {
+            return index;
+        }
+    }
+    policy.rules.len()
+}
+
+/// The packet whose judgement decides whether a guest may claim an address by neighbour discovery: one from that address.
+pub fn claim(address: Ipv6Addr) -> Packet {
+    Packet {
+        family: Family::V6,
+        protocol: 58,
+        source: address.into(),
+        dest: Ipv6Addr::UNSPECIFIED.into(),
+        sport: None,
+        dport: None,
+        traits: 0,
+    }
 }
 
 /// Whether the longest prefix that holds `address` is there and is not a `nomatch`.

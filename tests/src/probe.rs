@@ -3,6 +3,7 @@
 //! A probe is one attempt from one address to another; every one ends within its timeout. What it reaches is a real socket in the other
 //! namespace: [`TcpServer`], [`UdpServer`], or the kernel itself for ping. Sockets are made inside a namespace and used from outside of it.
 
+mod capture;
 mod frame;
 mod ping;
 mod tcp;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, bind, socket_with};
 
+pub use self::capture::{Capture, contains};
 pub use self::frame::{send_frame, udp_frame};
 pub use self::ping::{ping, ping_with};
 pub use self::tcp::{Session, TcpServer, Transfer, connect, transfer};

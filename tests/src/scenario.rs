@@ -10,7 +10,7 @@
 //!
 //! All must agree on verdict, reason and rule, and the last hop's must be what the line says.
 //!
-//! Flows live on from case to case within a scenario, on both sides alike, until a line `reset`. A case that the kernel's test run does not
+//! A case `change` goes on with another configuration. Flows live on from case to case within a scenario, on both sides alike, until a line `reset`. A case that the kernel's test run does not
 //! take (a frame that ends within its IP header) says `host-only`.
 
 pub mod cases;
@@ -29,7 +29,7 @@ use fw_common::conntrack::CtState;
 use fw_common::verdict::{Direction, Reason, Verdict};
 
 use self::cases::{Case, Expect, Step};
-use self::host::Host;
+use self::host::{Host, Question};
 use self::packet::Sketch;
 use crate::kernel::{PASS, REDIRECT, SHOT, TestKernel};
 use crate::tree::facts;
@@ -123,6 +123,7 @@ pub fn run(directory: &Path, kernel: &mut TestKernel, report: &mut Report) -> Re
             }
             Step::Reset => scenario.reset().map(Ok),
             Step::Wait(seconds) => scenario.wait(seconds).map(Ok),
+            Step::Change(name) => scenario.change(directory, &name).map(Ok),
             Step::Packet(change, expect) => {
                 report.packets += 1;
                 scenario.packet(&change, &expect)
@@ -162,6 +163,20 @@ impl Scenario<'_> {
         self.kernel.advance(nanoseconds)
     }
 
+    /// Takes the files below `name` in place of those of the scenario.
+    fn change(&mut self, directory: &Path, name: &str) -> Result<()> {
+        let mut sources = Sources::read(directory, NODE);
+        let changed = Sources::read(&directory.join(name), NODE);
+        if changed.files.is_empty() {
+            bail!("there are no files below {name}");
+        }
+        sources.files.extend(changed.files);
+        self.compiled = compile(&sources, &facts(NODE), 0);
+        self.host.switch_to(&self.compiled);
+        self.kernel_image = self.kernel.load(&self.compiled.policy)?;
+        Ok(())
+    }
+
     /// Judges one packet at all its hops. The inner error says what is not as expected.
     fn packet(
         &mut self,
@@ -180,7 +195,7 @@ impl Scenario<'_> {
         let mut last = None;
         for (port, direction) in ports {
             let Some(port) = port else { continue };
-            let seen = self.hop(&port, direction, &frame, expect)?;
+            let seen = self.hop(&port, direction, &frame, &sketch.from, expect)?;
             let found = match seen.agreement(direction) {
                 Ok(found) => found,
                 Err(message) => return Ok(Err(message)),
@@ -221,21 +236,27 @@ impl Scenario<'_> {
         port: &PortPolicy,
         direction: Direction,
         frame: &[u8],
+        from: &Endpoint,
         expect: &Expect,
     ) -> Result<Seen> {
         let policy = policy_of(port, direction);
-        let judged = self.host.judge(port.port, direction, frame)?;
+        let came_from = self.came_from(from);
+        let judged = self
+            .host
+            .judge(port.port, direction, frame, came_from.in_memory)?;
         let is_running = judged.state == Some(CtState::Established);
-        let model = judged.packet.as_ref().map(|packet| {
-            let inbound = direction == Direction::In;
-            if is_running && crate::model::passes_by_its_flow(policy, inbound, packet.source) {
-                return Found {
-                    verdict: Verdict::Accept,
-                    reason: Some(Reason::Established),
-                    rule: None,
-                };
-            }
-            let index = crate::model::judge(policy, packet);
+        let model = judged.packet.as_ref().map(|question| {
+            let index = match question {
+                Question::Packet(packet) if is_running && runs_on(port, direction, packet) => {
+                    return Found {
+                        verdict: Verdict::Accept,
+                        reason: Some(Reason::Established),
+                        rule: None,
+                    };
+                }
+                Question::Packet(packet) => crate::model::judge(policy, packet),
+                Question::Frame(frame) => crate::model::judge_frame(policy, frame),
+            };
             let rule = &policy.rules[index];
             Found {
                 verdict: rule.verdict,
@@ -255,7 +276,7 @@ impl Scenario<'_> {
         }
         let run = self
             .kernel
-            .run(port.port, direction, frame)
+            .run_from(port.port, direction, frame, came_from.in_kernel)
             .context("running the kernel program")?;
         self.in_kernel += 1;
         let place = |identity| {
@@ -291,6 +312,28 @@ impl Scenario<'_> {
         Ok(seen)
     }
 
+    /// The interface by which a packet from a place comes into the node.
+    fn came_from(&self, from: &Endpoint) -> CameFrom {
+        let port = self.port(from).map(|port| port.port);
+        let of_port = port.and_then(|port| {
+            Some(CameFrom {
+                in_memory: self.host.ifindex(port)?,
+                in_kernel: self.kernel.index_of(port)?,
+            })
+        });
+        match (of_port, from) {
+            (Some(of_port), _) => of_port,
+            (None, Endpoint::Host) => CameFrom {
+                in_memory: 0,
+                in_kernel: 0,
+            },
+            (None, _) => CameFrom {
+                in_memory: ELSEWHERE,
+                in_kernel: ELSEWHERE,
+            },
+        }
+    }
+
     /// The policy of the NIC at a place; none if it is no guest's or not firewalled.
     fn port(&self, place: &Endpoint) -> Option<PortPolicy> {
         let Endpoint::Guest { port, .. } = place else {
@@ -315,6 +358,16 @@ impl Scenario<'_> {
             }
         }
     }
+}
+
+/// An interface index that no port has.
+const ELSEWHERE: u32 = 0x7fff_ffff;
+
+/// The interface by which a packet came into the node, by its number in memory and in the kernel's maps.
+#[derive(Clone, Copy)]
+struct CameFrom {
+    in_memory: u32,
+    in_kernel: u32,
 }
 
 /// What the three say of one packet at one hop.
@@ -384,5 +437,17 @@ fn describe(found: Found, policy: &Policy) -> Described {
     Described {
         origin: line.map(|line| format!("{}:{}", line.file, line.line)),
         text: rule.map(|rule| rule.origin.text.to_string()),
+    }
+}
+
+/// Whether a packet of a running flow needs no rule: nothing has become of its source, or of the addresses that its sender may use.
+fn runs_on(port: &PortPolicy, direction: Direction, packet: &crate::model::Packet) -> bool {
+    let judge = crate::model::judge;
+    match direction {
+        Direction::In => crate::model::passes_by_its_flow(&port.inbound, true, packet.source),
+        Direction::Out => port.guard.as_ref().is_none_or(|guard| {
+            let rule = &guard.rules[judge(guard, packet)];
+            rule.verdict == Verdict::Accept
+        }),
     }
 }

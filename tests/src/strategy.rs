@@ -141,6 +141,7 @@ impl Parts {
         let (mask, value) = self.traits;
         Matches {
             interface: None,
+            not_ip: false,
             family: self.family,
             protocol: self.protocol,
             source: set(&self.source),

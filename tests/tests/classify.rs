@@ -12,6 +12,7 @@ use std::net::IpAddr;
 use fw_agent::image::{MapImage, Memory, PolicyError};
 use fw_agent::policy::{
     AddressSet, Family, GuestKind, Matches, NodePolicy, Policy, PortId, PortPolicy, Rule, SetEntry,
+    Vlans,
 };
 use fw_common::classify::{Values, classify};
 use fw_common::maps::{policy as layout, traits};
@@ -52,9 +53,12 @@ fn port(vmid: u32, inbound: Policy, outbound: Policy) -> PortPolicy {
         kind: GuestKind::Vm,
         mac: Some([0xbc, 0x24, 0x11, 0, 0, 1]),
         macfilter: false,
+        macfilter_layer2: false,
+        vlans: Vlans::None,
         dhcp: true,
         inbound,
         outbound,
+        guard: None,
     }
 }
 

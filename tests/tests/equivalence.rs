@@ -70,6 +70,7 @@ enable: 1
 policy_in: REJECT
 policy_out: DROP
 dhcp: 0
+layer2_protocols: ARP,8847
 [RULES]
 IN ACCEPT -source dc/peer
 OUT ACCEPT -p udp -dport 53
@@ -270,6 +271,9 @@ fn check(host: &str, seed: u8) {
         (Reason::Fragment, 100),
         (Reason::HeaderChain, 10),
         (Reason::NotIp, 100),
+        (Reason::Related, 1000),
+        (Reason::Vlan, 1000),
+        (Reason::Layer2, 100),
     ] {
         let count = pair.counted.get(&reason).copied().unwrap_or(0);
         assert!(count >= least, "{reason:?}: {count}");

@@ -42,13 +42,14 @@ fn policies(guests: &[(u32, u16, &str)]) -> NodePolicy {
         tree.write(
             &format!("nodes/demo/qemu-server/{vmid}.conf"),
             &format!(
-                "net0: virtio=BC:24:11:00:00:{:02X},bridge=vmbr0,firewall=1\n",
+                "net0: virtio=BC:24:11:00:00:{:02X},bridge=vmbr0,firewall=1,trunks=5;7-9\n",
                 vmid % 100
             ),
         )
         .unwrap();
         let rule = format!("IN ACCEPT -p tcp -dport {port} -source {source}");
-        let text = format!("[OPTIONS]\nenable: 1\n[RULES]\n{rule}\n");
+        let own = "[IPSET ipfilter-net0]\n192.0.2.10\n";
+        let text = format!("[OPTIONS]\nenable: 1\n{own}[RULES]\n{rule}\n");
         tree.write_firewall(*vmid, &text).unwrap();
     }
     let compiled = compile(&Sources::read(tree.path(), NODE), &facts(NODE), 0);

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 use etherparse::{EtherType, Ethernet2Slice, NetSlice, SlicedPacket, TransportSlice};
 use fw_agent::policy::{
-    GuestKind, Matches, NodePolicy, Origin, OriginKind, Policy, PortId, PortPolicy, Rule,
+    GuestKind, Matches, NodePolicy, Origin, OriginKind, Policy, PortId, PortPolicy, Rule, Vlans,
 };
 use fw_common::verdict::{Direction, Reason, Verdict};
 use tapwall_tests::frame::{
@@ -51,9 +51,12 @@ fn kernel() -> TestKernel {
             kind: GuestKind::Vm,
             mac: Some(GUEST),
             macfilter: true,
+            macfilter_layer2: true,
+            vlans: Vlans::Any,
             dhcp: false,
             inbound: everything.clone(),
             outbound: everything,
+            guard: None,
         }],
         ..NodePolicy::default()
     };

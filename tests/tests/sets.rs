@@ -9,14 +9,14 @@ use std::sync::Arc;
 
 use fw_agent::image::{MapImage, Memory};
 use fw_agent::policy::{
-    AddressSet, Family, GuestKind, Matches, NodePolicy, Origin, OriginKind, Policy, PortId,
-    PortPolicy, Rule, SetEntry,
+    AddressSet, GuestKind, Matches, NodePolicy, Origin, OriginKind, Policy, PortId, PortPolicy,
+    Rule, SetEntry, Vlans,
 };
 use fw_common::address;
 use fw_common::classify::{Values, classify};
 use fw_common::maps::policy as layout;
 use fw_common::verdict::{Direction, Reason, Verdict};
-use fw_common::wire::{Address, IpVersion};
+use fw_common::wire::IpVersion;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::Config;
@@ -66,11 +66,14 @@ fn node(sets: &[Arc<AddressSet>], blacklists: &[bool]) -> NodePolicy {
             kind: GuestKind::Vm,
             mac: None,
             macfilter: false,
+            macfilter_layer2: false,
+            vlans: Vlans::None,
             dhcp: false,
             inbound: Policy {
                 rules: vec![member, last.clone()],
             },
             outbound: Policy { rules: vec![last] },
+            guard: None,
         }
     };
     NodePolicy {

@@ -246,6 +246,8 @@ options! {
         "ips" ips: bool = false, boolean;
         /// First and last queue of the intrusion prevention system.
         "ips_queues" ips_queues: (u16, u16) = (0, 0), queues;
+        /// Drop frames with VLAN tags that the NIC's `trunks` do not list; not an option of the reference.
+        "vlan_filter" vlan_filter: bool = true, boolean;
         /// Ethernet types that the guest may send besides IPv4 and IPv6; none: all.
         "layer2_protocols" layer2_protocols: Option<Vec<u16>> = None, ethertypes;
     }

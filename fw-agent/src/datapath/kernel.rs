@@ -13,8 +13,8 @@ use fw_common::flow::{Flow, FlowKey};
 use fw_common::limit::Bucket;
 use fw_common::maps::classes::PREFILTER_WORDS;
 use fw_common::maps::{
-    ClassKeyV4, ClassKeyV6, Counter, FragmentKey, FragmentValue, LogKey, Port, PortKey, Settings,
-    capacity, counter, name,
+    ANY_VLAN, ClassKeyV4, ClassKeyV6, Counter, FragmentKey, FragmentValue, LogKey, NO_VLAN, Port,
+    PortKey, Settings, VLAN_WORDS, capacity, counter, name,
 };
 use fw_common::wire::Address;
 use rustix::fs::{StatFs, statfs};
@@ -143,9 +143,14 @@ impl Kernel {
         for entry in self.ports.iter() {
             let (ifindex, port) = entry.map_err(failed("read", name::PORTS))?;
             state.spaces.insert(port.space, None);
-            for start in port.policy {
+            let [inbound, outbound] = port.policy;
+            for start in [inbound, outbound, port.guard] {
                 let words = self.read_policy(start)?;
                 state.adopt_policy(start, words);
+            }
+            if port.vlans != NO_VLAN && port.vlans != ANY_VLAN {
+                let words = self.read_words(port.vlans, VLAN_WORDS)?;
+                state.adopt_policy(port.vlans, words);
             }
             state.ports.insert(ifindex, port);
         }
@@ -359,6 +364,7 @@ fn layout(map: &str) -> Option<(u32, u32, u32)> {
         name::FRAGMENTS => bytes::<FragmentKey, FragmentValue>(capacity::FRAGMENTS),
         name::LOG_LIMITS => bytes::<LogKey, Bucket>(capacity::LOG_LIMITS),
         name::LOCALS => bytes::<Address, u32>(capacity::LOCALS),
+        name::SYN_LIMITS => bytes::<Address, Bucket>(capacity::SYN_LIMITS),
         name::COUNTERS => bytes::<u32, Counter>(counter::ENTRIES),
         name::SETTINGS => bytes::<u32, Settings>(1),
         _ => None,

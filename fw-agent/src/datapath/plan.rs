@@ -2,7 +2,7 @@
 //!
 //! In: [`State`] (what the kernel holds), a [`MapImage`], and the devices and addresses that exist ([`Present`]). Out: a [`Plan`], and with it the state after it.
 //!
-//! Order: 1. new class spaces and prefilters, 2. new policies, 3. settings, 4. port values (each switches one port), 5. attach, 6. detach, 7. forget
+//! Order: 1. new class spaces and prefilters, 2. new policies (guards and sets of VLANs among them: all are words of the arena that ports refer to), 3. settings, 4. port values (each switches one port), 5. attach, 6. detach, 7. forget
 //! ports, 8. wait until no program reads what was replaced, 9. remove class spaces that nobody uses. The words of policies and prefilters that
 //! nobody uses are handed out again by the next plan.
 //!
@@ -17,12 +17,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use fw_common::maps::classes::NO_PREFILTER;
-use fw_common::maps::{Port, Settings, capacity, port_flag};
+use fw_common::maps::{ANY_VLAN, NO_VLAN, Port, Settings, capacity, port_flag};
 use fw_common::wire::Address;
 
 use super::arena::Arena;
 use super::attach::Role;
-use crate::image::{ClassSpace, Classes, HOST, MapImage, PlacedSpace, PortImage, port_value};
+use crate::image::{
+    ClassSpace, Classes, HOST, MapImage, PlacedSpace, Places, PortImage, VlanImage, port_value,
+};
 use crate::inventory::host_devices::HostDevice;
 use crate::policy::{GuestKind, PortId};
 
@@ -110,7 +112,7 @@ pub struct State {
     pub spaces: BTreeMap<u32, Option<Arc<Classes>>>,
     /// Addresses of the host.
     pub locals: BTreeSet<Address>,
-    /// Policies and prefilters in the arena by their words.
+    /// What is in the arena, by its words.
     policies: HashMap<Vec<u64>, u32>,
     arena: Arena,
     /// What the kernel has of settings; none: not known.
@@ -220,13 +222,9 @@ pub fn plan_node(
     {
         for (id, port, ifindex) in ports {
             wanted.insert(port.device.clone(), ifindex);
-            let [inbound, outbound] = port.policies.map(|index| starts[index]);
-            match (inbound, outbound) {
-                (Some(inbound), Some(outbound)) => {
-                    let switch = (id, port, ifindex);
-                    switch_port(state, switch, [inbound, outbound], space, &mut plan);
-                }
-                _ => plan.no_room.push(id),
+            match starts.of(port, space) {
+                Some(places) => switch_port(state, (id, port, ifindex), places, &mut plan),
+                None => plan.no_room.push(id),
             }
         }
     }
@@ -373,19 +371,60 @@ fn is_failed(image: &MapImage, id: PortId) -> bool {
     image.failures.iter().any(|(failed, _, _)| *failed == id)
 }
 
-/// Where each policy of `image` is in the arena; none for those that no port needs now, or for which there was no room.
+/// Where the words of an image are in the arena.
+#[derive(Default)]
+struct Starts {
+    /// Of each policy; none for those that no port needs now, or for which there was no room.
+    policies: Vec<Option<u32>>,
+    /// Of each set of VLANs likewise.
+    vlans: HashMap<Vec<u64>, u32>,
+}
+
+impl Starts {
+    /// What a port refers to; none if there was no room for some of it.
+    fn of(&self, port: &PortImage, space: PlacedSpace) -> Option<Places> {
+        let [inbound, outbound] = port.policies.map(|index| self.policies[index]);
+        Some(Places {
+            policy: [inbound?, outbound?],
+            guard: match port.guard {
+                None => 0,
+                Some(index) => self.policies[index]?,
+            },
+            vlans: match &port.vlans {
+                VlanImage::None => NO_VLAN,
+                VlanImage::Any => ANY_VLAN,
+                VlanImage::Words(words) => *self.vlans.get(words)?,
+            },
+            space,
+        })
+    }
+}
+
+/// Finds a place in the arena for everything that ports refer to.
 fn place_policies(
     state: &mut State,
     image: &MapImage,
     ports: &[Switch<'_>],
     plan: &mut Plan,
-) -> Vec<Option<u32>> {
-    let needed = ports.iter().flat_map(|(_, port, _)| port.policies);
+) -> Starts {
+    let needed = ports
+        .iter()
+        .flat_map(|(_, port, _)| port.policies.into_iter().chain(port.guard));
     let mut seen = BTreeSet::new();
-    let mut starts = vec![None; image.policies.len()];
+    let mut starts = Starts {
+        policies: vec![None; image.policies.len()],
+        ..Starts::default()
+    };
     for index in needed.filter(|index| seen.insert(*index)) {
         let words = image.policies[index].words.clone();
-        starts[index] = place_words(state, words, Arena::allocate, plan);
+        starts.policies[index] = place_words(state, words, Arena::allocate, plan);
+    }
+    for (_, port, _) in ports {
+        if let VlanImage::Words(words) = &port.vlans
+            && let Some(start) = place_words(state, words.clone(), Arena::allocate, plan)
+        {
+            starts.vlans.insert(words.clone(), start);
+        }
     }
     starts
 }
@@ -411,13 +450,12 @@ fn failed_ports(image: &MapImage, present: &Present) -> BTreeMap<String, u32> {
 fn switch_port(
     state: &mut State,
     (id, port, ifindex): Switch<'_>,
-    policy: [u32; 2],
-    space: PlacedSpace,
+    places: Places,
     plan: &mut Plan,
 ) {
     let old = state.ports.get(&ifindex).copied();
     let epoch = old.map_or(0, |old| old.epoch);
-    let mut value = port_value(id, port, policy, space, epoch);
+    let mut value = port_value(id, port, places, epoch);
     if old == Some(value) {
         return;
     }
@@ -428,6 +466,12 @@ fn switch_port(
         device: port.device.clone(),
         port: value,
     });
+}
+
+/// First words in the arena of everything that a port refers to; 0, [`ANY_VLAN`] and [`NO_PREFILTER`] among them refer to nothing.
+pub fn arena_starts(port: &Port) -> [u32; 6] {
+    let ([inbound, outbound], [v4, v6]) = (port.policy, port.prefilter);
+    [inbound, outbound, port.guard, port.vlans, v4, v6]
 }
 
 /// Drops class spaces, policies and prefilters that nobody refers to.
@@ -451,7 +495,7 @@ fn release(state: &mut State, plan: &mut Plan) {
         .copied()
         .collect();
     let starts: BTreeSet<u32> = ports()
-        .flat_map(|port| port.policy.into_iter().chain(port.prefilter))
+        .flat_map(arena_starts)
         .chain(settings.iter().flat_map(|settings| settings.prefilter))
         .collect();
     let arena = &mut state.arena;

@@ -208,7 +208,13 @@ fn collect(node: &NodePolicy) -> (HashMap<Arc<AddressSet>, usize>, BTreeSet<usiz
     let host = host.flat_map(|host| [&host.inbound, &host.outbound]);
     let ports = node.ports.iter();
     let rules = ports
-        .flat_map(|port| directions(port).map(|(_, policy)| policy))
+        .flat_map(|port| {
+            let guard = port.guard.as_ref();
+            directions(port)
+                .map(|(_, policy)| policy)
+                .into_iter()
+                .chain(guard)
+        })
         .chain(host)
         .flat_map(|policy| &policy.rules);
     for rule in rules {

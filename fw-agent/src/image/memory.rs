@@ -7,13 +7,16 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use fw_common::flow::{Flow, FlowKey, FlowRef};
-use fw_common::maps::{FragmentKey, FragmentValue, Port, PortKey, Settings, port_flag};
+use fw_common::limit::Bucket;
+use fw_common::maps::{
+    ANY_VLAN, FragmentKey, FragmentValue, NO_VLAN, Port, PortKey, Settings, port_flag,
+};
 use fw_common::tables::{Step, Tables};
 use fw_common::wire::{Address, IpVersion};
 use ipnet::{Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 
-use super::{Classes, HOST, MapImage, PortImage};
+use super::{Classes, HOST, MapImage, PortImage, VlanImage};
 use crate::policy::PortId;
 
 type FlowTable = RefCell<HashMap<FlowKey, Box<UnsafeCell<Flow>>>>;
@@ -82,6 +85,7 @@ pub struct Memory {
     room: Option<usize>,
     /// Flows that found none.
     refused: Cell<u64>,
+    syn_limits: RefCell<HashMap<Address, Bucket>>,
     settings: Settings,
     now: Cell<u64>,
 }
@@ -117,15 +121,28 @@ impl Memory {
         memory.settings.space = space.big;
         memory.settings.prefilter = space.prefilter;
         for (id, port) in &image.ports {
-            let policy = port.policies.map(|index| starts[index]);
-            let value = port_value(*id, port, policy, space, 0);
-            memory.ports.push((*id, value));
+            let places = Places {
+                policy: port.policies.map(|index| starts[index]),
+                guard: port.guard.map_or(0, |index| starts[index]),
+                vlans: match &port.vlans {
+                    VlanImage::None => NO_VLAN,
+                    VlanImage::Any => ANY_VLAN,
+                    VlanImage::Words(words) => {
+                        let start = memory.arena.len() as u32;
+                        memory.arena.extend(words);
+                        start
+                    }
+                },
+                space,
+            };
+            memory.ports.push((*id, port_value(*id, port, places, 0)));
         }
         memory.host = image.host.as_ref().map(|host| {
             let value = |pair: &[usize; 2]| Port {
                 vmid: HOST.vmid,
                 net: HOST.net,
                 flags: host.flags | port_flag::HOST,
+                vlans: ANY_VLAN,
                 policy: pair.map(|index| starts[index]),
                 ..space.port()
             };
@@ -164,6 +181,17 @@ impl Memory {
         Some(&self.ports[index].1)
     }
 
+    /// Takes another image in place of the one it has; flows, fragments, limits and the clock stay.
+    pub fn switch_to(&mut self, image: &MapImage) {
+        let old = std::mem::replace(self, Self::new(image));
+        self.flows = old.flows;
+        self.half_open = old.half_open;
+        self.removed = old.removed;
+        self.fragments = old.fragments;
+        self.syn_limits = old.syn_limits;
+        self.now = old.now;
+    }
+
     /// Moves the clock.
     pub fn advance(&self, nanoseconds: u64) {
         self.now.set(self.now.get() + nanoseconds);
@@ -179,12 +207,13 @@ impl Memory {
         self.refused.get()
     }
 
-    /// Forgets all flows and fragments.
+    /// Forgets all flows, fragments and limits.
     pub fn forget_flows(&mut self) {
         self.flows.get_mut().clear();
         self.half_open.get_mut().clear();
         self.removed.get_mut().clear();
         self.fragments.get_mut().clear();
+        self.syn_limits.get_mut().clear();
     }
 
     /// All flows: those that both ends have taken part in, and the half-open ones.
@@ -219,22 +248,37 @@ impl Memory {
     }
 }
 
+/// Where in the maps is what a port refers to.
+#[derive(Clone, Copy)]
+pub(crate) struct Places {
+    /// First words of its policies, by direction.
+    pub(crate) policy: [u32; 2],
+    /// First word of its guard, or 0.
+    pub(crate) guard: u32,
+    /// First word of its VLANs, or what stands for none or all.
+    pub(crate) vlans: u32,
+    /// Its class spaces.
+    pub(crate) space: PlacedSpace,
+}
+
 /// A port's value in the map `PORTS`.
-pub(crate) fn port_value(
-    id: PortId,
-    port: &PortImage,
-    policy: [u32; 2],
-    space: PlacedSpace,
-    epoch: u32,
-) -> Port {
+pub(crate) fn port_value(id: PortId, port: &PortImage, places: Places, epoch: u32) -> Port {
+    let Places {
+        policy,
+        guard,
+        vlans,
+        space,
+    } = places;
     Port {
         mac: port.mac,
         vmid: id.vmid,
         net: id.net,
         flags: port.flags,
         policy,
+        guard,
+        guard_epoch: port.guard_epoch,
         epoch,
-        vlans: fw_common::maps::ANY_VLAN,
+        vlans,
         ..space.port()
     }
 }
@@ -311,6 +355,14 @@ impl Tables for &Memory {
 
     fn first_fragment(&self, key: &FragmentKey) -> Option<FragmentValue> {
         self.fragments.borrow().get(key).copied()
+    }
+
+    fn take_syn(&self, source: &Address, interval: u64, burst: u32) -> bool {
+        let mut limits = self.syn_limits.borrow_mut();
+        limits
+            .entry(*source)
+            .or_default()
+            .take(self.now.get(), interval, burst)
     }
 
     fn settings(&self) -> Settings {

@@ -7,7 +7,7 @@ use fw_common::maps::classes::BLACKLISTED;
 use fw_common::maps::policy::FIELDS;
 use ipnet::IpNet;
 
-use super::{Classes, MapImage, PolicyImage};
+use super::{Classes, MapImage, PolicyImage, VlanImage};
 
 /// Names of the fields of a policy, in order.
 const FIELD_NAMES: [&str; FIELDS] = ["source", "dest", "sport", "dport", "protocol", "traits"];
@@ -26,8 +26,15 @@ impl Display for MapImage {
             let [inbound, outbound] = port.policies;
             writeln!(
                 f,
-                "port {}: guest {} net{}, mac {:012x}, flags {:#x}, in policy {inbound}, out policy {outbound}",
-                port.device, id.vmid, id.net, port.mac, port.flags
+                "port {}: guest {} net{}, mac {:012x}, flags {:#x}, in policy {inbound}, out policy {outbound}{}{}",
+                port.device,
+                id.vmid,
+                id.net,
+                port.mac,
+                port.flags,
+                port.guard
+                    .map_or(String::new(), |guard| format!(", guard policy {guard}")),
+                port.vlans
             )?;
         }
         if let Some(host) = &self.host {
@@ -69,6 +76,19 @@ fn write_classes(f: &mut Formatter<'_>, classes: &Classes) -> fmt::Result {
         }
     }
     Ok(())
+}
+
+impl Display for VlanImage {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => Ok(()),
+            Self::Any => f.write_str(", any VLAN"),
+            Self::Words(words) => {
+                let count: u32 = words.iter().map(|word| word.count_ones()).sum();
+                write!(f, ", {count} VLANs")
+            }
+        }
+    }
 }
 
 impl Display for PolicyImage {

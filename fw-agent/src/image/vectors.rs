@@ -76,6 +76,7 @@ fn ranges(field: usize, matches: &Matches, members: &Members) -> Option<Ranges> 
         policy::DEST => Some(members.of(matches.dest.as_ref()?).to_vec()),
         policy::SPORT => ports(&matches.sport),
         policy::DPORT => ports(&matches.dport),
+        policy::PROTOCOL if matches.not_ip => Some(vec![(policy::NOT_IP, policy::NOT_IP)]),
         policy::PROTOCOL => protocols(matches.family, matches.protocol),
         _ => traits(matches.traits_mask, matches.traits_value),
     }

@@ -30,6 +30,7 @@ impl Cover {
         // All conditions are named, so that a new one cannot be forgotten here.
         let Matches {
             interface,
+            not_ip,
             family,
             protocol,
             source,
@@ -40,7 +41,8 @@ impl Cover {
             traits_value,
         } = a;
         self.work += 1;
-        (interface.is_none() || *interface == b.interface)
+        *not_ip == b.not_ip
+            && (interface.is_none() || *interface == b.interface)
             && protocol.is_none_or(|protocol| b.protocol == Some(protocol))
             && ports_cover(sport, &b.sport)
             && ports_cover(dport, &b.dport)

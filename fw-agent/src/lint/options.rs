@@ -16,18 +16,15 @@ type Row = (&'static str, Option<u32>, bool, &'static str);
 
 pub(super) fn run(config: &Config, out: &mut Vec<Diagnostic>) {
     let cluster = &config.cluster.options;
-    let rows: [Row; 2] = [
-        row(
-            "ebtables",
-            &cluster.ebtables,
-            |on| !on,
-            "the frames are still judged",
-        ),
-        row("policy_forward", &cluster.policy_forward, filters, FORWARD),
-    ];
+    let rows: [Row; 1] = [row(
+        "policy_forward",
+        &cluster.policy_forward,
+        filters,
+        FORWARD,
+    )];
     report(&config.cluster.file, rows, out);
     let host = &config.host.options;
-    let rows: [Row; 7] = [
+    let rows: [Row; 6] = [
         row(
             "log_level_forward",
             &host.log_level_forward,
@@ -45,12 +42,6 @@ pub(super) fn run(config: &Config, out: &mut Vec<Diagnostic>) {
             &host.nf_conntrack_helpers,
             |names| !names.is_empty(),
             "secondary connections need rules of their own",
-        ),
-        row(
-            "protection_synflood",
-            &host.protection_synflood,
-            |on| *on,
-            "SYN packets are not limited",
         ),
         row(
             "log_nf_conntrack",
@@ -74,20 +65,12 @@ pub(super) fn run(config: &Config, out: &mut Vec<Diagnostic>) {
     report(&config.host.file, rows, out);
     for guest in config.guests.values() {
         let options = &guest.firewall.options;
-        let rows: [Row; 2] = [
-            row(
-                "layer2_protocols",
-                &options.layer2_protocols,
-                Option::is_some,
-                "every Ethernet type passes",
-            ),
-            row(
-                "policy_forward",
-                &options.policy_forward,
-                filters,
-                "a guest forwards nothing",
-            ),
-        ];
+        let rows: [Row; 1] = [row(
+            "policy_forward",
+            &options.policy_forward,
+            filters,
+            "a guest forwards nothing",
+        )];
         report(&guest.firewall.file, rows, out);
     }
 }

@@ -335,20 +335,20 @@ fn options_that_nothing_enforces() {
     let found = linted(&[
         (
             "firewall/cluster.fw",
-            "[OPTIONS]\nenable: 1\nebtables: 1\npolicy_forward: DROP",
+            "[OPTIONS]\nenable: 1\npolicy_forward: DROP",
         ),
         (
             "nodes/n/host.fw",
-            "[OPTIONS]\nnf_conntrack_helpers: ftp\nprotection_synflood: 0\nnftables: 1",
+            "[OPTIONS]\nnf_conntrack_helpers: ftp\nlog_nf_conntrack: 0\nnftables: 1",
         ),
-        ("firewall/100.fw", "[OPTIONS]\nlayer2_protocols: ARP"),
+        ("firewall/100.fw", "[OPTIONS]\npolicy_forward: DROP"),
         ("nodes/n/qemu-server/100.conf", NIC),
     ]);
     assert_eq!(
         found,
         [
-            "firewall/100.fw:2: warning: the option `layer2_protocols` is read, but not enforced; every Ethernet type passes",
-            "firewall/cluster.fw:4: warning: the option `policy_forward` is read, but not enforced; what is forwarded is not filtered",
+            "firewall/100.fw:2: warning: the option `policy_forward` is read, but not enforced; a guest forwards nothing",
+            "firewall/cluster.fw:3: warning: the option `policy_forward` is read, but not enforced; what is forwarded is not filtered",
             "nodes/n/host.fw:2: warning: the option `nf_conntrack_helpers` is read, but not enforced; secondary connections need rules of their own",
             "nodes/n/host.fw:4: warning: the option `nftables` is read, but not enforced; Tapwall enforces the rules in either case",
         ]

@@ -4,7 +4,8 @@
 //! the steps is the reference's:
 //!
 //! - In: invalid, blacklist, smurfs, TCP flags; then, if the guest's firewall is on, DHCP, NDP, the guest's rules, noise, policy.
-//! - Out: invalid; then, if the guest's firewall is on, DHCP, router advertisements, IP filter, NDP, the guest's rules, noise, policy.
+//! - Out: what is not IP; invalid; then, if the guest's firewall is on, DHCP, router advertisements, IP filter, NDP, the guest's rules, noise,
+//!   policy. The steps from DHCP to the IP filter are also the guard of flows that run, if there is an IP filter.
 //!
 //! The implicit members of an `ipfilter-netN` set follow its entries: of equal networks the last decides.
 
@@ -20,10 +21,11 @@ use super::names::{Names, View};
 use super::node::Node;
 use super::sets::Sets;
 use super::{
-    AddressSet, Family, MAX_RULES, Policy, PortId, PortPolicy, Rule, SetEntry, SourceLine, standard,
+    AddressSet, Family, MAX_RULES, Policy, PortId, PortPolicy, Rule, SetEntry, SourceLine, Vlans,
+    standard,
 };
 use crate::config::GuestConfig;
-use crate::config::address::link_local;
+use crate::config::address::{family, link_local};
 use crate::config::document::Document;
 use crate::config::line::{Fault, Reporter, Span, quote};
 use crate::config::options::GuestOptions;
@@ -31,8 +33,18 @@ use crate::config::rule::{Flow, Interface};
 use crate::diagnostic::Diagnostic;
 use crate::inventory::{Guest, Nic};
 
-/// Addresses that a NIC may use, if its IP filter is on, and the line that turned it on.
-type Own = BTreeMap<u16, (Arc<AddressSet>, SourceLine)>;
+/// Addresses that a NIC may use, by NIC; only those whose IP filter is on.
+type Own = BTreeMap<u16, OwnAddresses>;
+
+/// Addresses that one NIC may use.
+struct OwnAddresses {
+    /// As sources of IP packets.
+    sources: Arc<AddressSet>,
+    /// As senders of ARP; none if that is not checked.
+    senders: Option<Arc<AddressSet>>,
+    /// The line that turned the filter on.
+    line: SourceLine,
+}
 
 /// Resolves a guest's file and builds the policy of each of its firewalled NICs.
 pub(super) fn resolve(
@@ -75,11 +87,17 @@ pub(super) fn resolve(
                 .filter(|item| item.net.is_none_or(|only| only == nic.net));
             let list =
                 |direction| lines::collect(applying.clone(), node.groups, Flow::Local(direction));
+            let macfilter = options.enable.value && options.macfilter.value && nic.mac.is_some();
+            let own = own.get(&nic.net);
+            let layer2 = layer2(node, firewall, own, sets);
+            let guard = guard_rules(firewall, own, sets);
             PortPolicy {
                 port,
                 kind: guest.kind,
                 mac: nic.mac,
-                macfilter: options.enable.value && options.macfilter.value && nic.mac.is_some(),
+                macfilter,
+                macfilter_layer2: macfilter && node.layer2,
+                vlans: vlans(options, nic),
                 dhcp: options.dhcp.value,
                 inbound: bounded(
                     inbound(node, firewall, list(Direction::In)),
@@ -87,16 +105,14 @@ pub(super) fn resolve(
                     &mut reporter,
                 ),
                 outbound: bounded(
-                    outbound(
-                        node,
-                        firewall,
-                        own.get(&nic.net),
-                        list(Direction::Out),
-                        sets,
-                    ),
+                    outbound(node, firewall, layer2, guard.clone(), list(Direction::Out)),
                     port,
                     &mut reporter,
                 ),
+                guard: own.and(guard).map(|mut rules| {
+                    rules.push(standard::own_address());
+                    Policy { rules }
+                }),
             }
         })
         .collect()
@@ -117,9 +133,12 @@ fn unreadable(guest: &Guest, nic: &Nic) -> PortPolicy {
         kind: guest.kind,
         mac: nic.mac,
         macfilter: false,
+        macfilter_layer2: false,
+        vlans: Vlans::None,
         dhcp: false,
         inbound: policy.clone(),
         outbound: policy,
+        guard: None,
     }
 }
 
@@ -144,6 +163,7 @@ fn own_addresses(
             continue;
         }
         let is_named = written.is_some();
+        let senders = senders(written.iter().flatten(), nic, option.value, sets);
         let set = sets.share(
             written
                 .unwrap_or_default()
@@ -158,9 +178,84 @@ fn own_addresses(
             file: Arc::clone(&firewall.file),
             line: header.or(option.line).unwrap_or_default(),
         };
-        own.insert(nic.net, (set, line));
+        let addresses = OwnAddresses {
+            sources: set,
+            senders,
+            line,
+        };
+        own.insert(nic.net, addresses);
     }
     own
+}
+
+/// What a NIC may speak ARP for: the set's IPv4 entries, and with the option `ipfilter` a container's fixed addresses. None if there are no such.
+fn senders<'e>(
+    written: impl Iterator<Item = &'e SetEntry>,
+    nic: &Nic,
+    option: bool,
+    sets: &mut Sets,
+) -> Option<Arc<AddressSet>> {
+    let fixed = nic.addresses.iter().filter(|_| option);
+    let fixed = fixed.map(|address| SetEntry::member((*address).into()));
+    let entries: Vec<SetEntry> = written
+        .copied()
+        .chain(fixed)
+        .filter(|entry| family(&entry.net) == Family::V4)
+        .collect();
+    (!entries.is_empty()).then(|| sets.share(entries))
+}
+
+/// VLANs that a NIC may use.
+fn vlans(options: &GuestOptions, nic: &Nic) -> Vlans {
+    if !options.enable.value || !options.vlan_filter.value {
+        Vlans::Any
+    } else if nic.trunks.is_empty() {
+        Vlans::None
+    } else {
+        Vlans::Only(nic.trunks.clone())
+    }
+}
+
+/// Rules for what is not IP.
+fn layer2(
+    node: &Node<'_>,
+    firewall: &Document<GuestOptions>,
+    own: Option<&OwnAddresses>,
+    sets: &mut Sets,
+) -> Vec<Rule> {
+    let options = &firewall.options;
+    if !node.layer2 || !options.enable.value {
+        return Vec::new();
+    }
+    let listed = options.layer2_protocols.value.as_deref();
+    let listed = listed.map(|listed| (listed, firewall.line_of(&options.layer2_protocols)));
+    let senders = own.and_then(|own| Some((own.senders.as_ref()?, own.line.clone())));
+    standard::layer2(listed, senders, sets)
+}
+
+/// As what a guest may send: DHCP, router advertisements, IP filter. None if its firewall is off.
+fn guard_rules(
+    firewall: &Document<GuestOptions>,
+    own: Option<&OwnAddresses>,
+    sets: &mut Sets,
+) -> Option<Vec<Rule>> {
+    let options = &firewall.options;
+    if !options.enable.value {
+        return None;
+    }
+    let mut rules = Vec::new();
+    if options.dhcp.value {
+        rules.extend(standard::dhcp(Direction::Out));
+    }
+    if !options.radv.value {
+        rules.push(standard::router_advertisement());
+    }
+    if let Some(own) = own {
+        let line = Some(own.line.clone());
+        let filter = standard::ip_filter(&own.sources, options.ndp.value, line, sets);
+        rules.extend(filter);
+    }
+    Some(rules)
 }
 
 /// What a NIC may always use: its link-local address, no other link-local address, a container's fixed addresses.
@@ -208,33 +303,19 @@ fn inbound(node: &Node<'_>, firewall: &Document<GuestOptions>, list: Vec<Rule>) 
 fn outbound(
     node: &Node<'_>,
     firewall: &Document<GuestOptions>,
-    own: Option<&(Arc<AddressSet>, SourceLine)>,
+    mut rules: Vec<Rule>,
+    guard: Option<Vec<Rule>>,
     list: Vec<Rule>,
-    sets: &mut Sets,
 ) -> Vec<Rule> {
     let options = &firewall.options;
-    let mut rules = Vec::new();
     if !node.host.options.nf_conntrack_allow_invalid.value {
         rules.push(standard::invalid());
     }
-    if !options.enable.value {
+    let Some(guard) = guard else {
         rules.push(standard::guest_off());
         return rules;
-    }
-    if options.dhcp.value {
-        rules.extend(standard::dhcp(Direction::Out));
-    }
-    if !options.radv.value {
-        rules.push(standard::router_advertisement());
-    }
-    if let Some((own, line)) = own {
-        rules.extend(standard::ip_filter(
-            own,
-            options.ndp.value,
-            Some(line.clone()),
-            sets,
-        ));
-    }
+    };
+    rules.extend(guard);
     if options.ndp.value {
         rules.push(standard::ndp(options.radv.value));
     }
@@ -258,9 +339,10 @@ fn bounded(rules: Vec<Rule>, port: PortId, reporter: &mut Reporter<'_>) -> Polic
         port.net, port.vmid
     );
     reporter.error(0, whole(message), "the NIC is closed in that direction");
-    Policy {
-        rules: vec![standard::closed("standard: too many rules")],
-    }
+    let mut rules = rules;
+    rules.retain(|rule| rule.matches.not_ip);
+    rules.push(standard::closed("standard: too many rules"));
+    Policy { rules }
 }
 
 fn whole(message: String) -> Fault {
@@ -301,8 +383,8 @@ fn warn(guest: &Guest, firewall: &Document<GuestOptions>, own: &Own, reporter: &
             reporter.warning(line.line, fault, "the rule matches nothing");
         }
     }
-    for (net, (set, line)) in own {
-        if !set.has(Family::V4) {
+    for (net, OwnAddresses { sources, line, .. }) in own {
+        if !sources.has(Family::V4) {
             let fault = whole(format!("{} holds no IPv4 address", set_name(*net)));
             reporter.warning(
                 line.line,

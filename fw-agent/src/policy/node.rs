@@ -13,6 +13,8 @@ use crate::config::options::{HostOptions, Setting};
 pub(super) struct Node<'a> {
     /// The cluster's file could be read.
     pub(super) readable: bool,
+    /// Frames that are not IP are filtered.
+    pub(super) layer2: bool,
     pub(super) host: &'a Document<HostOptions>,
     pub(super) cluster: &'a Names,
     pub(super) groups: &'a Groups,

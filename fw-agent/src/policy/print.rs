@@ -13,7 +13,7 @@ use fw_common::maps::traits;
 
 use super::{
     AddressSet, Family, ForwardPolicy, Matches, NodePolicy, Origin, OriginKind, Policy, PortPolicy,
-    Rule, SetEntry, SourceLine,
+    Rule, SetEntry, SourceLine, Vlans,
 };
 use crate::config::registry::{ICMP, ICMPV6};
 
@@ -50,11 +50,31 @@ impl Display for PortPolicy {
         let switch = |on| if on { "on" } else { "off" };
         writeln!(
             f,
-            ", MAC filter {}, DHCP {}",
+            ", MAC filter {}{}, DHCP {}, VLANs {}",
             switch(self.macfilter),
-            switch(self.dhcp)
+            if self.macfilter && !self.macfilter_layer2 {
+                " (IP only)"
+            } else {
+                ""
+            },
+            switch(self.dhcp),
+            self.vlans
         )?;
-        write!(f, "  in\n{}  out\n{}", self.inbound, self.outbound)
+        write!(f, "  in\n{}  out\n{}", self.inbound, self.outbound)?;
+        match &self.guard {
+            Some(guard) => write!(f, "  out, in flows that run\n{guard}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Display for Vlans {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("none"),
+            Self::Any => f.write_str("any"),
+            Self::Only(ranges) => write!(f, "{}", Ranges(ranges)),
+        }
     }
 }
 
@@ -117,6 +137,9 @@ impl Display for Matches {
         if let Some(interface) = &self.interface {
             write!(f, "interface={interface} ")?;
         }
+        if self.not_ip {
+            f.write_str("not-ip ")?;
+        }
         match self.family {
             Some(Family::V4) => f.write_str("ipv4 ")?,
             Some(Family::V6) => f.write_str("ipv6 ")?,
@@ -137,13 +160,17 @@ impl Display for Matches {
                 write!(f, "{name}={set} ")?;
             }
         }
-        let names = if is_icmp {
+        let names = if self.not_ip {
+            ["sport", "ethertype"]
+        } else if is_icmp {
             ["type", "code"]
         } else {
             ["sport", "dport"]
         };
         for (name, ports) in names.into_iter().zip([&self.sport, &self.dport]) {
-            if !ports.is_empty() {
+            if !ports.is_empty() && self.not_ip {
+                write!(f, "{name}={} ", Ethertypes(ports))?;
+            } else if !ports.is_empty() {
                 write!(f, "{name}={} ", Ranges(ports))?;
             }
         }
@@ -180,6 +207,22 @@ impl Display for Ranges<'_> {
                 write!(f, "{comma}{first}")?;
             } else {
                 write!(f, "{comma}{first}:{last}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Ethertypes<'a>(&'a [(u16, u16)]);
+
+impl Display for Ethertypes<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        for (index, (first, last)) in self.0.iter().enumerate() {
+            let comma = if index > 0 { "," } else { "" };
+            if first == last {
+                write!(f, "{comma}{first:04x}")?;
+            } else {
+                write!(f, "{comma}{first:04x}:{last:04x}")?;
             }
         }
         Ok(())

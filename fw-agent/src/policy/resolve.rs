@@ -91,6 +91,7 @@ pub fn resolve(config: &Config, facts: &HostFacts, now: u64) -> (NodePolicy, Vec
     let node = Node {
         host,
         readable: cluster.readable,
+        layer2: cluster.options.ebtables.value,
         cluster: &names,
         groups: &groups,
         blacklist,
@@ -126,12 +127,17 @@ fn bridges(config: &Config) -> BTreeMap<PortId, Arc<str>> {
 fn settings(cluster: &ClusterOptions, host: &HostOptions) -> Settings {
     let limit = cluster.log_ratelimit.value;
     let interval = u64::from(limit.seconds) * SECOND / u64::from(limit.count.max(1));
-    let seconds = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+    let number = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
     Settings {
-        tcp_established: seconds(host.nf_conntrack_tcp_timeout_established.value),
-        tcp_syn_recv: seconds(host.nf_conntrack_tcp_timeout_syn_recv.value),
+        tcp_established: number(host.nf_conntrack_tcp_timeout_established.value),
+        tcp_syn_recv: number(host.nf_conntrack_tcp_timeout_syn_recv.value),
         log_interval: if limit.enable { interval } else { 0 },
         log_burst: limit.burst,
+        syn_interval: match host.protection_synflood.value {
+            true => SECOND / host.protection_synflood_rate.value.max(1),
+            false => 0,
+        },
+        syn_burst: number(host.protection_synflood_burst.value),
         ..Settings::default()
     }
 }

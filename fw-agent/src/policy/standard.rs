@@ -5,6 +5,7 @@
 //! [`super::host`]'s.
 
 mod host;
+mod layer2;
 
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use ipnet::{IpNet, Ipv6Net};
 pub(super) use self::host::{
     corosync, corosync_multicast, igmp, local_services, loopback, management,
 };
+pub(super) use self::layer2::layer2;
 use super::sets::Sets;
 use super::{AddressSet, Family, Matches, Origin, OriginKind, Rule, SourceLine};
 use crate::config::registry::{ICMP, ICMPV6, TCP, UDP};
@@ -237,6 +239,11 @@ pub(super) fn ip_filter(
     );
     rules.push(checked(filter, OriginKind::Standard, None, line));
     rules
+}
+
+/// Accepts whatever got so far: the end of a guard.
+pub(super) fn own_address() -> Rule {
+    accept(Matches::default(), "standard: the source is the NIC's own")
 }
 
 /// What a DROP or REJECT policy does with common noise before it logs.

@@ -135,7 +135,13 @@ struct Forced<'m> {
 impl Tables for Forced<'_> {
     fn track(&self, port: &Port, direction: Direction, headers: &Headers) -> Tracked {
         match self.state {
-            Some(state) => Tracked::plain(state),
+            Some(state) => Tracked {
+                // Whatever the flow is, its address would have been checked.
+                unchecked: direction == Direction::Out
+                    && port.guard != 0
+                    && state == CtState::Established,
+                ..Tracked::plain(state)
+            },
             None => track_flow(self.memory, port, direction, headers),
         }
     }
@@ -178,6 +184,10 @@ impl Tables for Forced<'_> {
 
     fn first_fragment(&self, key: &FragmentKey) -> Option<FragmentValue> {
         self.memory.first_fragment(key)
+    }
+
+    fn take_syn(&self, source: &Address, interval: u64, burst: u32) -> bool {
+        self.memory.take_syn(source, interval, burst)
     }
 
     fn settings(&self) -> Settings {

@@ -7,7 +7,7 @@ use fw_common::verdict::Reason;
 
 use super::text::print;
 use super::*;
-use crate::policy::{Matches, Origin, OriginKind, PortId, Rule, SourceLine};
+use crate::policy::{Matches, Origin, OriginKind, PortId, Rule, SourceLine, Vlans};
 
 fn policy(file: &str) -> Policy {
     let rule = |line, text: &str| Rule {
@@ -37,9 +37,12 @@ fn port_of(vmid: u32, net: u16, kind: GuestKind) -> PortPolicy {
         kind,
         mac: (vmid == 100).then_some([0xbc, 0x24, 0x11, 0, 0, net as u8]),
         macfilter: true,
+        macfilter_layer2: true,
+        vlans: Vlans::None,
         dhcp: true,
         inbound: policy(&format!("{vmid}-{net}-in.fw")),
         outbound: policy(&format!("{vmid}-{net}-out.fw")),
+        guard: None,
     }
 }
 

@@ -1,8 +1,10 @@
 //! IPv4 (RFC 791) and IPv6 (RFC 8200) with its extension headers.
 //!
-//! Lengths are checked against the frame: a datagram that claims more bytes than the frame has is malformed. A total length of 0 is a
-//! super-packet of more than 64 KiB that the kernel will cut up (BIG TCP); its length is the frame's. Of a quoted datagram only what is there
-//! counts, and never more than the datagram had.
+//! Lengths are checked against the frame: a datagram that claims more bytes than the frame has is malformed. A length of 0 in a frame of more
+//! than 64 KiB is a super-packet that the kernel will cut up (BIG TCP); its length is the frame's. In any other frame it is 0. Of a quoted datagram
+//! only what is there counts, and never more than the datagram had.
+//!
+//! A fragment is malformed if it is empty, reaches beyond the longest datagram, or is not the last and ends between units of 8 bytes.
 
 use super::transport;
 use super::{Address, Fragment, Headers, IpVersion, Packet, Span};
@@ -31,11 +33,7 @@ pub(super) fn parse_v4<P: Packet>(
         return Err(Reason::Malformed);
     }
     let present = span.end.saturating_sub(offset);
-    let total = match first & 0xffff {
-        0 => present,
-        total if span.is_quote && total > present => present,
-        total => total,
-    };
+    let total = length(first & 0xffff, present, span.is_quote);
     if total > present || total < header_bytes {
         return Err(Reason::Malformed);
     }
@@ -45,7 +43,13 @@ pub(super) fn parse_v4<P: Packet>(
     headers.protocol = (u32::from_be(words[2]) >> 16) as u8;
     let second = u32::from_be(words[1]);
     headers.fragment_id = second >> 16;
-    headers.fragment = fragment(second & 0x1fff, second & 0x2000 != 0);
+    let part = Part {
+        units: second & 0x1fff,
+        more: second & 0x2000 != 0,
+        bytes: total - header_bytes,
+        is_quote: span.is_quote,
+    };
+    part.note(headers)?;
     let l4 = offset + header_bytes;
     headers.l4 = l4 as u16;
     transport::parse(packet, l4, total - header_bytes, span.is_quote, headers)
@@ -67,11 +71,7 @@ pub(super) fn parse_v6<P: Packet>(
         Some(present) => present,
         None => return Err(Reason::Malformed),
     };
-    let payload = match second >> 16 {
-        0 => present,
-        payload if span.is_quote && payload > present => present,
-        payload => payload,
-    };
+    let payload = length(second >> 16, present, span.is_quote);
     if payload > present {
         return Err(Reason::Malformed);
     }
@@ -81,6 +81,7 @@ pub(super) fn parse_v6<P: Packet>(
     let start = offset + 40;
     let mut next = (second >> 8) as u8;
     let mut walked = 0_u32;
+    let mut part = None;
     for _ in 0..MAX_EXTENSIONS {
         if !is_extension(next) || headers.fragment == Fragment::Later {
             break;
@@ -89,6 +90,7 @@ pub(super) fn parse_v6<P: Packet>(
         let bytes = match next {
             FRAGMENT => {
                 let word = u32::from(head[2]) << 8 | u32::from(head[3]);
+                part = Some((word >> 3, word & 1 != 0, walked + 8));
                 headers.fragment = fragment(word >> 3, word & 1 != 0);
                 headers.fragment_id = u32::from(head[4]) << 24
                     | u32::from(head[5]) << 16
@@ -108,6 +110,16 @@ pub(super) fn parse_v6<P: Packet>(
     if is_extension(next) && headers.fragment != Fragment::Later {
         return Err(Reason::HeaderChain);
     }
+    if let Some((units, more, before)) = part {
+        let bytes = payload.wrapping_sub(before);
+        let part = Part {
+            units,
+            more,
+            bytes,
+            is_quote: span.is_quote,
+        };
+        part.note(headers)?;
+    }
     headers.protocol = next;
     headers.l4 = (start + walked) as u16;
     transport::parse(
@@ -124,6 +136,51 @@ const fn is_extension(next: u8) -> bool {
         next,
         HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS
     )
+}
+
+/// The length that a length field means in a frame that has `present` bytes for it. Of a quote it may mean more than there is.
+const fn length(said: u32, present: u32, is_quote: bool) -> u32 {
+    let is_super_packet = said == 0 && present > LONGEST;
+    let is_cut = is_quote && (said == 0 || said > present);
+    if is_super_packet || is_cut {
+        present
+    } else {
+        said
+    }
+}
+
+/// Bytes of the longest datagram that a length field can tell of.
+const LONGEST: u32 = 65_535;
+
+/// What a datagram says about which part it is of a larger one.
+struct Part {
+    /// Offset in units of 8 bytes.
+    units: u32,
+    /// It is not the last.
+    more: bool,
+    /// Bytes of its payload.
+    bytes: u32,
+    /// Not all of them need be there.
+    is_quote: bool,
+}
+
+impl Part {
+    #[inline(always)]
+    fn note(self, headers: &mut Headers) -> Result<(), Reason> {
+        headers.fragment = fragment(self.units, self.more);
+        if headers.fragment == Fragment::Whole || self.is_quote {
+            return Ok(());
+        }
+        let start = self.units * 8;
+        let end = start.wrapping_add(self.bytes);
+        let between_units = self.more && self.bytes & 7 != 0;
+        if self.bytes == 0 || self.bytes > LONGEST || end > LONGEST || between_units {
+            return Err(Reason::Malformed);
+        }
+        headers.fragment_start = start as u16;
+        headers.fragment_end = end as u16;
+        Ok(())
+    }
 }
 
 /// `offset` in units of 8 bytes.

@@ -42,6 +42,10 @@ pub const fn has_ports(number: u8) -> bool {
 
 /// Bytes of a transport header that an ICMP error quotes at the least.
 const QUOTED: u32 = 8;
+/// Protocols that have ports, or a type and a code in their place.
+pub const fn tells_ports(number: u8) -> bool {
+    has_ports(number) || matches!(number, protocol::ICMP | protocol::ICMPV6)
+}
 
 /// Bytes that the header of a protocol has at the least.
 const fn header_bytes(number: u8) -> u32 {

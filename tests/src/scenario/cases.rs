@@ -8,13 +8,15 @@
 //! outside > vm100 udp [2001:db8::5]:1000 > [2001:db8::10]:135   => DROP noise "standard: SMB"
 //! reset
 //! wait 31
+//! change second
 //! diagnostics 1
 //! ```
 //!
 //! - A packet, see [`super::packet`], then `=>`, the verdict, the reason (`fw_common::verdict::Reason`, or `unfiltered` if no firewalled NIC saw
 //!   it) and, exactly if a line of a file decided, that line. The text of the deciding rule may follow in quotes. Then words: `unanswered`: a
 //!   REJECT that gets no answer (else one must have been built); `host-only`: the kernel's test run does not take the frame.
-//! - `reset`: all flows and fragments are forgotten. `wait N`: N seconds pass.
+//! - `reset`: all flows and fragments are forgotten. `wait N`: N seconds pass. `change DIRECTORY`: from here on files below it count in place of those
+//!   with the same path below the scenario; flows stay.
 //! - `diagnostics N`: the configuration has so many (none if not said).
 
 use std::fmt;
@@ -44,6 +46,8 @@ pub enum Step {
     Reset,
     /// Let seconds pass.
     Wait(u64),
+    /// Take files of this directory.
+    Change(String),
     /// Diagnostics of the configuration.
     Diagnostics(usize),
     /// A packet and what becomes of it.
@@ -92,8 +96,11 @@ fn step(said: &str) -> Result<Step> {
     Ok(match words[..] {
         ["reset"] => Step::Reset,
         ["wait", seconds] => Step::Wait(seconds.parse().context("seconds")?),
+        ["change", directory] => Step::Change(directory.to_owned()),
         ["diagnostics", count] => Step::Diagnostics(count.parse().context("a number")?),
-        _ => bail!("neither a packet with `=>` nor reset, wait N or diagnostics N"),
+        _ => {
+            bail!("neither a packet with `=>` nor reset, wait N, change DIRECTORY or diagnostics N")
+        }
     })
 }
 

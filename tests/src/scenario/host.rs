@@ -13,7 +13,7 @@ use fw_common::maps::{FragmentKey, FragmentValue, Port, Settings};
 use fw_common::pipeline;
 use fw_common::tables::{Step, Tables};
 use fw_common::verdict::{Direction, NO_RULE};
-use fw_common::wire::{Address, Headers, IpVersion};
+use fw_common::wire::{Address, Headers, IpVersion, Packet as WirePacket, Wire};
 
 use super::Found;
 use crate::model::{self, Packet, Segment};
@@ -28,8 +28,8 @@ pub struct Host {
 pub struct Judged {
     /// The result.
     pub found: Found,
-    /// The packet for the reference model, if a rule or a running flow decided.
-    pub packet: Option<Packet>,
+    /// What the reference model is asked, if a rule or a running flow decided.
+    pub packet: Option<Question>,
     /// The connection-tracking state, if it was tracked at all.
     pub state: Option<CtState>,
 }
@@ -43,6 +43,12 @@ impl Host {
         }
     }
 
+    /// Takes other policies; flows stay.
+    pub fn switch_to(&mut self, compiled: &Compiled) {
+        self.image = compiled.image.clone();
+        self.memory.switch_to(&self.image);
+    }
+
     /// Forgets flows and fragments.
     pub fn forget_flows(&mut self) {
         self.memory.forget_flows();
@@ -53,8 +59,20 @@ impl Host {
         self.memory.advance(nanoseconds);
     }
 
-    /// Judges a frame.
-    pub fn judge(&self, id: PortId, direction: Direction, frame: &[u8]) -> Result<Judged> {
+    /// The number that a port has in place of an interface index.
+    pub fn ifindex(&self, id: PortId) -> Option<u32> {
+        let mut ports = (1..).zip(self.image.ports.keys());
+        ports.find(|(_, port)| **port == id).map(|(index, _)| index)
+    }
+
+    /// Judges a frame that came into the node by an interface; 0: the node made it.
+    pub fn judge(
+        &self,
+        id: PortId,
+        direction: Direction,
+        frame: &[u8],
+        came_from: u32,
+    ) -> Result<Judged> {
         let port = self.memory.port_of(id).context("no such port")?;
         let state = Cell::new(None);
         let watched = Watched {
@@ -62,7 +80,11 @@ impl Host {
             state: &state,
         };
         let mut headers = Headers::default();
-        let judgement = pipeline::judge(&frame, watched, port, direction, &mut headers);
+        let arrived = Arrived {
+            bytes: frame,
+            came_from,
+        };
+        let judgement = pipeline::judge(&arrived, watched, port, direction, &mut headers);
         let built = &self.image.ports[&id];
         let rules = &self.image.policies[built.policies[direction as usize]].rules;
         let rule = match judgement.rule {
@@ -74,12 +96,9 @@ impl Host {
         };
         let state = state.get();
         // A running flow is the model's business too: it says whether rules are looked at.
-        let packet = match (rule, state) {
-            (Some(_), Some(state)) | (None, Some(state @ CtState::Established)) => {
-                Some(seen_by_model(&headers, state))
-            }
-            (None, _) | (_, None) => None,
-        };
+        let packet = (rule.is_some() || state == Some(CtState::Established))
+            .then(|| seen_by_model(frame, &headers, state))
+            .transpose()?;
         Ok(Judged {
             found: Found {
                 verdict: judgement.verdict,
@@ -92,7 +111,35 @@ impl Host {
     }
 }
 
-fn seen_by_model(headers: &Headers, state: CtState) -> Packet {
+/// What the reference model is asked.
+pub enum Question {
+    /// Which rule decides this packet?
+    Packet(Packet),
+    /// Which rule decides this frame that is not IP?
+    Frame(model::Frame),
+}
+
+/// What to ask the model of a packet. Without a state, a rule decided before the packet was tracked: on a frame that is not IP, or on the
+/// address that a discovery message claims.
+fn seen_by_model(frame: &[u8], headers: &Headers, state: Option<CtState>) -> Result<Question> {
+    let Some(state) = state else {
+        return if headers.version == IpVersion::None {
+            Ok(Question::Frame(model::Frame {
+                ethertype: headers.ethertype,
+                sender: address(Family::V4, &headers.source),
+                target: address(Family::V4, &headers.dest),
+            }))
+        } else {
+            let at = usize::from(headers.l4) + 8;
+            let target = frame.get(at..at + 16).context("a target")?;
+            let target: [u8; 16] = target.try_into()?;
+            Ok(Question::Packet(model::claim(target.into())))
+        };
+    };
+    Ok(Question::Packet(packet_for_model(headers, state)))
+}
+
+fn packet_for_model(headers: &Headers, state: CtState) -> Packet {
     let family = match headers.version {
         IpVersion::V6 => Family::V6,
         IpVersion::V4 | IpVersion::None => Family::V4,
@@ -126,6 +173,30 @@ fn address(family: Family, address: &Address) -> IpAddr {
     match family {
         Family::V4 => Ipv4Addr::new(bytes[12], bytes[13], bytes[14], bytes[15]).into(),
         Family::V6 => Ipv6Addr::from(bytes).into(),
+    }
+}
+
+/// A frame, and where it came into the node.
+struct Arrived<'a> {
+    bytes: &'a [u8],
+    came_from: u32,
+}
+
+impl WirePacket for Arrived<'_> {
+    fn length(&self) -> u32 {
+        self.bytes.length()
+    }
+
+    fn load<T: Wire>(&self, offset: u32) -> Option<T> {
+        self.bytes.load(offset)
+    }
+
+    fn offloaded_tag(&self) -> Option<u16> {
+        None
+    }
+
+    fn came_from(&self) -> u32 {
+        self.came_from
     }
 }
 
@@ -175,6 +246,10 @@ impl Tables for Watched<'_> {
 
     fn first_fragment(&self, key: &FragmentKey) -> Option<FragmentValue> {
         self.tables.first_fragment(key)
+    }
+
+    fn take_syn(&self, source: &Address, interval: u64, burst: u32) -> bool {
+        self.tables.take_syn(source, interval, burst)
     }
 
     fn settings(&self) -> Settings {

@@ -18,6 +18,7 @@
 //! | `quote=udp:[::1]:5>[::2]:6` | the packet that an ICMP error quotes, in place of data; `quote_x=` is its field `x` | none |
 //! | `quote_cut=28` | only so many of its bytes are quoted | all |
 //! | `icmp_type=8 icmp_code=0 id=7` | of ICMP and ICMPv6 | echo request, 0, 77 |
+//! | `target=fe80::10` | of a neighbour message | `data` only |
 //! | `data=100` | bytes behind the transport header | 0 |
 //! | `mac_source=` `mac_dest=` | Ethernet addresses | the places', a group's |
 //! | `arp_mac=` `arp_operation=2` | sender's hardware address, operation | `mac_source`, 1 |
@@ -320,10 +321,11 @@ impl Sketch {
                 more: said.ends_with('+'),
             }),
         };
-        let data = match self.quote()? {
-            Some(quote) => quote,
-            None => vec![0; self.number("data", 0)?],
+        let mut data = match self.field("target") {
+            None => self.quote()?.unwrap_or_default(),
+            Some(said) => said.parse::<std::net::Ipv6Addr>()?.octets().to_vec(),
         };
+        data.resize(data.len() + self.number::<usize>("data", 0)?, 0);
         let transport = match protocol {
             _ if part.is_some_and(|part| part.offset > 0) => Transport::Bytes(vec![0; 64]),
             TCP => Transport::Tcp {

@@ -7,6 +7,7 @@ mod bed;
 mod blacklist;
 mod changes;
 mod errors;
+mod guards;
 mod reports;
 mod transfers;
 mod verdicts;

@@ -9,8 +9,8 @@ use fw_common::flow::{Flow, FlowKey};
 use fw_common::limit::Bucket;
 use fw_common::maps::classes::BLACKLISTED;
 use fw_common::maps::{
-    ClassKeyV4, ClassKeyV6, Counter, FragmentKey, FragmentValue, LogKey, Port, PortKey, RuleWord,
-    SPACE_BITS, Settings, counter, name, policy, port_flag,
+    ANY_VLAN, ClassKeyV4, ClassKeyV6, Counter, FragmentKey, FragmentValue, LogKey, NO_VLAN, Port,
+    PortKey, RuleWord, SPACE_BITS, Settings, VLAN_WORDS, counter, name, policy, port_flag,
 };
 use fw_common::verdict::{Direction, Reason};
 use fw_common::wire::{Address, IpVersion};
@@ -84,6 +84,7 @@ pub(super) fn of(pins: &Pins, map: &str) -> Result<Rows> {
         name::COUNTERS => counters(pins),
         name::REJECTS => rejects(pins),
         name::LOG_LIMITS => log_limits(pins),
+        name::SYN_LIMITS => syn_limits(pins),
         name::SETTINGS => settings(pins),
         _ => Ok(Rows::new(&["records"], Vec::new())),
     }
@@ -93,8 +94,10 @@ fn ports(pins: &Pins) -> Result<Rows> {
     let map = pins.hash::<u32, Port>(name::PORTS)?;
     let mut ports: Vec<(u32, Port)> = map.iter().collect::<Result<_, MapError>>()?;
     ports.sort_by_key(|(ifindex, _)| *ifindex);
-    let cells = ports.into_iter().map(|(ifindex, port)| {
-        vec![
+    let words = pins.array::<u64>(name::ARENA)?;
+    let mut cells = Vec::new();
+    for (ifindex, port) in ports {
+        cells.push(vec![
             json!(ifindex),
             json!(port.vmid),
             json!(format!("net{}", port.net)),
@@ -105,13 +108,16 @@ fn ports(pins: &Pins) -> Result<Rows> {
             json!(port.flags & port_flag::REEVALUATE != 0),
             json!(port.policy[Direction::In as usize]),
             json!(port.policy[Direction::Out as usize]),
+            json!(port.guard),
+            json!(port.guard_epoch),
+            vlans(&words, port.vlans)?,
             json!(port.space),
             json!(port.big_space),
             json!(port.class_bits),
             json!(port.prefilter),
             json!(port.epoch),
-        ]
-    });
+        ]);
+    }
     let header = &[
         "ifindex",
         "guest",
@@ -123,13 +129,32 @@ fn ports(pins: &Pins) -> Result<Rows> {
         "reevaluate",
         "policy_in",
         "policy_out",
+        "guard",
+        "guard_epoch",
+        "vlans",
         "space",
         "big_space",
         "class_bits",
         "prefilters",
         "epoch",
     ];
-    Ok(Rows::new(header, cells.collect()))
+    Ok(Rows::new(header, cells))
+}
+
+/// VLANs that a port may use: `none`, `any`, or their numbers.
+fn vlans(words: &aya::maps::Array<aya::maps::MapData, u64>, start: u32) -> Result<Value> {
+    match start {
+        NO_VLAN => return Ok(json!("none")),
+        ANY_VLAN => return Ok(json!("any")),
+        _ => {}
+    }
+    let mut numbers = Vec::new();
+    for index in 0..VLAN_WORDS {
+        let word = words.get(&start.saturating_add(index), 0)?;
+        let set = (0..64).filter(|bit| word >> bit & 1 == 1);
+        numbers.extend(set.map(|bit| index * 64 + bit));
+    }
+    Ok(json!(numbers))
 }
 
 /// The policies that ports refer to, rule by rule.
@@ -138,7 +163,9 @@ fn arena(pins: &Pins) -> Result<Rows> {
     let map = pins.hash::<u32, Port>(name::PORTS)?;
     let mut starts = std::collections::BTreeSet::new();
     for port in map.iter() {
-        starts.extend(port?.1.policy);
+        let port = port?.1;
+        starts.extend(port.policy);
+        starts.insert(port.guard);
     }
     let mut cells = Vec::new();
     for start in starts.into_iter().filter(|start| *start != 0) {
@@ -335,6 +362,22 @@ fn log_limits(pins: &Pins) -> Result<Rows> {
     Ok(Rows::new(header, cells))
 }
 
+fn syn_limits(pins: &Pins) -> Result<Rows> {
+    let mut cells = Vec::new();
+    for entry in pins.hash::<Address, Bucket>(name::SYN_LIMITS)?.iter() {
+        let (source, bucket) = entry?;
+        let is_v4 = source.0[..3] == Address::v4(0).0[..3];
+        let version = if is_v4 { IpVersion::V4 } else { IpVersion::V6 };
+        let source = address(version, &source);
+        let length = if is_v4 { 32 } else { 64 };
+        cells.push(vec![
+            json!(format!("{source}/{length}")),
+            json!(bucket.empty_at),
+        ]);
+    }
+    Ok(Rows::new(&["source", "empty_at_ns"], cells))
+}
+
 fn settings(pins: &Pins) -> Result<Rows> {
     let settings = pins.array::<Settings>(name::SETTINGS)?.get(&0, 0)?;
     let cells = vec![
@@ -348,6 +391,8 @@ fn settings(pins: &Pins) -> Result<Rows> {
         vec![json!("big_space"), json!(settings.space)],
         vec![json!("prefilters"), json!(settings.prefilter)],
         vec![json!("flow_quota"), json!(settings.flow_quota)],
+        vec![json!("syn_interval_ns"), json!(settings.syn_interval)],
+        vec![json!("syn_burst"), json!(settings.syn_burst)],
     ];
     Ok(Rows::new(&["setting", "value"], cells))
 }

@@ -224,6 +224,87 @@ fn a_device_made_again_is_attached_again() {
 }
 
 #[test]
+fn guards_and_vlans_are_in_place_before_the_port_refers_to_them() {
+    let trunks = |mut image: MapImage, vlans: &[u64]| {
+        for port in image.ports.values_mut() {
+            port.vlans = VlanImage::Words(vlans.to_vec());
+        }
+        image
+    };
+    let filtered = |address: &str| {
+        let guest = format!("{}[IPSET ipfilter-net0]\n{address}\n", guest(""));
+        image(CLUSTER, &guest)
+    };
+    let first = [
+        "settings",
+        "classes 0",
+        "policy",
+        "policy",
+        "policy",
+        "policy",
+        "port 7 epoch 1",
+        "attach tap100i0 7",
+    ];
+    // The sets are other ones, but the policies say the same of their classes.
+    let readdressed = ["classes 1", "port 7 epoch 2", "await", "remove classes 0"];
+    check(&[
+        (trunks(filtered("10.0.0.1"), &[6; 64]), devices(7), &first),
+        (trunks(filtered("10.0.0.1"), &[6; 64]), devices(7), &[]),
+        (
+            trunks(filtered("10.0.0.2"), &[6; 64]),
+            devices(7),
+            &readdressed,
+        ),
+        (
+            trunks(filtered("10.0.0.2"), &[7; 64]),
+            devices(7),
+            &["policy", "port 7 epoch 3", "await"],
+        ),
+    ]);
+}
+
+#[test]
+fn the_guard_has_another_number_exactly_when_it_says_something_else() {
+    let epoch = |cluster: &str, guest: &str| {
+        let mut state = State::default();
+        plan(&mut state, &image(cluster, guest), &devices(7), |_| false);
+        let port = state.ports[&7];
+        assert_ne!(port.guard_epoch, 0);
+        (port.guard != 0, port.guard_epoch)
+    };
+    let filtered =
+        |rules: &str, set: &str| format!("{}[IPSET ipfilter-net0]\n{set}\n", guest(rules));
+    let none = epoch(CLUSTER, &guest(""));
+    assert!(!none.0);
+    let one = epoch(CLUSTER, &filtered("", "10.0.0.1"));
+    assert!(one.0);
+    let same = [
+        epoch(CLUSTER, &filtered("IN DROP -source +ops", "10.0.0.1")),
+        epoch(
+            "[OPTIONS]\nenable: 1\n[IPSET blacklist]\n10.0.0.0/8\n",
+            &filtered("", "10.0.0.1"),
+        ),
+    ];
+    assert_eq!(same, [one, one], "rules and sets of others");
+    let mut all = vec![
+        none.1,
+        one.1,
+        epoch(CLUSTER, &filtered("", "10.0.0.2")).1,
+        epoch(CLUSTER, &filtered("", "10.0.0.0/31")).1,
+        epoch(CLUSTER, &filtered("", "10.0.0.0/31\n!10.0.0.1")).1,
+        epoch(
+            CLUSTER,
+            &filtered("", "10.0.0.1").replace("enable: 1", "enable: 1\ndhcp: 0"),
+        )
+        .1,
+    ];
+    let count = all.len();
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!(all.len(), count, "different guards");
+}
+
+#[test]
 fn a_guest_that_does_not_run_costs_nothing() {
     let nobody = BTreeMap::from([("eno1".to_owned(), 2)]);
     let same = || image(CLUSTER, &guest("IN ACCEPT -source +ops"));

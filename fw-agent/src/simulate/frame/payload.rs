@@ -132,6 +132,8 @@ fn icmpv6(query: &Query, addresses: Addresses, out: &mut Vec<u8>) {
     let kind = query.icmp_type();
     out.extend_from_slice(&[kind, query.icmp_code.unwrap_or(0), 0, 0]);
     let target = match addresses {
+        // Who advertises, advertises its own address.
+        Addresses::V6(source, _) if kind == 136 && !source.is_unspecified() => source,
         Addresses::V6(_, dest) if !dest.is_multicast() => dest,
         Addresses::V6(source, _) if !source.is_unspecified() => source,
         Addresses::V6(..) | Addresses::V4(..) => Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1),

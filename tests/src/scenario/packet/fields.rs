@@ -103,7 +103,7 @@ pub(super) fn end(said: &str, protocol: u8) -> Result<End> {
 pub(super) const QUOTED: &str = "quote_";
 
 /// Fields that there are.
-const KNOWN: [&str; 21] = [
+const KNOWN: [&str; 22] = [
     "tcp_flags",
     "sequence",
     "acknowledge",
@@ -112,6 +112,7 @@ const KNOWN: [&str; 21] = [
     "icmp_type",
     "icmp_code",
     "id",
+    "target",
     "data",
     "mac_source",
     "mac_dest",
