@@ -78,9 +78,16 @@ fn a_known_flow_is_cut_by_an_edit_if_flows_are_judged_again() {
         let attempt = |timeout: Duration| {
             let asked = socket
                 .set_read_timeout(Some(timeout))
-                .and_then(|()| socket.send(b"still there?"))
-                .and_then(|_| socket.recv(&mut [0; 100]));
-            match asked {
+                .and_then(|()| socket.send(b"still there?"));
+            let answer = asked.and_then(|_| {
+                loop {
+                    match socket.recv(&mut [0; 100]) {
+                        Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                        other => return other,
+                    }
+                }
+            });
+            match answer {
                 Ok(_) => Answered,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => Silent,
                 Err(error) if error.kind() == ErrorKind::ConnectionRefused => Refused,
