@@ -4,13 +4,16 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use anyhow::{Context as _, Result};
 use tapwall_tests::frame::{Body, Datagram, Frame, Transport};
 use tapwall_tests::node::{Station, hex};
 use tapwall_tests::probe::Answer::{self, Answered, Silent};
-use tapwall_tests::probe::{Capture, TIMEOUT, UdpServer, contains, send_frame, udp_frame};
+use tapwall_tests::probe::{
+    Capture, TIMEOUT, UdpServer, contains, exchange, send_frame, udp_frame,
+};
 use tapwall_tests::tree::NODE;
 
-use crate::bed::Bed;
+use crate::bed::{Bed, both};
 
 /// Numbers of marks that tell frames apart.
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -26,18 +29,18 @@ type Marked<'f> = Box<dyn Fn(&[u8]) -> Vec<u8> + 'f>;
 
 /// Of these frames that a station sends another, the ones that arrive. An honest datagram follows them, and when it is there, they are there
 /// too or will not come.
-fn arriving(from: &Station, to: &Station, frames: &[Marked<'_>]) -> Vec<bool> {
-    let capture = Capture::start(&to.namespace, to.device).unwrap();
+fn arriving(from: &Station, to: &Station, frames: &[Marked<'_>]) -> Result<Vec<bool>> {
+    let capture = Capture::start(&to.namespace, to.device)?;
     let marks: Vec<Vec<u8>> = frames.iter().map(|_| mark()).collect();
     for (frame, mark) in frames.iter().zip(&marks) {
-        send_frame(&from.namespace, from.device, &frame(mark)).unwrap();
+        send_frame(&from.namespace, from.device, &frame(mark))?;
     }
     let (last, ends) = (mark(), [from, to].map(|station| v4_end(station, 9)));
-    let honest = udp_frame(from.mac, to.mac, ends[0], ends[1], &last).unwrap();
-    send_frame(&from.namespace, from.device, &honest).unwrap();
-    let seen = capture.until(&last, TIMEOUT).unwrap();
+    let honest = udp_frame(from.mac, to.mac, ends[0], ends[1], &last)?;
+    send_frame(&from.namespace, from.device, &honest)?;
+    let seen = capture.until(&last, TIMEOUT)?;
     let arrived = |mark: &Vec<u8>| seen.iter().any(|frame| contains(frame, mark));
-    marks.iter().map(arrived).collect()
+    Ok(marks.iter().map(arrived).collect())
 }
 
 fn v4_end(station: &Station, port: u16) -> SocketAddrV4 {
@@ -48,13 +51,14 @@ fn v4_end(station: &Station, port: u16) -> SocketAddrV4 {
 }
 
 /// A configuration of each guest without addresses of its own, so that only those of its set count.
-fn without_addresses(bed: &Bed) {
+fn without_addresses(bed: &Bed) -> Result<()> {
     let mac = hex(bed.node.container.mac).to_uppercase();
     let line =
         format!("net0: name=eth0,bridge=vmbr0,firewall=1,hwaddr={mac},ip=manual,type=veth\n");
     let file = format!("nodes/{NODE}/lxc/101.conf");
-    let written = bed.agent.after(|| bed.tree.write(&file, &line));
-    assert_eq!(written.unwrap().errors, 0);
+    let written = bed.agent.after(|| bed.tree.write(&file, &line))?;
+    assert_eq!(written.errors, 0);
+    Ok(())
 }
 
 fn with_set(rules: &str, addresses: &str) -> String {
@@ -66,7 +70,7 @@ const RULES: &str = "IN ACCEPT -p udp -dport 9\nIN ACCEPT -p udp -dport 80";
 #[test]
 fn a_changed_ip_filter_cuts_the_spoofed_direction_of_a_flow_that_runs() {
     let bed = Bed::new(RULES).unwrap();
-    without_addresses(&bed);
+    without_addresses(&bed).unwrap();
     let outside = &bed.node.outside;
     for (vmid, guest) in [(100, &bed.node.vm), (101, &bed.node.container)] {
         let to = guest.v4_port(80);
@@ -104,7 +108,7 @@ fn a_changed_ip_filter_cuts_the_spoofed_direction_of_a_flow_that_runs() {
         ] {
             let written = bed.agent.after(|| bed.tree.write_firewall(vmid, text));
             assert_eq!(written.unwrap().errors, 0);
-            bed.becomes(&expect, &ask);
+            bed.becomes(&expect, ask);
         }
     }
 }
@@ -128,7 +132,7 @@ fn arp(from: &Station, operation: u16, sender: [u8; 4], target: [u8; 4]) -> Mark
 #[test]
 fn a_guest_speaks_arp_as_itself_only() {
     let bed = Bed::new(RULES).unwrap();
-    without_addresses(&bed);
+    without_addresses(&bed).unwrap();
     let outside = &bed.node.outside;
     for (vmid, guest) in [(100, &bed.node.vm), (101, &bed.node.container)] {
         let own = *v4_end(guest, 0).ip();
@@ -149,13 +153,17 @@ fn a_guest_speaks_arp_as_itself_only() {
         let frames =
             cases.map(|(operation, sender, target, _)| arp(guest, operation, sender, target));
         bed.becomes(&Silent, |_| {
-            match arriving(guest, outside, &frames[2..3])[..] {
+            match arriving(guest, outside, &frames[2..3]).unwrap()[..] {
                 [false] => Silent,
                 _ => Answered,
             }
         });
         let expect = cases.map(|(.., expect)| expect);
-        assert_eq!(arriving(guest, outside, &frames), expect, "guest {vmid}");
+        assert_eq!(
+            arriving(guest, outside, &frames).unwrap(),
+            expect,
+            "guest {vmid}"
+        );
     }
 }
 
@@ -186,7 +194,7 @@ fn neighbour(kind: u8, from: &Station, source: Ipv6Addr, target: Ipv6Addr) -> Ma
 #[test]
 fn a_guest_advertises_its_own_addresses_only() {
     let bed = Bed::new(RULES).unwrap();
-    without_addresses(&bed);
+    without_addresses(&bed).unwrap();
     let outside = &bed.node.outside;
     for (vmid, guest) in [(100, &bed.node.vm), (101, &bed.node.container)] {
         let IpAddr::V6(own) = guest.v6() else {
@@ -208,13 +216,17 @@ fn a_guest_advertises_its_own_addresses_only() {
         ];
         let frames = cases.map(|(kind, source, target, _)| neighbour(kind, guest, source, target));
         bed.becomes(&Silent, |_| {
-            match arriving(guest, outside, &frames[1..2])[..] {
+            match arriving(guest, outside, &frames[1..2]).unwrap()[..] {
                 [false] => Silent,
                 _ => Answered,
             }
         });
         let expect = cases.map(|(.., expect)| expect);
-        assert_eq!(arriving(guest, outside, &frames), expect, "guest {vmid}");
+        assert_eq!(
+            arriving(guest, outside, &frames).unwrap(),
+            expect,
+            "guest {vmid}"
+        );
     }
 }
 
@@ -245,7 +257,8 @@ fn vlans_are_for_those_who_may_use_them() {
     const AD: u16 = 0x88a8;
     // Tags, and whether they pass without trunks, with the trunk 10, with the filter off. Outer tags reach the hooks beside the frame, inner ones
     // inside it.
-    let cases: [(&[(u16, u16)], [bool; 3]); 7] = [
+    type Tags = &'static [(u16, u16)];
+    let cases: [(Tags, [bool; 3]); 7] = [
         (&[], [true, true, true]),
         (&[(Q, 0x6000)], [true, true, true]),
         (&[(Q, 10)], [false, true, true]),
@@ -282,7 +295,7 @@ fn vlans_are_for_those_who_may_use_them() {
                     .collect();
                 let started = Instant::now();
                 loop {
-                    let arrived = arriving(from, to, &frames);
+                    let arrived = arriving(from, to, &frames).unwrap();
                     if arrived == expect {
                         break;
                     }
@@ -345,7 +358,7 @@ fn connection_requests_of_a_source_are_limited() {
             .map(|sport| request(from, to, source(0), 1000 + sport))
             .collect();
         let started = Instant::now();
-        let arrived = arriving(from, to, &flood);
+        let arrived = arriving(from, to, &flood).unwrap();
         let count = arrived.iter().filter(|arrived| **arrived).count();
         let refilled = usize::try_from(started.elapsed().as_secs()).unwrap() + 1;
         assert!(
@@ -355,15 +368,84 @@ fn connection_requests_of_a_source_are_limited() {
         assert!(arrived[..BURST].iter().all(|arrived| *arrived), "way {way}");
         // A full bucket of one source is nothing to another.
         let other = [request(from, to, source(1), 1000)];
-        assert_eq!(arriving(from, to, &other), [true], "way {way}");
+        assert_eq!(arriving(from, to, &other).unwrap(), [true], "way {way}");
         // One a second comes back; two questions of less than a second apart cannot both be refused for long.
         let started = Instant::now();
         let later = [request(from, to, source(0), 2000)];
-        while arriving(from, to, &later) != [true] {
+        while arriving(from, to, &later).unwrap() != [true] {
             assert!(
                 started.elapsed() < Duration::from_secs(3),
                 "way {way}: nothing comes back"
             );
+        }
+    }
+}
+
+/// Packets that the programs have dropped as malformed.
+fn malformed(bed: &Bed) -> Result<u64> {
+    let dumped = bed.agent.fwctl(&["map", "dump", "COUNTERS", "--json"])?;
+    let rows: Vec<serde_json::Value> = serde_json::from_slice(&dumped.stdout)?;
+    let mut packets = rows
+        .iter()
+        .filter(|row| row["counter"] == "malformed")
+        .filter_map(|row| row["packets"].as_u64());
+    packets.next().context("a counter of malformed packets")
+}
+
+#[test]
+fn frames_that_end_within_their_ip_header_go_nowhere() {
+    let bed = Bed::new(RULES).unwrap();
+    let outside = &bed.node.outside;
+    for guest in bed.guests() {
+        let short = |ethertype: u16, missing: usize| -> Marked<'_> {
+            Box::new(move |mark| {
+                let header = if ethertype == 0x0800 { 20 } else { 40 };
+                let mut packet = vec![if header == 20 { 0x45 } else { 0x60 }];
+                packet.resize(header - missing - mark.len(), 0);
+                let head = [&outside.mac, &guest.mac, &ethertype.to_be_bytes()[..]].concat();
+                [head, packet, mark.to_vec()].concat()
+            })
+        };
+        let frames = [
+            short(0x0800, 1),
+            short(0x0800, 7),
+            short(0x86dd, 1),
+            short(0x86dd, 20),
+            short(0x86dd, 27),
+        ];
+        let before = malformed(&bed).unwrap();
+        assert_eq!(arriving(guest, outside, &frames).unwrap(), [false; 5]);
+        assert_eq!(malformed(&bed).unwrap(), before + 5);
+    }
+}
+
+#[test]
+fn datagrams_in_fragments_arrive_whole_where_their_ports_are_open() {
+    let bed = Bed::new("IN ACCEPT -p udp -dport 80\n").unwrap();
+    let outside = &bed.node.outside;
+    let large = |number: u8| -> Vec<u8> { (0..9000_u32).map(|at| number ^ at as u8).collect() };
+    for guest in bed.guests() {
+        for (port, expect) in [(80, Answered), (81, Silent)] {
+            for to in both(guest, port) {
+                let server = UdpServer::start(&guest.namespace, to).unwrap();
+                let source = outside.address_like(to.ip());
+                let payload = large(1);
+                let seen = exchange(&outside.namespace, source, to, &payload, TIMEOUT);
+                // The container's policy rejects what it can answer; a fragment is answered with an error or not at all.
+                match expect {
+                    Answered => bed.expect(&to.to_string(), seen, &Answered),
+                    _ => assert_ne!(seen, Answered, "{to}"),
+                }
+                let arrived = server.receives(&payload, Duration::ZERO);
+                assert_eq!(arrived, expect == Answered, "{to}");
+            }
+        }
+        // What the guest begins, and its answer.
+        for to in both(outside, 90) {
+            let _server = UdpServer::start(&outside.namespace, to).unwrap();
+            let source = guest.address_like(to.ip());
+            let seen = exchange(&guest.namespace, source, to, &large(2), TIMEOUT);
+            bed.expect(&to.to_string(), seen, &Answered);
         }
     }
 }
