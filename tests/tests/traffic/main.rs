@@ -5,6 +5,8 @@
 
 mod bed;
 mod changes;
+mod frames;
 mod guards;
+mod marked;
 mod reports;
 mod verdicts;
