@@ -155,9 +155,9 @@ pub mod port_flag {
     /// DHCP requests from the guest are exempt from the IP checks.
     pub const DHCP: u16 = 1 << 1;
     /// The policy for what the guest sends begins with rules for frames that are not IP.
-    pub const LAYER2: u16 = 1 << 2;
+    pub const LAYER2: u16 = 1 << 3;
     /// As [`MACFILTER`], for frames that are not IP.
-    pub const MACFILTER_LAYER2: u16 = 1 << 3;
+    pub const MACFILTER_LAYER2: u16 = 1 << 4;
 }
 
 /// Key of the LPM tries for IPv4: the class space and the address, both in network order. Prefix lengths count the space's 32 bits.

@@ -49,7 +49,7 @@ fn try_judge<P: Packet, T: Tables>(
 ) -> Result<Judgement, Reason> {
     packet.parse(headers)?;
     if syn_limit::is_request(headers)
-        && syn_limit::enters_here(packet, tables, direction)
+        && syn_limit::enters_here(packet, tables, port, direction)
         && tables.exceeds_syn_limit(headers)
     {
         return Err(Reason::SynLimit);
@@ -61,6 +61,8 @@ fn try_judge<P: Packet, T: Tables>(
     let mut start = port.policy[direction as usize & 1];
     let mut tracked = Tracked::NOT_TRACKED;
     let mut values = [0; policy::FIELDS];
+    // Why the packet passes if the guard lets it; none: the policy decides.
+    let mut known = None;
     if headers.version == IpVersion::None {
         if direction == Direction::In || port.flags & port_flag::LAYER2 == 0 {
             return Ok(Judgement::accept(Reason::NotIp));
@@ -84,6 +86,7 @@ fn try_judge<P: Packet, T: Tables>(
             if !tracked.unchecked {
                 return Ok(Judgement::accept(Reason::Established));
             }
+            known = Some(Reason::Established);
             start = port.guard;
         }
     }
@@ -98,9 +101,9 @@ fn try_judge<P: Packet, T: Tables>(
     if judgement.verdict != Verdict::Accept {
         return Ok(judgement);
     }
-    if tracked.unchecked {
+    if let Some(reason) = known {
         tables.note_checked(port, headers);
-        return Ok(Judgement::accept(Reason::Established));
+        return Ok(Judgement::accept(reason));
     }
     tables.commit(port, direction, headers, tracked, judgement.rule);
     Ok(judgement)
