@@ -1,11 +1,11 @@
 //! How many connections one source may ask for: a token bucket per IPv4 address or IPv6 /64.
 //!
 //! In: parsed headers and the node's settings. Out: whether the packet is one too many. It comes before everything else, flows included, and
-//! each packet is counted once per node, where it enters: what a guest sends at its own NIC, other packets at the first NIC that they are for.
+//! each packet is counted where it enters the node: what a guest sends at its own NIC, other packets at the first port that they are for.
 //!
 //! Different from the reference: it counts a bridged packet once per bridge.
 
-use crate::maps::{HOST_VMID, Port, port_flag};
+use crate::maps::{HOST_VMID, Port};
 use crate::tables::Tables;
 use crate::verdict::Direction;
 use crate::wire::tcp_flag::{ACK, FIN, RST, SYN};
@@ -19,7 +19,8 @@ pub fn is_request(headers: &Headers) -> bool {
         && headers.tcp_flags & (FIN | SYN | RST | ACK) == SYN
 }
 
-/// Whether a packet is to be counted at this port: it has not been at the NIC of the guest that sent it, and the host did not make it.
+/// Whether a packet is to be counted at a port: the host did not make it, and it did not come in by a guest's port, which has counted it. (What
+/// comes in by a port of the host and gets to a guest is forwarded, and was not counted there.)
 #[inline(always)]
 pub fn enters_here<P: Packet, T: Tables>(
     packet: &P,
@@ -27,14 +28,16 @@ pub fn enters_here<P: Packet, T: Tables>(
     port: &Port,
     direction: Direction,
 ) -> bool {
-    let is_host = port.flags & port_flag::HOST != 0;
-    match (direction, packet.came_from()) {
-        (Direction::Out, _) => !is_host,
-        (Direction::In, _) if is_host => true,
-        (Direction::In, 0) => false,
-        (Direction::In, ifindex) => tables
-            .port(ifindex)
-            .is_none_or(|port| port.vmid == HOST_VMID),
+    match (direction, port.vmid) {
+        (Direction::In, HOST_VMID) => true,
+        (Direction::Out, HOST_VMID) => false,
+        (Direction::Out, _) => true,
+        (Direction::In, _) => match packet.came_from() {
+            0 => false,
+            ifindex => tables
+                .port(ifindex)
+                .is_none_or(|port| port.vmid == HOST_VMID),
+        },
     }
 }
 

@@ -102,10 +102,8 @@ pub fn holds(matches: &Matches, packet: &Packet) -> bool {
 pub struct Frame {
     /// EtherType.
     pub ethertype: u16,
-    /// Who sends an ARP; 0.0.0.0 of anything else.
-    pub sender: IpAddr,
-    /// Whom it asks for or tells, likewise.
-    pub target: IpAddr,
+    /// Who sends an ARP, and whom it asks for or tells; nobody does with anything else. Of ARP that cannot be read both are 0.0.0.0.
+    pub arp: Option<[IpAddr; 2]>,
 }
 
 /// Index of the rule that decides a frame that is not IP; the number of rules if none does.
@@ -115,11 +113,16 @@ pub fn judge_frame(policy: &Policy, frame: &Frame) -> usize {
         if !matches.not_ip || !in_ranges(&matches.dport, Some(frame.ethertype)) {
             continue;
         }
-        let sender = matches.source.as_ref();
-        let target = matches.dest.as_ref();
-        if sender.is_none_or(|set| contains(set, frame.sender))
-            && target.is_none_or(|set| contains(set, frame.target))
-        {
+        let holds = match frame.arp {
+            Some([sender, target]) => {
+                let senders = matches.source.as_ref();
+                let targets = matches.dest.as_ref();
+                senders.is_none_or(|set| contains(set, sender))
+                    && targets.is_none_or(|set| contains(set, target))
+            }
+            None => matches.source.is_none() && matches.dest.is_none(),
+        };
+        if holds {
             return index;
         }
     }

@@ -16,6 +16,7 @@
 pub mod cases;
 mod host;
 pub mod packet;
+mod seen;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -31,6 +32,7 @@ use fw_common::verdict::{Direction, Reason, Verdict};
 use self::cases::{Case, Expect, Step};
 use self::host::{Host, Question};
 use self::packet::Sketch;
+use self::seen::Seen;
 use crate::kernel::{PASS, REDIRECT, SHOT, TestKernel};
 use crate::tree::facts;
 
@@ -368,52 +370,6 @@ const ELSEWHERE: u32 = 0x7fff_ffff;
 struct CameFrom {
     in_memory: u32,
     in_kernel: u32,
-}
-
-/// What the three say of one packet at one hop.
-struct Seen {
-    host: Found,
-    model: Option<Found>,
-    kernel: Option<Found>,
-    action: Option<i32>,
-    state: Option<fw_common::conntrack::CtState>,
-}
-
-impl Seen {
-    /// What all say that were asked, or what each says.
-    fn agreement(&self, direction: Direction) -> std::result::Result<Found, String> {
-        let others = [self.model, self.kernel];
-        if others.into_iter().flatten().all(|other| other == self.host) {
-            return Ok(self.host);
-        }
-        Err(format!(
-            "  they differ ({})\n{}",
-            direction.name(),
-            self.describe()
-        ))
-    }
-
-    fn describe(&self) -> String {
-        let line = |name, found: Option<Found>| match found {
-            Some(Found {
-                verdict,
-                reason,
-                rule,
-            }) => format!(
-                "  {name} {} {} rule {rule:?}\n",
-                verdict.name(),
-                reason.map_or("unfiltered", Reason::name)
-            ),
-            None => format!("  {name} not asked\n"),
-        };
-        [
-            line("model   ", self.model),
-            line("host    ", Some(self.host)),
-            line("kernel  ", self.kernel),
-            format!("  state    {:?}, action {:?}\n", self.state, self.action),
-        ]
-        .concat()
-    }
 }
 
 fn policy_of(port: &PortPolicy, direction: Direction) -> &Policy {

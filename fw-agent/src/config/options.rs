@@ -9,8 +9,8 @@ use fw_common::verdict::Verdict;
 
 pub use self::value::{RateLimit, Remark, log_level, switch};
 use self::value::{
-    Read, boolean, count, count_or, ethertypes, flows, helpers, level, policy, queues, ranged,
-    rate_limit,
+    Read, boolean, count, count_or, ethertypes, flows, helpers, level, own_boolean, policy, queues,
+    ranged, rate_limit,
 };
 use super::closest::did_you_mean;
 use super::line::{Fault, Line, Note, quote};
@@ -247,7 +247,7 @@ options! {
         /// First and last queue of the intrusion prevention system.
         "ips_queues" ips_queues: (u16, u16) = (0, 0), queues;
         /// Drop frames with VLAN tags that the NIC's `trunks` do not list; not an option of the reference.
-        "vlan_filter" vlan_filter: bool = true, boolean;
+        "vlan_filter" vlan_filter: bool = true, own_boolean;
         /// Ethernet types that the guest may send besides IPv4 and IPv6; none: all.
         "layer2_protocols" layer2_protocols: Option<Vec<u16>> = None, ethertypes;
     }

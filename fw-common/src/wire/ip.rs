@@ -88,6 +88,8 @@ pub(super) fn parse_v6<P: Packet>(
         }
         let head: [u8; 8] = packet.load(start + walked).ok_or(Reason::Malformed)?;
         let bytes = match next {
+            // No stack sends a fragment of a fragment.
+            FRAGMENT if part.is_some() => return Err(Reason::HeaderChain),
             FRAGMENT => {
                 let word = u32::from(head[2]) << 8 | u32::from(head[3]);
                 part = Some((word >> 3, word & 1 != 0, walked + 8));

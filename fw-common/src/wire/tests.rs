@@ -148,6 +148,18 @@ fn headers_behind_the_fragment_header_hide_nothing() {
     assert_eq!(headers, Err(Reason::Malformed));
 }
 
+#[test]
+fn a_fragment_of_a_fragment_is_refused() {
+    for (outer, inner) in [([0, 0], [0, 0x41]), ([0, 1], [0, 0x40]), ([0, 0], [0, 0])] {
+        let mut packet = vec![44, 0, outer[0], outer[1], 0, 0, 0, 1];
+        packet.extend([17, 0, inner[0], inner[1], 0, 0, 0, 2]);
+        packet.extend([0; 16]);
+        let packet = v6(packet.len() as u16, 44, &packet);
+        let found = parsed(&frame(&[], ETHERTYPE_IPV6, &packet));
+        assert_eq!(found, Err(Reason::HeaderChain), "{outer:?} {inner:?}");
+    }
+}
+
 /// A frame whose outermost tag the NIC took out.
 struct Offloaded<'a>(u16, &'a [u8]);
 

@@ -13,7 +13,7 @@ use fw_common::maps::{FragmentKey, FragmentValue, Port, Settings};
 use fw_common::pipeline;
 use fw_common::tables::{Step, Tables};
 use fw_common::verdict::{Direction, NO_RULE};
-use fw_common::wire::{Address, Headers, IpVersion, Packet as WirePacket, Wire};
+use fw_common::wire::{Address, ETHERTYPE_ARP, Headers, IpVersion, Packet as WirePacket, Wire};
 
 use super::Found;
 use crate::model::{self, Packet, Segment};
@@ -126,8 +126,8 @@ fn seen_by_model(frame: &[u8], headers: &Headers, state: Option<CtState>) -> Res
         return if headers.version == IpVersion::None {
             Ok(Question::Frame(model::Frame {
                 ethertype: headers.ethertype,
-                sender: address(Family::V4, &headers.source),
-                target: address(Family::V4, &headers.dest),
+                arp: (headers.ethertype == ETHERTYPE_ARP)
+                    .then(|| [&headers.source, &headers.dest].map(|end| address(Family::V4, end))),
             }))
         } else {
             let at = usize::from(headers.l4) + 8;

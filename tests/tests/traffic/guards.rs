@@ -1,72 +1,37 @@
-//! What a guest claims to be and asks for, in every packet: addresses, neighbours, VLANs, connection requests. On tap and veth.
+//! What a guest claims to be, in every packet: the addresses it sends from, its ARP, its neighbour advertisements. On tap and veth.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4, UdpSocket};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::net::{IpAddr, Ipv6Addr, UdpSocket};
+use std::time::Duration;
 
+use anyhow::Result;
 use tapwall_tests::frame::{Body, Datagram, Frame, Transport};
 use tapwall_tests::node::{Station, hex};
 use tapwall_tests::probe::Answer::{self, Answered, Silent};
-use tapwall_tests::probe::{Capture, TIMEOUT, UdpServer, contains, send_frame, udp_frame};
+use tapwall_tests::probe::{TIMEOUT, UdpServer};
 use tapwall_tests::tree::NODE;
 
 use crate::bed::Bed;
-
-/// Numbers of marks that tell frames apart.
-static NEXT: AtomicU32 = AtomicU32::new(0);
-
-/// Bytes that no other frame has.
-fn mark() -> Vec<u8> {
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    format!("mark{number:08}").into_bytes()
-}
-
-/// A frame with some bytes in it that tell it apart.
-type Marked<'f> = Box<dyn Fn(&[u8]) -> Vec<u8> + 'f>;
-
-/// Of these frames that a station sends another, the ones that arrive. An honest datagram follows them, and when it is there, they are there
-/// too or will not come.
-fn arriving(from: &Station, to: &Station, frames: &[Marked<'_>]) -> Vec<bool> {
-    let capture = Capture::start(&to.namespace, to.device).unwrap();
-    let marks: Vec<Vec<u8>> = frames.iter().map(|_| mark()).collect();
-    for (frame, mark) in frames.iter().zip(&marks) {
-        send_frame(&from.namespace, from.device, &frame(mark)).unwrap();
-    }
-    let (last, ends) = (mark(), [from, to].map(|station| v4_end(station, 9)));
-    let honest = udp_frame(from.mac, to.mac, ends[0], ends[1], &last).unwrap();
-    send_frame(&from.namespace, from.device, &honest).unwrap();
-    let seen = capture.until(&last, TIMEOUT).unwrap();
-    let arrived = |mark: &Vec<u8>| seen.iter().any(|frame| contains(frame, mark));
-    marks.iter().map(arrived).collect()
-}
-
-fn v4_end(station: &Station, port: u16) -> SocketAddrV4 {
-    match station.v4_port(port) {
-        SocketAddr::V4(end) => end,
-        SocketAddr::V6(end) => panic!("{end} is no IPv4 address"),
-    }
-}
+use crate::marked::{Marked, RULES, arriving, mark, v4_end};
 
 /// A configuration of each guest without addresses of its own, so that only those of its set count.
-fn without_addresses(bed: &Bed) {
+fn without_addresses(bed: &Bed) -> Result<()> {
     let mac = hex(bed.node.container.mac).to_uppercase();
     let line =
         format!("net0: name=eth0,bridge=vmbr0,firewall=1,hwaddr={mac},ip=manual,type=veth\n");
     let file = format!("nodes/{NODE}/lxc/101.conf");
-    let written = bed.agent.after(|| bed.tree.write(&file, &line));
-    assert_eq!(written.unwrap().errors, 0);
+    let written = bed.agent.after(|| bed.tree.write(&file, &line))?;
+    assert_eq!(written.errors, 0);
+    Ok(())
 }
 
 fn with_set(rules: &str, addresses: &str) -> String {
     format!("[OPTIONS]\nenable: 1\n[RULES]\n{rules}\n[IPSET ipfilter-net0]\n{addresses}\n")
 }
 
-const RULES: &str = "IN ACCEPT -p udp -dport 9\nIN ACCEPT -p udp -dport 80";
-
 #[test]
 fn a_changed_ip_filter_cuts_the_spoofed_direction_of_a_flow_that_runs() {
     let bed = Bed::new(RULES).unwrap();
-    without_addresses(&bed);
+    without_addresses(&bed).unwrap();
     let outside = &bed.node.outside;
     for (vmid, guest) in [(100, &bed.node.vm), (101, &bed.node.container)] {
         let to = guest.v4_port(80);
@@ -104,7 +69,7 @@ fn a_changed_ip_filter_cuts_the_spoofed_direction_of_a_flow_that_runs() {
         ] {
             let written = bed.agent.after(|| bed.tree.write_firewall(vmid, text));
             assert_eq!(written.unwrap().errors, 0);
-            bed.becomes(&expect, &ask);
+            bed.becomes(&expect, ask);
         }
     }
 }
@@ -128,7 +93,7 @@ fn arp(from: &Station, operation: u16, sender: [u8; 4], target: [u8; 4]) -> Mark
 #[test]
 fn a_guest_speaks_arp_as_itself_only() {
     let bed = Bed::new(RULES).unwrap();
-    without_addresses(&bed);
+    without_addresses(&bed).unwrap();
     let outside = &bed.node.outside;
     for (vmid, guest) in [(100, &bed.node.vm), (101, &bed.node.container)] {
         let own = *v4_end(guest, 0).ip();
@@ -149,13 +114,17 @@ fn a_guest_speaks_arp_as_itself_only() {
         let frames =
             cases.map(|(operation, sender, target, _)| arp(guest, operation, sender, target));
         bed.becomes(&Silent, |_| {
-            match arriving(guest, outside, &frames[2..3])[..] {
+            match arriving(guest, outside, &frames[2..3]).unwrap()[..] {
                 [false] => Silent,
                 _ => Answered,
             }
         });
         let expect = cases.map(|(.., expect)| expect);
-        assert_eq!(arriving(guest, outside, &frames), expect, "guest {vmid}");
+        assert_eq!(
+            arriving(guest, outside, &frames).unwrap(),
+            expect,
+            "guest {vmid}"
+        );
     }
 }
 
@@ -186,7 +155,7 @@ fn neighbour(kind: u8, from: &Station, source: Ipv6Addr, target: Ipv6Addr) -> Ma
 #[test]
 fn a_guest_advertises_its_own_addresses_only() {
     let bed = Bed::new(RULES).unwrap();
-    without_addresses(&bed);
+    without_addresses(&bed).unwrap();
     let outside = &bed.node.outside;
     for (vmid, guest) in [(100, &bed.node.vm), (101, &bed.node.container)] {
         let IpAddr::V6(own) = guest.v6() else {
@@ -208,162 +177,16 @@ fn a_guest_advertises_its_own_addresses_only() {
         ];
         let frames = cases.map(|(kind, source, target, _)| neighbour(kind, guest, source, target));
         bed.becomes(&Silent, |_| {
-            match arriving(guest, outside, &frames[1..2])[..] {
+            match arriving(guest, outside, &frames[1..2]).unwrap()[..] {
                 [false] => Silent,
                 _ => Answered,
             }
         });
         let expect = cases.map(|(.., expect)| expect);
-        assert_eq!(arriving(guest, outside, &frames), expect, "guest {vmid}");
-    }
-}
-
-/// A datagram to port 9 behind tags: EtherType and tag from the outermost.
-fn tagged<'f>(from: &'f Station, to: &'f Station, tags: &'f [(u16, u16)]) -> Marked<'f> {
-    Box::new(move |mark| {
-        let message = Transport::Udp {
-            sport: 4000,
-            dport: 9,
-            data: mark.to_vec(),
-        };
-        let payload = message.payload(17, from.v4(), to.v4());
-        Frame {
-            dest_mac: to.mac,
-            source_mac: from.mac,
-            tags: tags.to_vec(),
-            body: Body::Ip(Datagram::new(from.v4(), to.v4(), 17, payload)),
-        }
-        .bytes()
-    })
-}
-
-#[test]
-fn vlans_are_for_those_who_may_use_them() {
-    let bed = Bed::new(RULES).unwrap();
-    let outside = &bed.node.outside;
-    const Q: u16 = 0x8100;
-    const AD: u16 = 0x88a8;
-    // Tags, and whether they pass without trunks, with the trunk 10, with the filter off. Outer tags reach the hooks beside the frame, inner ones
-    // inside it.
-    let cases: [(&[(u16, u16)], [bool; 3]); 7] = [
-        (&[], [true, true, true]),
-        (&[(Q, 0x6000)], [true, true, true]),
-        (&[(Q, 10)], [false, true, true]),
-        (&[(AD, 10), (Q, 11)], [false, true, true]),
-        (&[(Q, 11)], [false, false, true]),
-        (&[(AD, 11), (Q, 10)], [false, false, true]),
-        (&[(Q, 0), (Q, 11)], [false, false, true]),
-    ];
-    let guests = [
-        (100, &bed.node.vm, "qemu-server/100.conf"),
-        (101, &bed.node.container, "lxc/101.conf"),
-    ];
-    for (vmid, guest, file) in guests {
-        let file = format!("nodes/{NODE}/{file}");
-        let plain = std::fs::read_to_string(bed.tree.path().join(&file)).unwrap();
-        let trunk = plain.replace("firewall=1", "firewall=1,trunks=10;12-20");
-        assert_ne!(plain, trunk);
-        let on = format!("[OPTIONS]\nenable: 1\n[RULES]\n{RULES}\n");
-        let off = on.replace("enable: 1", "enable: 1\nvlan_filter: 0");
-        let steps = [(&plain, &on), (&trunk, &on), (&plain, &off)];
-        for (step, (nic, firewall)) in steps.into_iter().enumerate() {
-            // Something else changes too, so that each step is one that the agent has to apply.
-            let firewall = format!("{firewall}IN ACCEPT -p udp -dport {}\n", 100 + step);
-            let written = bed.agent.after(|| {
-                bed.tree.write(&file, nic)?;
-                bed.tree.write_firewall(vmid, &firewall)
-            });
-            assert_eq!(written.unwrap().errors, 0);
-            let expect: Vec<bool> = cases.iter().map(|(_, passes)| passes[step]).collect();
-            for (from, to) in [(guest, outside), (outside, guest)] {
-                let frames: Vec<Marked<'_>> = cases
-                    .iter()
-                    .map(|(tags, _)| tagged(from, to, tags))
-                    .collect();
-                let started = Instant::now();
-                loop {
-                    let arrived = arriving(from, to, &frames);
-                    if arrived == expect {
-                        break;
-                    }
-                    assert!(
-                        started.elapsed() < Duration::from_secs(2),
-                        "guest {vmid}, step {step}, to {}: {arrived:?}, not {expect:?}",
-                        to.v4()
-                    );
-                }
-            }
-        }
-    }
-}
-
-fn request<'f>(from: &'f Station, to: &'f Station, source: IpAddr, sport: u16) -> Marked<'f> {
-    Box::new(move |mark| {
-        let message = Transport::Tcp {
-            sport,
-            dport: 80,
-            sequence: 1,
-            acknowledge: 0,
-            flags: 2,
-            data: mark.to_vec(),
-        };
-        let payload = message.payload(6, source, to.v4());
-        Frame {
-            dest_mac: to.mac,
-            source_mac: from.mac,
-            tags: Vec::new(),
-            body: Body::Ip(Datagram::new(source, to.v4(), 6, payload)),
-        }
-        .bytes()
-    })
-}
-
-#[test]
-fn connection_requests_of_a_source_are_limited() {
-    const BURST: usize = 5;
-    let bed = Bed::new(&format!("{RULES}\nIN ACCEPT -p tcp -dport 80\n")).unwrap();
-    let limits = format!(
-        "[OPTIONS]\nprotection_synflood: 1\nprotection_synflood_rate: 1\nprotection_synflood_burst: {BURST}\n"
-    );
-    let written = bed
-        .agent
-        .after(|| bed.tree.write(&format!("nodes/{NODE}/host.fw"), &limits));
-    assert_eq!(written.unwrap().errors, 0);
-    let outside = &bed.node.outside;
-    let ways = [
-        (outside, &bed.node.vm, 0),
-        (outside, &bed.node.container, 1),
-        (&bed.node.vm, outside, 2),
-        (&bed.node.container, outside, 3),
-        (&bed.node.vm, &bed.node.container, 4),
-        (&bed.node.container, &bed.node.vm, 5),
-    ];
-    for (from, to, way) in ways {
-        // Each way has sources of its own; no other test of the limit may have used them up.
-        let source = |number: u8| IpAddr::from([192, 0, 2, 10 + 2 * way + number]);
-        let flood: Vec<Marked<'_>> = (0..20)
-            .map(|sport| request(from, to, source(0), 1000 + sport))
-            .collect();
-        let started = Instant::now();
-        let arrived = arriving(from, to, &flood);
-        let count = arrived.iter().filter(|arrived| **arrived).count();
-        let refilled = usize::try_from(started.elapsed().as_secs()).unwrap() + 1;
-        assert!(
-            (BURST..=BURST + refilled).contains(&count),
-            "way {way}: {count} of 20"
+        assert_eq!(
+            arriving(guest, outside, &frames).unwrap(),
+            expect,
+            "guest {vmid}"
         );
-        assert!(arrived[..BURST].iter().all(|arrived| *arrived), "way {way}");
-        // A full bucket of one source is nothing to another.
-        let other = [request(from, to, source(1), 1000)];
-        assert_eq!(arriving(from, to, &other), [true], "way {way}");
-        // One a second comes back; two questions of less than a second apart cannot both be refused for long.
-        let started = Instant::now();
-        let later = [request(from, to, source(0), 2000)];
-        while arriving(from, to, &later) != [true] {
-            assert!(
-                started.elapsed() < Duration::from_secs(3),
-                "way {way}: nothing comes back"
-            );
-        }
     }
 }

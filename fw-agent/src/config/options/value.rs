@@ -70,6 +70,13 @@ pub(super) fn boolean(text: &str) -> Read<bool> {
     Ok((value, remark))
 }
 
+/// The value of an option that the reference does not have.
+pub(super) fn own_boolean(text: &str) -> Read<bool> {
+    let (value, remark) = boolean(text)?;
+    let own = || Remark::superset("pve-firewall does not know this option");
+    Ok((value, Some(remark.unwrap_or_else(own))))
+}
+
 /// A boolean as the reference's property strings have it: 0, 1, on, off, yes, no, true, false.
 pub fn switch(text: &str) -> Option<bool> {
     match text.to_ascii_lowercase().as_str() {

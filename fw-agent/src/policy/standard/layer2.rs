@@ -108,7 +108,8 @@ mod tests {
 
     #[test]
     fn what_is_not_listed() {
-        let cases: [(&[u16], &[(u16, u16)]); 5] = [
+        type Ranges = &'static [(u16, u16)];
+        let cases: [(&[u16], Ranges); 5] = [
             (&[], &[(0, 0xffff)]),
             (&[0x0806], &[(0, 0x0805), (0x0807, 0xffff)]),
             (
