@@ -5,5 +5,7 @@
 
 mod bed;
 mod changes;
+mod host;
+mod host_places;
 mod reports;
 mod verdicts;
