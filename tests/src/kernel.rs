@@ -19,8 +19,8 @@ use anyhow::{Context, Result, bail, ensure};
 use aya::Pod;
 use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
 use fw_agent::datapath::pins::Pins;
-use fw_agent::datapath::plan::plan;
-use fw_agent::datapath::{Action, AttachMode, Hook, Kernel, State};
+use fw_agent::datapath::plan::{Present, plan_node};
+use fw_agent::datapath::{Action, AttachMode, Hook, Kernel, Role, State, TestPlace};
 use fw_agent::image::MapImage;
 use fw_agent::policy::{NodePolicy, PortId};
 use fw_common::event::{EVENT_BYTES, Event};
@@ -156,7 +156,18 @@ impl TestKernel {
 
     /// Replaces what is loaded by these policies, with the one change that every rule logs, without limit. Flows stay.
     pub fn load(&mut self, node: &NodePolicy) -> Result<MapImage> {
+        self.load_with(node, &Present::default())
+    }
+
+    /// Likewise, with interfaces and addresses of the host. They are those of this network namespace.
+    pub fn load_with(&mut self, node: &NodePolicy, host: &Present) -> Result<MapImage> {
         let mut node = node.clone();
+        if let Some(host) = &mut node.host {
+            let policies = [&mut host.inbound, &mut host.outbound];
+            for rule in policies.into_iter().flat_map(|policy| &mut policy.rules) {
+                rule.log.get_or_insert(7);
+            }
+        }
         node.settings.log_interval = 0;
         for port in &mut node.ports {
             let policies = [&mut port.inbound, &mut port.outbound];
@@ -166,12 +177,13 @@ impl TestKernel {
         }
         let image = MapImage::build(&node);
         let ports = image.ports.iter().zip(FIRST_INDEX..);
-        let devices = ports
-            .clone()
-            .map(|((_, port), index)| (port.device.clone(), index))
-            .collect();
+        let mut present = host.clone();
+        let guests = ports.clone();
+        present
+            .devices
+            .extend(guests.map(|((_, port), index)| (port.device.clone(), index)));
         self.indices = ports.map(|((id, _), index)| (*id, index)).collect();
-        let plan = plan(&mut self.state, &image, &devices, |_| false);
+        let plan = plan_node(&mut self.state, &image, &present, |_| false);
         ensure!(plan.no_room.is_empty(), "no room for {:?}", plan.no_room);
         for action in &plan.actions {
             apply_to_maps(&mut self.kernel, action)?;
@@ -195,9 +207,28 @@ impl TestKernel {
             Direction::In => Hook::Egress,
             Direction::Out => Hook::Ingress,
         };
+        let at = TestPlace {
+            ifindex: LOOPBACK,
+            ..TestPlace::default()
+        };
+        self.run_at(Role::Guest, hook, at, frame)
+    }
+
+    /// Runs the program of a direction on a frame at an interface of the host.
+    pub fn run_host(&mut self, direction: Direction, at: TestPlace, frame: &[u8]) -> Result<Run> {
+        let hook = match direction {
+            Direction::In => Hook::Ingress,
+            Direction::Out => Hook::Egress,
+        };
+        self.run_at(Role::Host, hook, at, frame)
+    }
+
+    fn run_at(&mut self, role: Role, hook: Hook, at: TestPlace, frame: &[u8]) -> Result<Run> {
         while self.events.next().is_some() {}
         let mut answer = vec![0; LONGEST];
-        let result = self.kernel.test_run(hook, LOOPBACK, frame, &mut answer)?;
+        let result = self
+            .kernel
+            .test_run_at(role, hook, at, frame, &mut answer)?;
         answer.truncate(result.data_size_out as usize);
         let (reason, limited) = self.settle()?;
         let rule = self.take_event(reason)?;
