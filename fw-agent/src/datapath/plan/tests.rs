@@ -1,5 +1,7 @@
 //! What a plan does in which order, as words.
 
+mod host;
+
 use super::*;
 use crate::compile::compile;
 use crate::config::Sources;
