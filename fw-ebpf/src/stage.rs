@@ -126,6 +126,13 @@ pub extern "C" fn commit(
     0
 }
 
+/// [`hairpin::move_back`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn move_back(skb: *mut __sk_buff, from: u32, bytes: u32, gap: u32) -> u32 {
+    returned(hairpin::move_back(&Skb::of(skb), from, bytes, gap).ok_or(Reason::Malformed))
+}
+
 /// [`hairpin::answer`]; returns the TC action, or a negative number if the frame is not answered.
 #[unsafe(no_mangle)]
 pub extern "C" fn reject(
