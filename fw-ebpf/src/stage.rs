@@ -71,9 +71,15 @@ pub extern "C" fn parse_bare(skb: *mut __sk_buff, headers: *mut Headers) -> u32 
 
 /// [`host::passage`].
 #[unsafe(no_mangle)]
-pub extern "C" fn passage(skb: *mut __sk_buff, headers: *const Headers, direction: u32) -> u32 {
+pub extern "C" fn passage(
+    skb: *mut __sk_buff,
+    headers: *const Headers,
+    direction: u32,
+    bare: u32,
+) -> u32 {
     let headers = argument!(headers.as_ref or Passage::Judged as u32);
-    host::passage(&Skb::of(skb), headers, Direction::from_u8(direction as u8)) as u32
+    let direction = Direction::from_u8(direction as u8);
+    host::passage(&Skb::of(skb), headers, direction, bare != 0) as u32
 }
 
 /// [`fragment::complete_fragment`].

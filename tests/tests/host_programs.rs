@@ -288,6 +288,44 @@ fn answers_to_what_the_host_has_translated_are_expected() {
 }
 
 #[test]
+fn errors_about_routed_packets_pass_and_others_are_judged() {
+    with_kernel(|kernel, ifindex| {
+        let at = TestPlace {
+            ifindex,
+            ingress_ifindex: 0,
+            mark: 0,
+        };
+        for (own, remote, routed, protocol, kind) in [
+            ("192.0.2.1", "198.51.100.9", "198.51.100.7", 1, 11),
+            ("2001:db8:1::1", "2001:db8:2::9", "2001:db8:2::7", 58, 2),
+        ] {
+            for (quoted, action, reason) in [
+                (routed, PASS, Reason::Forwarded),
+                (own, SHOT, Reason::Invalid),
+            ] {
+                let quote = tcp(PEER_MAC, [remote, quoted], [4000, 81], SYN).unpadded();
+                let transport = Transport::Icmp {
+                    kind,
+                    code: 0,
+                    word: [0; 4],
+                    data: quote[14..].to_vec(),
+                };
+                let [source, dest] = [own, remote].map(|text| text.parse::<IpAddr>().unwrap());
+                let payload = transport.payload(protocol, source, dest);
+                let frame = Frame {
+                    dest_mac: PEER_MAC,
+                    source_mac: OWN_MAC,
+                    tags: vec![],
+                    body: Body::Ip(Datagram::new(source, dest, protocol, payload)),
+                };
+                let seen = run(kernel, Out, at, &frame);
+                assert_eq!((seen.action, seen.reason), (action, reason), "{quoted}");
+            }
+        }
+    });
+}
+
+#[test]
 fn tags_within_a_frame_are_looked_behind_and_other_frames_pass() {
     with_kernel(|kernel, ifindex| {
         let at = TestPlace {
