@@ -11,14 +11,14 @@ use crate::bed::{Bed, both, cluster};
 
 /// The host's and the other end's addresses of a second network.
 const HOST: [&str; 2] = ["198.51.100.1", "2001:db8:2::1"];
-const FAR: [&str; 2] = ["198.51.100.2", "2001:db8:2::2"];
+pub const FAR: [&str; 2] = ["198.51.100.2", "2001:db8:2::2"];
 
-fn address(text: &str) -> IpAddr {
+pub fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
 /// A namespace behind a NIC `eno2` of the host that is in no bridge; waits until the agent has it.
-fn behind_a_nic(bed: &Bed) -> Netns {
+pub fn behind_a_nic(bed: &Bed) -> Netns {
     let far = Netns::new("far").unwrap();
     quiet(&far);
     let host = &bed.node.host.namespace;

@@ -6,6 +6,7 @@
 mod bed;
 mod changes;
 mod host;
+mod host_nat;
 mod host_places;
 mod reports;
 mod verdicts;
