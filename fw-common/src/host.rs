@@ -3,8 +3,9 @@
 //! In: [`Frame`] (what the hook knows beyond the bytes), the parsed headers, and answers about addresses and routes ([`Surroundings`]).
 //! Out: [`arrival`] before the frame is parsed, [`passage`] afterwards. Pure: the kernel adapts context fields and helpers, tests make them up.
 //!
-//! 1. A reply that a hook made itself passes once. 2. What the host's stack will not look at here passes untouched. 3. Everything else is
-//! parsed, and is judged as the host's unless it is certain that it is forwarded.
+//! 1. A reply that a hook made itself passes once.
+//! 2. What the host's stack will not look at here passes untouched.
+//! 3. Everything else is parsed, and is judged as the host's unless it is certain that it is forwarded.
 //!
 //! Invariant: doubt is judged. Only a route that leads on makes a packet forwarded, and none to one of the host's own addresses.
 

@@ -1,7 +1,7 @@
 //! One packet at one port: the whole way from bytes to verdict.
 //!
-//! 1. Parse. 2. Guard: checks that hold for *every* packet, whatever flow it belongs to. At interfaces of the host, what is forwarded ends
-//! here. 3. Fragments get the ports of their first part.
+//! 1. Parse. 2. Guard: checks that hold for *every* packet, whatever flow it belongs to. At interfaces of the host, what is forwarded ends here.
+//! 3. Fragments get the ports of their first part.
 //! 4. Find the flow and track it; an established one ends here. 5. Classify against the port's policy. 6. Accepted: commit the flow.
 //!
 //! Invariant: whatever goes wrong on the way is a drop with a [`Reason`]; no early return accepts but for established flows, for frames

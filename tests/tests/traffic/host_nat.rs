@@ -1,5 +1,6 @@
 //! Addresses that the host translates: the kernel's own NAT, with rules by `nft`. Machines without that program skip these tests and say so;
 //! what the programs do about translated packets is also tested without it (`tests/host_programs.rs`).
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use std::net::SocketAddr;
 use std::path::Path;
