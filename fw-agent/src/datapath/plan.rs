@@ -11,11 +11,14 @@
 //!
 //! Invariant: no action takes away anything that a port in use still refers to. An image equal to the last one gives an empty plan.
 
+mod host;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use fw_common::maps::{Port, Settings, capacity, port_flag};
 use fw_common::wire::Address;
 
+use self::host::{host_ports, is_failed, note_locals};
 use super::arena::Arena;
 use super::attach::Role;
 use crate::image::{ClassSpace, HOST, MapImage, PortImage, port_value};
@@ -211,6 +214,7 @@ pub fn plan_node(
                     let switch = (id, port, ifindex);
                     switch_port(state, switch, [inbound, outbound], space, &mut plan);
                 }
+                _ if plan.no_room.last() == Some(&id) => {}
                 _ => plan.no_room.push(id),
             }
         }
@@ -284,42 +288,6 @@ fn choose_space(state: &mut State, image: &MapImage, plan: &mut Plan) -> u32 {
 
 /// A port of the image whose device exists, and its interface index.
 type Switch<'i> = (PortId, &'i PortImage, u32);
-
-/// The host's interfaces as ports, with their interface index; none if the image has no policy for the host.
-fn host_ports(image: &MapImage, devices: &BTreeMap<String, HostDevice>) -> Vec<(PortImage, u32)> {
-    let Some(host) = &image.host else {
-        return Vec::new();
-    };
-    devices
-        .iter()
-        .map(|(device, found)| (host.port(device, found.bare), found.ifindex))
-        .collect()
-}
-
-/// Keeps the host's addresses while its firewall is on.
-fn note_locals(state: &mut State, image: &MapImage, present: &Present, plan: &mut Plan) {
-    let wanted: BTreeSet<Address> = match image.host {
-        Some(_) => present.locals.iter().copied().take(LOCALS).collect(),
-        None if is_failed(image, HOST) => return,
-        None => BTreeSet::new(),
-    };
-    let new: Vec<Address> = wanted.difference(&state.locals).copied().collect();
-    let gone: Vec<Address> = state.locals.difference(&wanted).copied().collect();
-    if !gone.is_empty() {
-        plan.actions.push(Action::RemoveLocals(gone));
-    }
-    if !new.is_empty() {
-        plan.actions.push(Action::AddLocals(new));
-    }
-    state.locals = wanted;
-}
-
-/// Addresses that the map takes. The kernel asks the routes for others.
-const LOCALS: usize = capacity::LOCALS as usize;
-
-fn is_failed(image: &MapImage, id: PortId) -> bool {
-    image.failures.iter().any(|(failed, _, _)| *failed == id)
-}
 
 /// Where each policy of `image` is in the arena; none for those that no port needs now, or for which there was no room.
 fn place_policies(
