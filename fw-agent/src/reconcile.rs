@@ -12,6 +12,7 @@
 //! Invariant: the firewall is opened only by a configuration that says so and that could be read. A root directory that is gone, or a file that
 //! exists and cannot be read, changes nothing.
 
+mod host;
 mod logger;
 mod sweeper;
 mod watch;
@@ -25,6 +26,7 @@ use anyhow::{Context, Result};
 use futures_util::{FutureExt, StreamExt};
 use tokio::signal::unix::{SignalKind, signal};
 
+use self::host::scope;
 use self::logger::{LogNames, Logger};
 use self::sweeper::Sweeper;
 use self::watch::FileWatch;
@@ -35,12 +37,10 @@ use crate::datapath::{
     plan::{Present, plan_node},
 };
 use crate::diagnostic::Severity;
-use crate::image::{HOST, MapImage};
+use crate::image::MapImage;
 use crate::inventory::devices::{self, Devices};
-use crate::inventory::facts::{HostFacts, address};
-use crate::inventory::host_devices::host_devices;
-use crate::policy::PortId;
-use crate::record::{HostRecord, PortRecord, Record, RunDirectory};
+use crate::inventory::facts::HostFacts;
+use crate::record::{PortRecord, Record, RunDirectory};
 
 /// Where the agent finds and puts things.
 #[derive(Clone, Debug)]
@@ -273,16 +273,6 @@ impl Agent {
         self.note(compiled, &present, &degraded);
     }
 
-    /// The devices and addresses that are there.
-    fn present(&self) -> Present {
-        let addresses = self.facts.addresses.iter();
-        Present {
-            devices: self.devices.indices(),
-            host: host_devices(&self.devices),
-            locals: addresses.map(|net| address(net.addr())).collect(),
-        }
-    }
-
     /// Reads the files. Those that exist but cannot be read keep the contents they had.
     fn read(&self) -> Result<Sources> {
         // Both directories exist on every node. If they do not, the cluster file system is not there.
@@ -429,26 +419,6 @@ impl Agent {
             tracing::error!(%error, "cannot write the record");
         }
     }
-
-    /// The host's interfaces, if its firewall is on.
-    fn host_record(&self, compiled: &Compiled, present: &Present) -> Vec<HostRecord> {
-        let on = compiled.policy.enabled && compiled.policy.host.is_some();
-        let own = present.host.iter().filter(|_| on);
-        own.map(|(device, found)| HostRecord {
-            device: device.clone(),
-            ifindex: found.ifindex,
-            attached: self.state.attached.contains_key(device),
-        })
-        .collect()
-    }
-}
-
-/// A port's scope in words.
-fn scope(port: PortId) -> String {
-    if port == HOST {
-        return "the host".to_owned();
-    }
-    format!("guest {} net{}", port.vmid, port.net)
 }
 
 /// Now, in seconds.

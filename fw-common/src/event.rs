@@ -41,7 +41,7 @@ pub struct Event {
     pub level: u8,
     /// Zero.
     pub reserved: u8,
-    /// The frame's first bytes; those behind `captured` are zero.
+    /// The frame's first bytes; those behind `captured` are zero. A device without link headers gets an Ethernet header with zero addresses.
     pub header: [u8; HEADER_BYTES],
 }
 

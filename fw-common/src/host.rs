@@ -3,14 +3,15 @@
 //! In: [`Frame`] (what the hook knows beyond the bytes), the parsed headers, and answers about addresses and routes ([`Surroundings`]).
 //! Out: [`arrival`] before the frame is parsed, [`passage`] afterwards. Pure: the kernel adapts context fields and helpers, tests make them up.
 //!
-//! 1. A reply that a hook made itself passes once. 2. What the host's stack will not look at here passes untouched. 3. Everything else is
-//! parsed, and is judged as the host's unless it is certain that it is forwarded.
+//! 1. A reply that a hook made itself passes once.
+//! 2. What the host's stack will not look at here passes untouched.
+//! 3. Everything else is parsed, and is judged as the host's unless it is certain that it is forwarded.
 //!
 //! Invariant: doubt is judged. Only a route that leads on makes a packet forwarded, and none to one of the host's own addresses.
 
 use crate::maps::HAIRPIN_MARK;
 use crate::verdict::Direction;
-use crate::wire::{Address, Headers};
+use crate::wire::{Address, Headers, IpVersion, protocol};
 
 /// Values of `skb->pkt_type` (the kernel's `if_packet.h`).
 pub mod pkt_type {
@@ -110,11 +111,28 @@ pub trait Surroundings {
 
     /// The routes lead the packet on to somewhere else, or nowhere (as opposed to: to this host, or the host does not forward).
     fn is_routed(&self, headers: &Headers) -> bool;
+
+    /// The destination of the packet that an ICMP or ICMPv6 error quotes.
+    fn quoted_dest(&self, headers: &Headers) -> Option<Address>;
+}
+
+/// Bytes of the headers in front of an ICMP or ICMPv6 error's quote.
+pub const ICMP_BYTES: u32 = 8;
+
+/// ICMP and ICMPv6 messages that quote a packet (RFC 792, RFC 4443).
+#[inline(always)]
+const fn quotes(headers: &Headers) -> bool {
+    match (headers.version, headers.protocol) {
+        (IpVersion::V4, protocol::ICMP) => matches!(headers.sport, 3 | 4 | 5 | 11 | 12),
+        (IpVersion::V6, protocol::ICMPV6) => matches!(headers.sport, 1..=4),
+        _ => false,
+    }
 }
 
 /// What a parsed IP packet is to the host.
 ///
-/// Going out, what came in at some interface is forwarded. If its source is now an own address, the host has translated it; that it did not
+/// Going out, what came in at some interface is forwarded, and so are the errors that the host sends about it: they quote a packet that was not
+/// for the host, whose flow the host's zone does not know. If its source is now an own address, the host has translated it; that it did not
 /// come with this address is certain, because such packets are [`Passage::Martian`] where they come in.
 #[inline(always)]
 pub fn passage<S: Surroundings>(
@@ -130,7 +148,17 @@ pub fn passage<S: Surroundings>(
                 && !surroundings.is_own(&headers.dest)
                 && surroundings.is_routed(headers)
         }
-        Direction::Out => frame.ingress_ifindex != 0,
+        Direction::Out if frame.ingress_ifindex == 0 => {
+            let quoted = match quotes(headers) {
+                true => surroundings.quoted_dest(headers),
+                false => None,
+            };
+            return match quoted {
+                Some(dest) if !surroundings.is_own(&dest) => Passage::Forwarded,
+                Some(_) | None => Passage::Judged,
+            };
+        }
+        Direction::Out => true,
     };
     if !forwarded {
         return Passage::Judged;
@@ -204,6 +232,7 @@ mod tests {
 
     struct Answers {
         routed: bool,
+        quoted: Option<Address>,
     }
 
     impl Surroundings for Answers {
@@ -213,6 +242,52 @@ mod tests {
 
         fn is_routed(&self, _headers: &Headers) -> bool {
             self.routed
+        }
+
+        fn quoted_dest(&self, _headers: &Headers) -> Option<Address> {
+            self.quoted
+        }
+    }
+
+    #[test]
+    fn errors_about_what_is_forwarded_are_forwarded() {
+        use IpVersion::{V4, V6};
+        use Passage::{Forwarded, Judged};
+        let (own, other) = (Some(OWN), Some(OTHER));
+        let cases = [
+            (V4, protocol::ICMP, 3, other, Forwarded),
+            (V4, protocol::ICMP, 11, other, Forwarded),
+            (V4, protocol::ICMP, 3, own, Judged),
+            (V4, protocol::ICMP, 3, None, Judged),
+            (V4, protocol::ICMP, 8, other, Judged),
+            (V4, protocol::UDP, 3, other, Judged),
+            (V6, protocol::ICMPV6, 2, other, Forwarded),
+            (V6, protocol::ICMPV6, 1, own, Judged),
+            (V6, protocol::ICMPV6, 128, other, Judged),
+            (V6, protocol::ICMPV6, 137, other, Judged),
+        ];
+        for (version, protocol, sport, quoted, expect) in cases {
+            let headers = Headers {
+                version,
+                protocol,
+                sport,
+                source: OWN,
+                dest: REMOTE,
+                ..Headers::default()
+            };
+            let answers = Answers {
+                routed: true,
+                quoted,
+            };
+            let seen = passage(Out, &frame(0, 0), &headers, &answers);
+            assert_eq!(seen, expect, "{version:?} {protocol} {sport} {quoted:?}");
+            // What arrives is not told by its quote.
+            let headers = Headers {
+                source: REMOTE,
+                dest: OWN,
+                ..headers
+            };
+            assert_eq!(passage(In, &frame(0, 7), &headers, &answers), Judged);
         }
     }
 
@@ -252,7 +327,10 @@ mod tests {
                 direction,
                 &frame(kind, ingress),
                 &headers,
-                &Answers { routed },
+                &Answers {
+                    routed,
+                    quoted: None,
+                },
             );
             assert_eq!(
                 seen, expect,

@@ -23,6 +23,7 @@ use fw_common::wire::tcp_flag::{ACK, FIN, RST, SYN};
 use fw_common::wire::{Fragment, Headers, IpVersion, Packet, protocol};
 
 use crate::skb::Skb;
+use crate::stage;
 use crate::tables::count;
 
 #[map]
@@ -33,6 +34,7 @@ const INTERVAL: u64 = 1_000_000;
 /// … and at once.
 const BURST: u32 = 200;
 
+const ETHERNET_BYTES: u32 = 14;
 const IPV4_BYTES: u32 = 20;
 const IPV6_BYTES: u32 = 40;
 const TCP_BYTES: u32 = 20;
@@ -193,6 +195,11 @@ fn icmp_error(skb: &Skb, headers: &Headers) -> Option<()> {
     };
     let payload: [u32; 2] = skb.load(l4)?;
     let partial = udp && skb.resize(l4 + UDP_CHECKSUM + 1).is_none();
+    let inline_tag = l3 > ETHERNET_BYTES;
+    if partial && inline_tag {
+        // What completes the checksum would find its old place within the moved quote.
+        return None;
+    }
     skb.resize(l4 + ICMP_BYTES)?;
     let mut quoted = payload;
     if partial {
@@ -221,11 +228,31 @@ fn icmp_error(skb: &Skb, headers: &Headers) -> Option<()> {
     }
 
     let gap = ip_bytes(headers.version) + ICMP_BYTES;
-    skb.open_gap(gap as i32)?;
+    match inline_tag {
+        true => stage::result(stage::move_back(skb.raw(), l3, quote, gap)).ok()?,
+        false => skb.open_gap(gap as i32)?,
+    }
     store_ip_header(skb, headers, message, number)?;
     let checksum = u32::from(!fold(sum));
     let first = first.to_be() | checksum << 16;
     skb.store(l3 + gap - ICMP_BYTES, &[first, 0])
+}
+
+/// Opens a gap in front of the frame's last `bytes` bytes, which begin at `from`, word by word: the helper that does it at once takes only
+/// frames whose outer EtherType is IP.
+#[inline(always)]
+pub fn move_back(skb: &Skb, from: u32, bytes: u32, gap: u32) -> Option<()> {
+    skb.resize(from + bytes + gap)?;
+    let mut offset = bytes;
+    for _ in 0..QUOTE_WORDS {
+        if offset < 4 {
+            break;
+        }
+        offset -= 4;
+        let word: u32 = skb.load(from + offset)?;
+        skb.store(from + gap + offset, &word)?;
+    }
+    Some(())
 }
 
 /// The second word of a UDP header (length and checksum) with the checksum that completion over just these eight bytes leaves as it is.

@@ -18,7 +18,7 @@ use aya_ebpf::helpers::bpf_fib_lookup;
 use aya_ebpf::macros::{classifier, map};
 use aya_ebpf::maps::HashMap;
 use aya_ebpf::programs::TcContext;
-use fw_common::host::{Arrival, Frame, Passage, Surroundings, arrival};
+use fw_common::host::{Arrival, Frame, ICMP_BYTES, Passage, Surroundings, arrival};
 use fw_common::maps::{HAIRPIN_MARK, Port, capacity, port_flag};
 use fw_common::tables::Tables;
 use fw_common::verdict::{Direction, Reason};
@@ -125,23 +125,51 @@ impl Packet for HostSkb<'_> {
 
     #[inline(always)]
     fn passage(&self, direction: Direction, headers: &Headers) -> Passage {
-        let number = stage::passage(self.skb.raw(), headers, direction as u32);
+        let number = stage::passage(
+            self.skb.raw(),
+            headers,
+            direction as u32,
+            u32::from(self.bare),
+        );
         Passage::from_u8(number as u8)
     }
 }
 
 /// The pipeline's question of a frame, for the stage.
 #[inline(always)]
-pub fn passage(skb: &Skb, headers: &Headers, direction: Direction) -> Passage {
-    fw_common::host::passage(direction, &frame(skb), headers, &Here { skb })
+pub fn passage(skb: &Skb, headers: &Headers, direction: Direction, bare: bool) -> Passage {
+    let here = Here { skb, bare };
+    fw_common::host::passage(direction, &frame(skb), headers, &here)
 }
 
 /// The host's addresses and routes, as seen from where a frame is.
 struct Here<'a> {
     skb: &'a Skb,
+    /// Offsets count from the network header.
+    bare: bool,
+}
+
+impl Here<'_> {
+    #[inline(always)]
+    fn load<T: Wire>(&self, offset: u32) -> Option<T> {
+        match self.bare {
+            true => self.skb.bare().load(offset),
+            false => self.skb.load(offset),
+        }
+    }
 }
 
 impl Surroundings for Here<'_> {
+    #[inline(always)]
+    fn quoted_dest(&self, headers: &Headers) -> Option<Address> {
+        let quote = u32::from(headers.l4) + ICMP_BYTES;
+        match headers.version {
+            IpVersion::V4 => self.load(quote + 16).map(Address::v4),
+            IpVersion::V6 => self.load(quote + 24).map(Address),
+            IpVersion::None => None,
+        }
+    }
+
     #[inline(always)]
     fn is_own(&self, address: &Address) -> bool {
         // Kernels before 6.3 take a key from the stack, not from a stage's argument.

@@ -11,7 +11,7 @@ use fw_common::tables::Tables;
 use fw_common::verdict::{Direction, Judgement};
 use fw_common::wire::Packet;
 
-use crate::skb::Skb;
+use crate::skb::{BARE_LINK, Skb};
 use crate::tables::{Maps, count};
 
 #[map]
@@ -87,6 +87,7 @@ pub fn emit(skb: &Skb, port: &Port, direction: Direction, judgement: &Judgement)
         }
         if port.flags & port_flag::NO_LINK != 0 {
             (*event).captured = skb.copy_bare(header) as u16;
+            (*event).length = length + BARE_LINK;
         } else if captured == 0 || !skb.copy_head(header, captured) {
             (*event).captured = 0;
         }

@@ -20,6 +20,9 @@ use fw_common::wire::{Headers, Packet, Wire};
 
 use crate::stage;
 
+/// Bytes of the Ethernet header that records of packets without a link header begin with.
+pub const BARE_LINK: u32 = 14;
+
 /// A frame at a TC hook.
 pub struct Skb {
     raw: *mut __sk_buff,
@@ -114,9 +117,8 @@ impl Skb {
     /// `to` has room for [`HEADER_BYTES`], all zero.
     #[inline(always)]
     pub unsafe fn copy_bare(&self, to: *mut u8) -> u32 {
-        const LINK: u32 = 14;
         const WORDS: u32 = 24;
-        const { assert!((LINK + WORDS * 4) as usize <= HEADER_BYTES) };
+        const { assert!((BARE_LINK + WORDS * 4) as usize <= HEADER_BYTES) };
         let ethertype = self.protocol().to_be_bytes();
         let mut copied = 0;
         // SAFETY: the caller vouches for `to`, and the last word ends within [`HEADER_BYTES`].
@@ -126,12 +128,12 @@ impl Skb {
                 let Some(bytes) = self.bare().load::<[u8; 4]>(word * 4) else {
                     break;
                 };
-                let place = to.add((LINK + word * 4) as usize);
+                let place = to.add((BARE_LINK + word * 4) as usize);
                 place.cast::<[u8; 4]>().write(bytes);
                 copied += 4;
             }
         }
-        LINK + copied
+        BARE_LINK + copied
     }
 
     /// Overwrites the bytes from `offset` on with `record`.

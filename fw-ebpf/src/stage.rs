@@ -75,9 +75,15 @@ pub extern "C" fn parse_bare(skb: *mut __sk_buff, headers: *mut Headers) -> u32 
 
 /// [`host::passage`].
 #[unsafe(no_mangle)]
-pub extern "C" fn passage(skb: *mut __sk_buff, headers: *const Headers, direction: u32) -> u32 {
+pub extern "C" fn passage(
+    skb: *mut __sk_buff,
+    headers: *const Headers,
+    direction: u32,
+    bare: u32,
+) -> u32 {
     let headers = argument!(headers.as_ref or Passage::Judged as u32);
-    host::passage(&Skb::of(skb), headers, Direction::from_u8(direction as u8)) as u32
+    let direction = Direction::from_u8(direction as u8);
+    host::passage(&Skb::of(skb), headers, direction, bare != 0) as u32
 }
 
 /// [`fragment::complete_fragment`].
@@ -238,6 +244,13 @@ pub extern "C" fn emit(
     let judgement = RuleWord(judgement).judgement();
     log::emit(&Skb::of(skb), port, direction, &judgement);
     0
+}
+
+/// [`hairpin::move_back`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn move_back(skb: *mut __sk_buff, from: u32, bytes: u32, gap: u32) -> u32 {
+    returned(hairpin::move_back(&Skb::of(skb), from, bytes, gap).ok_or(Reason::Malformed))
 }
 
 /// [`hairpin::answer`]; returns the TC action, or a negative number if the frame is not answered.

@@ -20,7 +20,7 @@ use aya::Pod;
 use aya::maps::{HashMap, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::TestRunResult;
 use fw_agent::datapath::pins::Pins;
-use fw_agent::datapath::plan::plan;
+use fw_agent::datapath::plan::{Present, plan_node};
 use fw_agent::datapath::{Action, AttachMode, Hook, Kernel, Role, State, TestPlace};
 use fw_agent::image::MapImage;
 use fw_agent::policy::{NodePolicy, PortId};
@@ -197,7 +197,18 @@ impl TestKernel {
 
     /// Replaces what is loaded by these policies, with the one change that every rule logs, without limit. Flows stay.
     pub fn load(&mut self, node: &NodePolicy) -> Result<MapImage> {
+        self.load_with(node, &Present::default())
+    }
+
+    /// Likewise, with interfaces and addresses of the host. They are those of this network namespace.
+    pub fn load_with(&mut self, node: &NodePolicy, host: &Present) -> Result<MapImage> {
         let mut node = node.clone();
+        if let Some(host) = &mut node.host {
+            let policies = [&mut host.inbound, &mut host.outbound];
+            for rule in policies.into_iter().flat_map(|policy| &mut policy.rules) {
+                rule.log.get_or_insert(7);
+            }
+        }
         node.settings.log_interval = 0;
         for port in &mut node.ports {
             let policies = [&mut port.inbound, &mut port.outbound];
@@ -206,22 +217,27 @@ impl TestKernel {
                 rule.log.get_or_insert(7);
             }
         }
-        self.load_as_is(&node)
+        self.place(&node, host)
     }
 
     /// Replaces what is loaded by these policies as they are. Flows stay.
     pub fn load_as_is(&mut self, node: &NodePolicy) -> Result<MapImage> {
+        self.place(node, &Present::default())
+    }
+
+    fn place(&mut self, node: &NodePolicy, host: &Present) -> Result<MapImage> {
         let mut image = MapImage::build(node);
         if self.reevaluate {
             image.reevaluate();
         }
         let ports = image.ports.iter().zip(FIRST_INDEX..);
-        let devices = ports
-            .clone()
-            .map(|((_, port), index)| (port.device.clone(), index))
-            .collect();
+        let mut present = host.clone();
+        let guests = ports.clone();
+        present
+            .devices
+            .extend(guests.map(|((_, port), index)| (port.device.clone(), index)));
         self.indices = ports.map(|((id, _), index)| (*id, index)).collect();
-        let plan = plan(&mut self.state, &image, &devices, |_| false);
+        let plan = plan_node(&mut self.state, &image, &present, |_| false);
         ensure!(plan.no_room.is_empty(), "no room for {:?}", plan.no_room);
         for action in &plan.actions {
             apply_to_maps(&mut self.kernel, action)?;
@@ -257,12 +273,20 @@ impl TestKernel {
         frame: &[u8],
         came_from: u32,
     ) -> Result<Run> {
+        self.observe(|kernel, answer| kernel.test_run(port, direction, frame, came_from, answer))
+    }
+
+    /// Runs a program and looks at everything it told.
+    fn observe(
+        &mut self,
+        run: impl FnOnce(&mut Self, &mut [u8]) -> Result<TestRunResult>,
+    ) -> Result<Run> {
         while self.events.next().is_some() {}
         if std::mem::take(&mut self.uncounted) {
             self.counted = self.read_counters()?;
         }
         let mut answer = vec![0; LONGEST];
-        let result = self.test_run(port, direction, frame, came_from, &mut answer)?;
+        let result = run(self, &mut answer)?;
         answer.truncate(result.data_size_out as usize);
         let Settled {
             reason,
@@ -317,6 +341,19 @@ impl TestKernel {
         };
         let kernel = &mut self.kernel;
         Ok(kernel.test_run_at(Role::Guest, hook, at, frame, answer)?)
+    }
+
+    /// Runs the program of a direction on a frame at an interface of the host.
+    pub fn run_host(&mut self, direction: Direction, at: TestPlace, frame: &[u8]) -> Result<Run> {
+        let hook = match direction {
+            Direction::In => Hook::Ingress,
+            Direction::Out => Hook::Egress,
+        };
+        self.observe(|kernel, answer| {
+            Ok(kernel
+                .kernel
+                .test_run_at(Role::Host, hook, at, frame, answer)?)
+        })
     }
 
     /// The ledger: which reason one packet was counted under since the last call, and what else was.

@@ -53,12 +53,19 @@ impl Tap {
     /// Makes a device in a namespace.
     pub fn new(namespace: &Netns, name: &str, offloads: Offloads) -> Result<Self> {
         namespace
-            .run(|| open_device(name, offloads))
+            .run(|| open_device(name, libc::IFF_TAP, offloads))
             .with_context(|| format!("making tap device {name} in {}", namespace.name()))
+    }
+
+    /// Makes a tun device instead: a tunnel's, whose packets have no Ethernet header.
+    pub fn tun(namespace: &Netns, name: &str, offloads: Offloads) -> Result<Self> {
+        namespace
+            .run(|| open_device(name, libc::IFF_TUN, offloads))
+            .with_context(|| format!("making tun device {name} in {}", namespace.name()))
     }
 }
 
-fn open_device(name: &str, offloads: Offloads) -> Result<Tap> {
+fn open_device(name: &str, kind: libc::c_int, offloads: Offloads) -> Result<Tap> {
     let queue = open(
         "/dev/net/tun",
         OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC,
@@ -73,7 +80,7 @@ fn open_device(name: &str, offloads: Offloads) -> Result<Tap> {
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = libc::c_char::from_ne_bytes([from]);
     }
-    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+    let flags = kind | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
     request.ifr_ifru.ifru_flags = libc::c_short::try_from(flags).context("tap flags")?;
     // SAFETY: TUNSETIFF reads and writes one ifreq, which outlives the call.
     let done = unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };

@@ -29,11 +29,11 @@ fn agent(namespace: &Netns, directory: &PinDirectory, mode: AttachMode, action: 
     result.unwrap();
 }
 
-fn attach() -> Action {
+fn attach(role: Role) -> Action {
     Action::Attach {
         device: DEVICE.to_owned(),
+        role,
         ifindex: 0,
-        role: Role::Guest,
     }
 }
 
@@ -43,12 +43,12 @@ fn detach() -> Action {
     }
 }
 
-/// Identities of our programs among the device's clsact filters of a hook.
-fn filters(namespace: &Netns, hook: Hook) -> Vec<String> {
+/// Identities of our programs of a role among the device's clsact filters of a hook.
+fn filters(namespace: &Netns, role: Role, hook: Hook) -> Vec<String> {
     let mut tc = namespace.command("tc");
     let text = run(tc.args(["filter", "show", "dev", DEVICE, hook.name()])).unwrap();
     text.lines()
-        .filter(|line| line.contains(hook.program(Role::Guest)))
+        .filter(|line| line.contains(hook.program(role)))
         .filter_map(|line| line.split_once(" id ")?.1.split_whitespace().next())
         .map(str::to_owned)
         .collect()
@@ -57,19 +57,32 @@ fn filters(namespace: &Netns, hook: Hook) -> Vec<String> {
 #[test]
 fn clsact_filters_outlive_their_agent_and_are_replaced_in_place() {
     let (namespace, directory) = (namespace(), PinDirectory::new());
-    agent(&namespace, &directory, AttachMode::Clsact, &attach());
-    let first = Hook::ALL.map(|hook| filters(&namespace, hook));
-    agent(&namespace, &directory, AttachMode::Clsact, &attach());
-    let second = Hook::ALL.map(|hook| filters(&namespace, hook));
-    for (first, second) in first.iter().zip(&second) {
-        assert_eq!((first.len(), second.len()), (1, 1), "{first:?} {second:?}");
-        assert_ne!(first, second, "the second agent's program");
+    for role in Role::ALL {
+        let found = || Hook::ALL.map(|hook| filters(&namespace, role, hook));
+        agent(&namespace, &directory, AttachMode::Clsact, &attach(role));
+        let first = found();
+        agent(&namespace, &directory, AttachMode::Clsact, &attach(role));
+        let second = found();
+        for (first, second) in first.iter().zip(&second) {
+            assert_eq!((first.len(), second.len()), (1, 1), "{first:?} {second:?}");
+            assert_ne!(first, second, "the second agent's program");
+        }
+        agent(&namespace, &directory, AttachMode::Clsact, &detach());
+        assert_eq!(found().map(|rows| rows.len()), [0, 0]);
     }
-    agent(&namespace, &directory, AttachMode::Clsact, &detach());
-    assert_eq!(
-        Hook::ALL.map(|hook| filters(&namespace, hook).len()),
-        [0, 0]
-    );
+}
+
+#[test]
+fn a_device_that_changes_its_role_has_the_programs_of_the_new_one_only() {
+    let (namespace, directory) = (namespace(), PinDirectory::new());
+    for role in [Role::Guest, Role::Host, Role::Guest] {
+        agent(&namespace, &directory, AttachMode::Clsact, &attach(role));
+        for other in Role::ALL {
+            let found = Hook::ALL.map(|hook| filters(&namespace, other, hook).len());
+            let expect = if other == role { [1, 1] } else { [0, 0] };
+            assert_eq!(found, expect, "{role:?}: {other:?}");
+        }
+    }
 }
 
 #[test]
@@ -79,7 +92,7 @@ fn a_device_with_an_ingress_qdisc_is_refused_by_name() {
     run(tc.args(["qdisc", "add", "dev", DEVICE, "handle", "ffff:", "ingress"])).unwrap();
     let refused = namespace.run(|| {
         let mut kernel = Kernel::open(directory.path(), AttachMode::Clsact)?;
-        Ok(kernel.apply(&attach()).unwrap_err().to_string())
+        Ok(kernel.apply(&attach(Role::Guest)).unwrap_err().to_string())
     });
     let message = refused.unwrap();
     assert!(
@@ -87,7 +100,12 @@ fn a_device_with_an_ingress_qdisc_is_refused_by_name() {
         "{message}"
     );
     // A TCX link does not mind.
-    agent(&namespace, &directory, AttachMode::Tcx, &attach());
+    agent(
+        &namespace,
+        &directory,
+        AttachMode::Tcx,
+        &attach(Role::Guest),
+    );
     assert!(directory.pins().devices().contains(DEVICE));
 }
 
@@ -98,7 +116,10 @@ fn a_device_that_vanished_is_told_from_other_failures() {
     for mode in [AttachMode::Tcx, AttachMode::Clsact] {
         let absent = namespace.run(|| {
             let mut kernel = Kernel::open(directory.path(), mode)?;
-            Ok(kernel.apply(&attach()).unwrap_err().is_no_device())
+            Ok(kernel
+                .apply(&attach(Role::Guest))
+                .unwrap_err()
+                .is_no_device())
         });
         assert!(absent.unwrap(), "{mode:?}");
     }

@@ -1,13 +1,13 @@
 //! The loaded programs and open maps, and the one interpreter of [`Action`]s.
 
+mod test_run;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray, RingBuf};
-use aya::programs::TestRun;
-use aya::programs::{TestRunOptions, TestRunResult};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use fw_common::flow::{Flow, FlowKey};
 use fw_common::limit::Bucket;
@@ -20,6 +20,7 @@ use fw_common::wire::Address;
 use rustix::fs::{StatFs, statfs};
 use rustix::thread::{MembarrierCommand, membarrier};
 
+pub use self::test_run::TestPlace;
 use super::attach::{self, AttachMode, Hook, Role};
 use super::batch::Batch;
 use super::pins::Pins;
@@ -43,17 +44,6 @@ pub struct Kernel {
 fn programs() -> impl Iterator<Item = (Role, Hook)> {
     let hooks = |role| Hook::ALL.into_iter().map(move |hook| (role, hook));
     Role::ALL.into_iter().flat_map(hooks)
-}
-
-/// What the kernel would know of a frame under test.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TestPlace {
-    /// Interface of the hook.
-    pub ifindex: u32,
-    /// Interface that the frame came in at; 0: made here.
-    pub ingress_ifindex: u32,
-    /// Its mark.
-    pub mark: u32,
 }
 
 /// What keeps this process from loading programs, as a sentence for the user; none if nothing does.
@@ -240,62 +230,6 @@ impl Kernel {
                 self.tries.remove(*space, classes.as_deref())
             }
         }
-    }
-
-    /// Runs a program on a frame (`BPF_PROG_TEST_RUN`), as if at a hook of interface `ifindex` of this network namespace.
-    ///
-    /// # Errors
-    /// The kernel refuses the frame (too short or too long).
-    pub fn test_run(
-        &mut self,
-        hook: Hook,
-        ifindex: u32,
-        frame: &[u8],
-        answer: &mut [u8],
-    ) -> Result<TestRunResult, Error> {
-        let at = TestPlace {
-            ifindex,
-            ..TestPlace::default()
-        };
-        self.test_run_at(Role::Guest, hook, at, frame, answer)
-    }
-
-    /// Likewise, for a program of a role, with more of what the kernel would know of the frame.
-    ///
-    /// # Errors
-    /// As [`Kernel::test_run`].
-    pub fn test_run_at(
-        &mut self,
-        role: Role,
-        hook: Hook,
-        at: TestPlace,
-        frame: &[u8],
-        answer: &mut [u8],
-    ) -> Result<TestRunResult, Error> {
-        /// Offsets in `struct __sk_buff`.
-        const MARK: usize = 8;
-        const INGRESS_IFINDEX: usize = 36;
-        const IFINDEX: usize = 40;
-        let mut context = [0; 192];
-        for (offset, value) in [
-            (MARK, at.mark),
-            (INGRESS_IFINDEX, at.ingress_ifindex),
-            (IFINDEX, at.ifindex),
-        ] {
-            context[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
-        }
-        let options = TestRunOptions {
-            data_in: Some(frame),
-            data_out: Some(answer),
-            ctx_in: Some(&context),
-            ..TestRunOptions::default()
-        };
-        attach::classifier(&mut self.ebpf, role, hook)?
-            .test_run(options)
-            .map_err(|source| Error::Program {
-                program: hook.program(role),
-                source,
-            })
     }
 
     /// Instructions that the verifier went through for each program.

@@ -13,6 +13,8 @@
 //!
 //! Invariant: no action takes away anything that a port in use still refers to. An image equal to the last one gives an empty plan.
 
+mod host;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -20,6 +22,7 @@ use fw_common::maps::classes::NO_PREFILTER;
 use fw_common::maps::{ANY_VLAN, NO_VLAN, Port, Settings, capacity, port_flag};
 use fw_common::wire::Address;
 
+use self::host::{host_ports, is_failed, note_locals};
 use super::arena::Arena;
 use super::attach::Role;
 use crate::image::{
@@ -224,6 +227,7 @@ pub fn plan_node(
             wanted.insert(port.device.clone(), ifindex);
             match starts.of(port, space) {
                 Some(places) => switch_port(state, (id, port, ifindex), places, &mut plan),
+                None if plan.no_room.last() == Some(&id) => {}
                 None => plan.no_room.push(id),
             }
         }
@@ -334,42 +338,6 @@ fn place_words(
 
 /// A port of the image whose device exists, and its interface index.
 type Switch<'i> = (PortId, &'i PortImage, u32);
-
-/// The host's interfaces as ports, with their interface index; none if the image has no policy for the host.
-fn host_ports(image: &MapImage, devices: &BTreeMap<String, HostDevice>) -> Vec<(PortImage, u32)> {
-    let Some(host) = &image.host else {
-        return Vec::new();
-    };
-    devices
-        .iter()
-        .map(|(device, found)| (host.port(device, found.bare), found.ifindex))
-        .collect()
-}
-
-/// Keeps the host's addresses while its firewall is on.
-fn note_locals(state: &mut State, image: &MapImage, present: &Present, plan: &mut Plan) {
-    let wanted: BTreeSet<Address> = match image.host {
-        Some(_) => present.locals.iter().copied().take(LOCALS).collect(),
-        None if is_failed(image, HOST) => return,
-        None => BTreeSet::new(),
-    };
-    let new: Vec<Address> = wanted.difference(&state.locals).copied().collect();
-    let gone: Vec<Address> = state.locals.difference(&wanted).copied().collect();
-    if !gone.is_empty() {
-        plan.actions.push(Action::RemoveLocals(gone));
-    }
-    if !new.is_empty() {
-        plan.actions.push(Action::AddLocals(new));
-    }
-    state.locals = wanted;
-}
-
-/// Addresses that the map takes. The kernel asks the routes for others.
-const LOCALS: usize = capacity::LOCALS as usize;
-
-fn is_failed(image: &MapImage, id: PortId) -> bool {
-    image.failures.iter().any(|(failed, _, _)| *failed == id)
-}
 
 /// Where the words of an image are in the arena.
 #[derive(Default)]

@@ -8,7 +8,8 @@
 //! also the last one; the exceptions (UDP's length, a routing header) end the line without one.
 //!
 //! `MAC=` is the whole link header: destination, source, VLAN tags (one that the NIC had taken out is put back), EtherType. It is left out
-//! where a packet has no input interface, as a local packet has no link header in the reference.
+//! where a packet has no input interface, as a local packet has no link header in the reference, and where the device has none (its
+//! addresses are zero then).
 //!
 //! Invariant: any record gives exactly one line of at most [`LINE_LIMIT`] bytes without control characters; the cost is linear in the bytes
 //! that were captured. Known difference from the reference's logger: a line is never cut at 508 bytes.
@@ -29,6 +30,8 @@ pub const NAME_LIMIT: usize = 64;
 
 const VLAN_8021Q: u16 = 0x8100;
 const VLAN_8021AD: u16 = 0x88a8;
+/// Addresses of the link header that the record of a packet has if the device gives it none.
+const NO_LINK: [u8; 12] = [0; 12];
 
 /// Writes one line, newline included.
 pub fn format(event: &Event, context: &LogContext<'_>, time: &Zoned) -> Vec<u8> {
@@ -60,7 +63,8 @@ pub fn format_into(out: &mut Vec<u8>, event: &Event, context: &LogContext<'_>, t
     let filled = usize::from(event.captured).min(HEADER_BYTES);
     let frame = Span::new(&event.header[..filled], event.length as usize);
     let link = Link::of(frame, (event.tagged != 0).then_some(event.vlan_tci));
-    if context.input.is_some() || context.output.is_none() {
+    let has_link = link.addresses != NO_LINK;
+    if has_link && (context.input.is_some() || context.output.is_none()) {
         link.write(&mut fields);
     }
     if let Some((ether_type, packet)) = link.network {

@@ -6,7 +6,8 @@
 //! - In: loopback, invalid, NDP, blacklist, smurfs, TCP flags, IGMP, rules of `host.fw`, rules of `cluster.fw`, management, corosync, noise, policy.
 //! - Out: loopback, invalid, NDP without router advertisements, IGMP, rules likewise, services in the local network, corosync, noise, policy.
 //!
-//! If one of the files exists but cannot be read, the standard steps stand, no rule does, and both policies are DROP.
+//! If one of the files exists but cannot be read, the standard steps stand, no rule does, and both policies are DROP. So it is in a direction
+//! that has too many rules: management still reaches the node.
 //!
 //! A rule may be for one interface only. The packet pipeline knows no names of interfaces: [`HostPolicy::on`] gives the rules of an interface with
 //! that condition taken away, and `image` builds one policy per interface that some rule names and one for all others.
@@ -24,7 +25,7 @@ use super::lines::{self, Item};
 use super::localnet::{self, resolve_name};
 use super::node::Node;
 use super::sets::Sets;
-use super::{MAX_RULES, Matches, Policy, Rule, SourceLine, standard};
+use super::{MAX_RULES, Matches, OriginKind, Policy, Rule, SourceLine, standard};
 use crate::config::line::{Fault, Reporter, Span, quote};
 use crate::config::rule::Flow;
 use crate::config::{COROSYNC_FILE, Config};
@@ -173,10 +174,18 @@ pub(super) fn resolve(
             message: format!("the host has more than {MAX_RULES} rules in one direction"),
             hint: None,
         };
-        reporter.error(0, fault, "the host is closed in that direction");
+        let effect = "what the standard rules do not accept in that direction is dropped";
+        reporter.error(0, fault, effect);
+        let standard = rules.into_iter().filter(|rule| match rule.origin.kind {
+            OriginKind::Standard
+            | OriginKind::Blacklist
+            | OriginKind::Smurf
+            | OriginKind::TcpFlags => true,
+            OriginKind::Rule | OriginKind::Group(_) | OriginKind::Policy => false,
+        });
         let closed = standard::closed("standard: too many rules");
         Policy {
-            rules: vec![standard::loopback(), closed],
+            rules: standard.chain([closed]).collect(),
         }
     };
     Some(HostPolicy {

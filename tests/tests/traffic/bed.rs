@@ -19,6 +19,11 @@ pub fn firewall(policy_in: &str, rules: &str) -> String {
     format!("[OPTIONS]\nenable: 1\npolicy_in: {policy_in}\nlog_level_in: info\n\n[RULES]\n{rules}")
 }
 
+/// A cluster that is on, with these options and this text behind them.
+pub fn cluster(options: &str, text: &str) -> String {
+    format!("[OPTIONS]\nenable: 1\n{options}\n{text}")
+}
+
 /// A node, its configuration and an agent; the agent goes first.
 pub struct Bed {
     pub agent: Agent,
@@ -38,6 +43,18 @@ impl Bed {
         let tree = ConfigTree::with_demo_guests()?;
         tree.write_firewall(100, &firewall("DROP", rules))?;
         tree.write_firewall(101, &firewall("REJECT", rules))?;
+        let agent = Agent::start(&node.host.namespace, &tree)?;
+        Ok(Self { agent, tree, node })
+    }
+
+    /// The cluster has these options and this text for the host; both guests accept everything.
+    pub fn of_host(options: &str, text: &str) -> Result<Self> {
+        let node = DemoNode::new()?;
+        let tree = ConfigTree::with_demo_guests()?;
+        for vmid in [100, 101] {
+            tree.write_firewall(vmid, &firewall("ACCEPT", ""))?;
+        }
+        tree.write("firewall/cluster.fw", &cluster(options, text))?;
         let agent = Agent::start(&node.host.namespace, &tree)?;
         Ok(Self { agent, tree, node })
     }

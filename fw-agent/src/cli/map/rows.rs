@@ -85,6 +85,7 @@ pub(super) fn of(pins: &Pins, map: &str) -> Result<Rows> {
         name::REJECTS => rejects(pins),
         name::LOG_LIMITS => log_limits(pins),
         name::SYN_LIMITS => syn_limits(pins),
+        name::LOCALS => locals(pins),
         name::SETTINGS => settings(pins),
         _ => Ok(Rows::new(&["records"], Vec::new())),
     }
@@ -99,7 +100,10 @@ fn ports(pins: &Pins) -> Result<Rows> {
     for (ifindex, port) in ports {
         cells.push(vec![
             json!(ifindex),
-            json!(port.vmid),
+            match port.flags & port_flag::HOST {
+                0 => json!(port.vmid),
+                _ => json!("host"),
+            },
             json!(format!("net{}", port.net)),
             json!(mac(port.mac)),
             json!(port.flags & port_flag::MACFILTER != 0),
@@ -376,6 +380,22 @@ fn syn_limits(pins: &Pins) -> Result<Rows> {
         ]);
     }
     Ok(Rows::new(&["source", "empty_at_ns"], cells))
+}
+
+/// The host's addresses, in order.
+fn locals(pins: &Pins) -> Result<Rows> {
+    let map = pins.hash::<Address, u32>(name::LOCALS)?;
+    let keys = map.keys().collect::<Result<Vec<Address>, MapError>>()?;
+    let mut addresses: Vec<IpAddr> = keys
+        .iter()
+        .map(|key| match address(IpVersion::V6, key) {
+            IpAddr::V6(found) => found.to_canonical(),
+            found @ IpAddr::V4(_) => found,
+        })
+        .collect();
+    addresses.sort_unstable();
+    let cells = addresses.iter().map(|found| vec![json!(found.to_string())]);
+    Ok(Rows::new(&["address"], cells.collect()))
 }
 
 fn settings(pins: &Pins) -> Result<Rows> {

@@ -1,5 +1,6 @@
 //! What a plan does in which order, as words.
 
+mod host;
 use fw_common::maps::classes::PREFILTER_WORDS;
 
 use super::*;

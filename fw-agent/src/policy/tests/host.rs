@@ -107,15 +107,38 @@ fn management_is_reachable_even_if_a_file_cannot_be_read() {
 }
 
 #[test]
-fn a_list_that_is_too_long_closes_the_host_in_its_direction() {
-    let many = "IN ACCEPT\n".repeat(MAX_RULES);
-    let policy = host(&format!("[RULES]\n{many}"), "");
-    let verdicts: Vec<_> = policy
+fn too_many_rules_leave_the_standard_steps() {
+    let many = "IN ACCEPT\n".repeat(200);
+    let groups = "GROUP gg\n".repeat(100);
+    let cluster = format!(
+        "[OPTIONS]\nenable: 1\npolicy_in: ACCEPT\n[IPSET management]\n192.0.2.1\n[group gg]\n{many}"
+    );
+    let rules = format!("[RULES]\n{groups}OUT DROP\n");
+    let files = [
+        ("firewall/cluster.fw", cluster.as_str()),
+        ("nodes/n/host.fw", rules.as_str()),
+    ];
+    let (policy, found) = resolved(&files);
+    let said: Vec<String> = found.iter().map(ToString::to_string).collect();
+    let expect = "nodes/n/host.fw: error: the host has more than 16384 rules in one direction; what the standard rules do not accept in \
+                  that direction is dropped";
+    assert!(said.iter().any(|line| line == expect), "{said:?}");
+    let host = policy.host.unwrap();
+    let texts: Vec<&str> = host
         .inbound
         .rules
         .iter()
-        .map(|rule| rule.verdict)
+        .map(|rule| &*rule.origin.text)
         .collect();
-    assert_eq!(verdicts, [Verdict::Accept, Verdict::Drop]);
-    assert!(policy.outbound.rules.len() > 2);
+    assert_eq!(texts.first(), Some(&"standard: loopback"));
+    assert!(texts.contains(&"standard: management"), "{texts:?}");
+    assert_eq!(texts.last(), Some(&"standard: too many rules"));
+    let last = host.inbound.rules.last().unwrap();
+    assert_eq!(
+        (last.verdict, &last.matches),
+        (Verdict::Drop, &Matches::default())
+    );
+    assert!(!texts.contains(&"IN ACCEPT"));
+    let written = |rule: &Rule| &*rule.origin.text == "OUT DROP";
+    assert!(host.outbound.rules.iter().any(written));
 }
