@@ -237,12 +237,12 @@ fn guards_and_vlans_are_in_place_before_the_port_refers_to_them() {
         image(CLUSTER, &guest)
     };
     let first = [
-        "settings",
         "classes 0",
         "policy",
         "policy",
         "policy",
         "policy",
+        "settings",
         "port 7 epoch 1",
         "attach tap100i0 7",
     ];

@@ -36,7 +36,6 @@ fn interfaces_get_their_policy_before_their_programs() {
     let mut state = State::default();
     let own = present(&[("eno1", 2), ("vmbr0", 3), ("wg0", 4)], &[1, 2]);
     let expect = [
-        "settings",
         "2 addresses",
         "classes 0",
         "policy",
@@ -44,6 +43,7 @@ fn interfaces_get_their_policy_before_their_programs() {
         "policy",
         "policy",
         "policy",
+        "settings",
         "port 2 epoch 1",
         "port 3 epoch 1",
         "port 4 epoch 1",
