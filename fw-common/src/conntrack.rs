@@ -97,6 +97,10 @@ pub const ANSWERED: u32 = 1 << 31;
 /// Bit of [`crate::flow::Flow::state`]: the last segment was a reset that its receiver may have refused.
 pub const RESET: u32 = 1 << 30;
 
+/// Bit of [`crate::flow::Flow::state`]: the original end has just sent a SYN that makes no sense to us. If the other end has lost its state,
+/// a new connection begins under the old one's name, or is refused.
+pub const REOPENS: u32 = 1 << 29;
+
 /// Bits of [`crate::flow::Flow::state`] that hold the [`State`].
 const STATE: u32 = 0xff;
 
@@ -300,7 +304,7 @@ pub fn track(
                 state
             }
             tcp::Next::Ignore => {
-                flow.set_state(old | answered);
+                flow.set_state(flow.state() | answered);
                 state
             }
             tcp::Next::Reopen => return begin(headers, established),
@@ -343,15 +347,21 @@ fn segment(headers: &Headers, side: Side, old: u32, flow: FlowRef<'_>) -> tcp::N
     }
     let state = State::from_u32(old);
     let kind = tcp::kind(headers.tcp_flags);
+    let is_awaited = old & REOPENS != 0 && side == Side::Reply;
     if kind == tcp::Kind::Rst {
-        let acknowledged = flow.acknowledged(side.other());
+        let acknowledged = match is_awaited {
+            true => 0,
+            false => flow.acknowledged(side.other()),
+        };
         return tcp::reset(state, old & ANSWERED != 0, headers.sequence, acknowledged);
     }
     let next = tcp::next(side, kind, state);
     match next {
-        // Let through because the ends may know better: if they do, they agree on new numbers.
-        tcp::Next::Ignore if kind == tcp::Kind::Syn => flow.forget_acknowledged(),
+        tcp::Next::Ignore if kind == tcp::Kind::Syn => flow.set_state(old | REOPENS),
         tcp::Next::State(_) | tcp::Next::Ignore => {
+            if is_awaited && kind == tcp::Kind::SynAck {
+                flow.forget_acknowledged();
+            }
             if headers.tcp_flags & ACK != 0 {
                 flow.acknowledge(side, headers.acknowledge);
             }

@@ -133,7 +133,7 @@ pub struct Flow {
     pub seen: u64,
     /// Nanoseconds at the first packet.
     pub created: u64,
-    /// [`crate::conntrack::State`] as a number, with [`crate::conntrack::ANSWERED`] and [`crate::conntrack::RESET`].
+    /// [`crate::conntrack::State`] as a number, with [`crate::conntrack::ANSWERED`] and other bits.
     pub state: u32,
     /// The port's epoch under which the flow was accepted.
     pub epoch: u32,

@@ -2,9 +2,10 @@
 //!
 //! In: the error, its port and direction, the tables. Out: whether some flow of the port is what it is about.
 //!
-//! 1. Only the types that report an error about one packet, and only whole datagrams. 2. The quoted headers are parsed. 3. The error must go to
-//! whom the quoted packet came from. 4. The quoted packet went the other way, so its flow is looked up with the opposite direction, in both
-//! tables; a flow that timed out is none.
+//! 1. Only the types that report an error about one packet count, and only whole datagrams.
+//! 2. The quoted headers are parsed.
+//! 3. The error must go to whom the quoted packet came from.
+//! 4. The quoted packet went the other way, so its flow is looked up with the opposite direction, in both tables; one that timed out is none.
 //!
 //! Invariant: an error neither refreshes nor changes a flow, and what it quotes is never more than a key to look up: a later fragment, an error
 //! about an error, or too short a quote have no flow. Redirects of IPv6 are discovery, not errors about packets: INVALID, as in netfilter.

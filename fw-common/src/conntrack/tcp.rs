@@ -86,11 +86,14 @@ pub const fn first(kind: Kind) -> Option<State> {
     }
 }
 
+/// Bytes that no receiver's window exceeds in practice.
+const WINDOW: i32 = 1 << 25;
+
 /// What a reset with this sequence number does to a flow in `state`. `acknowledged`: the highest number that the other end has acknowledged;
 /// 0: none is known.
 ///
-/// Its receiver believes it at once if it stands exactly there. One before is old or forged. One behind may be right (data on its way were
-/// lost) or not: the receiver will ask for another one (RFC 5961).
+/// Its receiver believes it at once if it stands exactly there. One before is old or forged. One beyond may be right (data before it were lost, or
+/// are not acknowledged yet) or not: the receiver will ask for another one (RFC 5961), unless it is beyond its window, where nobody looks at it.
 #[inline(always)]
 pub const fn reset(state: State, answered: bool, sequence: u32, acknowledged: u32) -> Next {
     const CLOSE: Next = Next::State(State::Close);
@@ -111,7 +114,8 @@ pub const fn reset(state: State, answered: bool, sequence: u32, acknowledged: u3
     }
     match sequence.wrapping_sub(acknowledged).cast_signed() {
         ..0 => Next::Invalid,
-        1.. if runs => Next::Reset,
+        1..WINDOW if runs => Next::Reset,
+        WINDOW.. if runs => Next::Ignore,
         0.. => CLOSE,
     }
 }

@@ -127,8 +127,9 @@ fn acknowledgements_are_noted_by_side_and_only_if_they_advance() {
         (In, 0x11, 0x7fff_ffff, [0x7fff_ffff, 7]),
         (In, 0x10, 0xf000_0000, [0xf000_0000, 7]),
         (In, 0x10, 5, [5, 7]),
-        // New numbers may be on their way.
-        (In, 0x02, 0, [0, 0]),
+        // New numbers count only after a SYN of the end that began.
+        (Out, 0x12, 3, [5, 7]),
+        (In, 0x02, 0, [5, 7]),
     ] {
         if flags & 4 != 0 {
             flow.state = State::Close as u32 | ANSWERED;
@@ -140,10 +141,15 @@ fn acknowledgements_are_noted_by_side_and_only_if_they_advance() {
         );
         flow.state = State::Established as u32 | ANSWERED;
     }
+    step(&mut flow, &segment(0x02, 0), In, 1);
+    step(&mut flow, &segment(0x12, 3), Out, 1);
+    assert_eq!(flow.acknowledged, [0, 3]);
+    step(&mut flow, &segment(0x10, 4), In, 1);
+    assert_eq!(flow.acknowledged, [4, 3]);
     let mut later = segment(0x10, 50);
     later.fragment = Fragment::Later;
     step(&mut flow, &later, In, 1);
-    assert_eq!(flow.acknowledged, [0, 0]);
+    assert_eq!(flow.acknowledged, [4, 3]);
 }
 
 #[test]

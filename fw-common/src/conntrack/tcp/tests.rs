@@ -145,7 +145,9 @@ fn resets_by_their_sequence_number() {
         (State::Established, true, 101, 100, Next::Reset),
         (State::Established, true, u32::MAX, 5, Next::Invalid),
         (State::Established, true, 5, u32::MAX, Next::Reset),
-        (State::Established, true, 0x8000_0063, 100, Next::Reset),
+        (State::Established, true, 0x8000_0063, 100, Next::Ignore),
+        (State::Established, true, 100 + (1 << 25), 100, Next::Ignore),
+        (State::Established, true, 99 + (1 << 25), 100, Next::Reset),
         (State::Established, true, 0x8000_0065, 100, Next::Invalid),
         // One that has not come so far: a reset of a listener that knows nothing has number 0.
         (State::SynRecv, true, 99, 100, Next::Invalid),
