@@ -117,6 +117,30 @@ pub struct Run {
     pub frame: Vec<u8>,
 }
 
+/// Fills the table of established flows with flows of no port; says how many there was room for.
+pub fn fill_flows(pins: &Pins) -> Result<usize> {
+    let mut flows: Table<FlowKey, Flow> = pins.hash(name::FLOWS)?;
+    let mut key = NOBODYS;
+    // Not to be swept away.
+    let flow = Flow {
+        seen: u64::MAX,
+        ..Flow::default()
+    };
+    let mut filled = 0;
+    loop {
+        key.local.0[3] = filled as u32;
+        match flows.insert(key, flow, 0) {
+            Ok(()) => filled += 1,
+            Err(MapError::SyscallError(error))
+                if error.io_error.raw_os_error() == Some(libc::E2BIG) =>
+            {
+                return Ok(filled);
+            }
+            Err(error) => return Err(error).context("filling a table"),
+        }
+    }
+}
+
 /// Carries out an action, but for those on devices that there are not.
 pub fn apply_to_maps(kernel: &mut Kernel, action: &Action) -> Result<()> {
     match action {
@@ -215,23 +239,9 @@ impl TestKernel {
         self.reevaluate = true;
     }
 
-    /// Fills the table of established flows with flows of no port; says how many there was room for.
+    /// As [`fill_flows`].
     pub fn fill_flows(&self) -> Result<usize> {
-        let mut flows: Table<FlowKey, Flow> = self.directory.pins().hash(name::FLOWS)?;
-        let mut key = NOBODYS;
-        let mut filled = 0;
-        loop {
-            key.local.0[3] = filled as u32;
-            match flows.insert(key, Flow::default(), 0) {
-                Ok(()) => filled += 1,
-                Err(MapError::SyscallError(error))
-                    if error.io_error.raw_os_error() == Some(libc::E2BIG) =>
-                {
-                    return Ok(filled);
-                }
-                Err(error) => return Err(error).context("filling a table"),
-            }
-        }
+        fill_flows(&self.directory.pins())
     }
 
     /// The interface index that stands for a port.

@@ -3,10 +3,12 @@
 
 use std::net::IpAddr;
 
-use fw_agent::compile::compile;
+use fw_agent::compile::{Compiled, compile};
 use fw_agent::config::Sources;
 use fw_agent::image::{MapImage, Memory};
 use fw_agent::policy::{NodePolicy, PortId};
+use fw_agent::simulate::pipeline::Pipeline;
+use fw_agent::simulate::{Query, run, text};
 use fw_common::pipeline::judge;
 use fw_common::verdict::{Direction, Reason};
 use fw_common::wire::Headers;
@@ -24,11 +26,20 @@ const ICMPV6: u8 = 58;
 const SYN: u8 = 2;
 const ACK: u8 = 16;
 
-/// A guest with these rules; the policies are the defaults: nothing in, everything out.
 fn policies(rules: &str) -> NodePolicy {
+    compiled(rules).policy
+}
+
+/// A guest with these rules; the policies are the defaults: nothing in, everything out.
+fn compiled(rules: &str) -> Compiled {
+    compiled_with("", rules)
+}
+
+/// Likewise in a cluster with these sets.
+fn compiled_with(sets: &str, rules: &str) -> Compiled {
     let tree = ConfigTree::new().unwrap();
-    tree.write("firewall/cluster.fw", "[OPTIONS]\nenable: 1\n")
-        .unwrap();
+    let cluster = format!("[OPTIONS]\nenable: 1\n{sets}");
+    tree.write("firewall/cluster.fw", &cluster).unwrap();
     tree.write(
         &format!("nodes/{NODE}/qemu-server/100.conf"),
         "net0: virtio=BC:24:11:00:00:64,bridge=vmbr0,firewall=1\n",
@@ -38,7 +49,7 @@ fn policies(rules: &str) -> NodePolicy {
         .unwrap();
     let compiled = compile(&Sources::read(tree.path(), NODE), &facts(NODE), 0);
     assert_eq!(compiled.diagnostics, []);
-    compiled.policy
+    compiled
 }
 
 /// A packet of a flow that the outside (from port `port`) has with the guest.
@@ -314,5 +325,54 @@ fn a_flow_that_is_still_allowed_is_judged_again_once() {
     for (epoch, rule) in &after {
         assert!(before.iter().all(|(old, _)| old < epoch));
         assert!(before.iter().all(|(_, old)| old != rule));
+    }
+}
+
+#[test]
+fn the_blacklist_cuts_a_flow_whatever_its_opening_is_worth() {
+    let mut both = Both::new(&policies(""), true);
+    let talk = TALKS[0];
+    let begins = talk.frame(Direction::Out, SYN);
+    both.expect(Direction::Out, &begins, Reason::Policy);
+    let answers = talk.frame(Direction::In, SYN | ACK);
+    both.expect(Direction::In, &answers, Reason::Established);
+    both.load(&compiled_with("[IPSET blacklist]\n203.0.113.5\n", "").policy);
+    let [goes, comes] = [Direction::Out, Direction::In].map(|direction| talk.frame(direction, ACK));
+    both.expect(Direction::In, &comes, Reason::Blacklist);
+    // What the guest sends is not the blacklist's business, and brings nothing back.
+    both.expect(Direction::Out, &goes, Reason::Established);
+    both.expect(Direction::In, &comes, Reason::Blacklist);
+}
+
+#[test]
+fn a_simulated_packet_has_the_state_that_it_is_said_to_have() {
+    let compiled = compiled("");
+    let mut pipeline = Pipeline::new(&compiled);
+    for (state, verdict, reason) in [
+        ("NEW", "DROP", Reason::Policy),
+        ("ESTABLISHED", "ACCEPT", Reason::Established),
+        ("RELATED", "ACCEPT", Reason::Related),
+        ("INVALID", "DROP", Reason::Invalid),
+        ("UNTRACKED", "DROP", Reason::Policy),
+    ] {
+        let line =
+            format!(r#"{{"from": "outside", "to": "vm100", "dport": 22, "state": "{state}"}}"#);
+        let query = Query::parse(line.as_bytes()).unwrap();
+        let outcome = run(
+            &query,
+            &compiled.policy,
+            &mut |zone, direction, frame, state| pipeline.judge(zone, direction, frame, state),
+        )
+        .unwrap();
+        assert_eq!(
+            (outcome.verdict.name(), outcome.reason),
+            (verdict, reason.name()),
+            "{state}"
+        );
+        let trace = text::print(&query, &outcome, true);
+        assert!(
+            trace.contains(&format!("tracking finds {state}\n")),
+            "{trace}"
+        );
     }
 }

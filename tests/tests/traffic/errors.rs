@@ -41,12 +41,14 @@ fn behind(router: &Station) -> Result<Netns> {
 }
 
 /// Packets that were accepted because they are about a known flow.
-fn related(bed: &Bed) -> u64 {
-    let output = bed.agent.fwctl(&["map", "dump", "COUNTERS", "--json"]);
-    let counters: serde_json::Value = serde_json::from_slice(&output.unwrap().stdout).unwrap();
-    let rows = counters.as_array().unwrap().iter();
-    let rows = rows.filter(|row| row["counter"] == "related");
-    rows.filter_map(|row| row["packets"].as_u64()).sum()
+fn related(bed: &Bed) -> Result<u64> {
+    let output = bed
+        .agent
+        .fwctl(&["map", "dump", "COUNTERS", "--json"])?
+        .stdout;
+    let counters: Vec<serde_json::Value> = serde_json::from_slice(&output)?;
+    let rows = counters.iter().filter(|row| row["counter"] == "related");
+    Ok(rows.filter_map(|row| row["packets"].as_u64()).sum())
 }
 
 #[test]
@@ -67,21 +69,21 @@ fn a_sender_learns_of_a_small_link_on_the_way() {
     }
     // What the far end has asked the VM for, and what the container sends by itself: both are cut to the link's size on the way out.
     for (address, service) in FAR.into_iter().zip(both(&bed.node.vm, 5001)) {
-        let before = related(&bed);
+        let before = related(&bed).unwrap();
         let _server = TcpServer::start(&bed.node.vm.namespace, service).unwrap();
         transfer(&far, address.parse().unwrap(), service, 1 << 20)
             .unwrap_or_else(|error| panic!("{address} from {service}: {error:#}"));
-        assert!(related(&bed) > before, "{service}");
+        assert!(related(&bed).unwrap() > before, "{service}");
     }
     let container = &bed.node.container;
     for address in FAR {
-        let before = related(&bed);
+        let before = related(&bed).unwrap();
         let service = SocketAddr::new(address.parse().unwrap(), 5002);
         let _server = TcpServer::start(&far, service).unwrap();
         let source = container.address_like(service.ip());
         transfer(&container.namespace, source, service, 1 << 20)
             .unwrap_or_else(|error| panic!("{source} to {service}: {error:#}"));
-        assert!(related(&bed) > before, "{service}");
+        assert!(related(&bed).unwrap() > before, "{service}");
     }
 }
 
@@ -93,9 +95,9 @@ fn a_closed_port_refuses_what_the_rules_accept() {
         let ways = [(guest, outside, 9), (outside, guest, 514)];
         for (from, to, port) in ways {
             for address in both(to, port) {
-                let before = related(&bed);
+                let before = related(&bed).unwrap();
                 bed.expect(&address.to_string(), bed.udp(from, address), &Refused);
-                assert!(related(&bed) > before, "{address}");
+                assert!(related(&bed).unwrap() > before, "{address}");
             }
         }
     }

@@ -4,11 +4,13 @@ use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use fw_agent::datapath::pins::Pins;
 use tapwall_tests::agent::program;
+use tapwall_tests::kernel::fill_flows;
 use tapwall_tests::netns::run;
 use tapwall_tests::node::{TAP, VETH};
 use tapwall_tests::probe::Answer::{Answered, Refused, Silent};
-use tapwall_tests::probe::{TcpServer, exchange};
+use tapwall_tests::probe::{Session, TcpServer, exchange};
 use tapwall_tests::tree::{ConfigTree, NODE};
 
 use crate::bed::Bed;
@@ -84,6 +86,31 @@ fn a_flood_is_logged_no_faster_than_the_limit() {
     let limited = limited.filter(|row| row["counter"] == "logs-limited");
     let limited: u64 = limited.filter_map(|row| row["packets"].as_u64()).sum();
     assert_eq!(limited as usize, SENT - lines);
+}
+
+#[test]
+fn a_full_flow_table_is_reported_and_traffic_goes_on() {
+    let bed = Bed::new("IN ACCEPT -p tcp -dport 80\n").unwrap();
+    let outside = &bed.node.outside;
+    let to = bed.node.vm.v4_port(80);
+    let _server = TcpServer::start(&bed.node.vm.namespace, to).unwrap();
+    let mut old = Session::open(&outside.namespace, outside.v4(), to).unwrap();
+    old.transfer(1000).unwrap();
+    let pins = Pins::new(bed.agent.pin_directory());
+    assert!(fill_flows(&pins).unwrap() > 0);
+    let mut new = Session::open(&outside.namespace, outside.v4(), to).unwrap();
+    new.transfer(100_000).unwrap();
+    old.transfer(100_000).unwrap();
+    bed.becomes(&Answered, |_| {
+        match bed.agent.stderr().contains("the flow table is full") {
+            true => Answered,
+            false => {
+                // The agent looks once a second; the next look is what is waited for.
+                std::thread::sleep(Duration::from_millis(20));
+                Silent
+            }
+        }
+    });
 }
 
 #[test]
