@@ -51,11 +51,17 @@ fn what_crosses_a_function_boundary_comes_back() {
             CtState::Untracked,
             CtState::Related,
         ] {
-            for origin in [Direction::In, Direction::Out] {
+            for (origin, unchecked) in [
+                (Direction::In, false),
+                (Direction::Out, false),
+                (Direction::In, true),
+                (Direction::Out, true),
+            ] {
                 let tracked = Tracked {
                     state,
                     commit,
                     origin,
+                    unchecked,
                 };
                 assert_eq!(Tracked::from_bits(tracked.to_bits()), tracked);
             }
