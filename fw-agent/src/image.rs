@@ -161,7 +161,8 @@ impl MapImage {
         image
     }
 
-    /// Has flows that were accepted under other rules judged again, on every port.
+    /// Has flows that were accepted under other rules judged again, on every guest's NIC. The host's are left alone: among them are those that it
+    /// forwards with its own address, which no rule has accepted.
     pub fn reevaluate(&mut self) {
         for port in self.ports.values_mut() {
             port.flags |= port_flag::REEVALUATE;

@@ -121,10 +121,15 @@ pub struct Run {
 pub fn fill_flows(pins: &Pins) -> Result<usize> {
     let mut flows: Table<FlowKey, Flow> = pins.hash(name::FLOWS)?;
     let mut key = NOBODYS;
+    // Not to be swept away.
+    let flow = Flow {
+        seen: u64::MAX,
+        ..Flow::default()
+    };
     let mut filled = 0;
     loop {
         key.local.0[3] = filled as u32;
-        match flows.insert(key, Flow::default(), 0) {
+        match flows.insert(key, flow, 0) {
             Ok(()) => filled += 1,
             Err(MapError::SyscallError(error))
                 if error.io_error.raw_os_error() == Some(libc::E2BIG) =>

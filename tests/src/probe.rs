@@ -22,7 +22,7 @@ pub use self::capture::{Capture, contains};
 pub use self::frame::{send_frame, udp_frame};
 pub use self::ping::{ping, ping_with};
 pub use self::tcp::{Session, TcpServer, Transfer, connect, transfer};
-pub use self::udp::{UdpServer, exchange};
+pub use self::udp::{UdpServer, exchange, receive};
 use crate::netns::Netns;
 
 /// Time after which an attempt counts as unanswered: long enough for one repetition of a lost SYN.

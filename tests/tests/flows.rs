@@ -32,9 +32,14 @@ fn policies(rules: &str) -> NodePolicy {
 
 /// A guest with these rules; the policies are the defaults: nothing in, everything out.
 fn compiled(rules: &str) -> Compiled {
+    compiled_with("", rules)
+}
+
+/// Likewise in a cluster with these sets.
+fn compiled_with(sets: &str, rules: &str) -> Compiled {
     let tree = ConfigTree::new().unwrap();
-    tree.write("firewall/cluster.fw", "[OPTIONS]\nenable: 1\n")
-        .unwrap();
+    let cluster = format!("[OPTIONS]\nenable: 1\n{sets}");
+    tree.write("firewall/cluster.fw", &cluster).unwrap();
     tree.write(
         &format!("nodes/{NODE}/qemu-server/100.conf"),
         "net0: virtio=BC:24:11:00:00:64,bridge=vmbr0,firewall=1\n",
@@ -321,6 +326,22 @@ fn a_flow_that_is_still_allowed_is_judged_again_once() {
         assert!(before.iter().all(|(old, _)| old < epoch));
         assert!(before.iter().all(|(_, old)| old != rule));
     }
+}
+
+#[test]
+fn the_blacklist_cuts_a_flow_whatever_its_opening_is_worth() {
+    let mut both = Both::new(&policies(""), true);
+    let talk = TALKS[0];
+    let begins = talk.frame(Direction::Out, SYN);
+    both.expect(Direction::Out, &begins, Reason::Policy);
+    let answers = talk.frame(Direction::In, SYN | ACK);
+    both.expect(Direction::In, &answers, Reason::Established);
+    both.load(&compiled_with("[IPSET blacklist]\n203.0.113.5\n", "").policy);
+    let [goes, comes] = [Direction::Out, Direction::In].map(|direction| talk.frame(direction, ACK));
+    both.expect(Direction::In, &comes, Reason::Blacklist);
+    // What the guest sends is not the blacklist's business, and brings nothing back.
+    both.expect(Direction::Out, &goes, Reason::Established);
+    both.expect(Direction::In, &comes, Reason::Blacklist);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! UDP: a datagram and its echo.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -77,6 +78,16 @@ impl UdpServer {
     }
 }
 
+/// Waits for a datagram on a socket with a timeout; a signal (or a pause of the whole process) does not end the wait.
+pub fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match socket.recv(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
 /// Sends one datagram and waits for its echo.
 pub fn exchange(
     from: &Netns,
@@ -94,7 +105,7 @@ pub fn exchange(
         .connect(to)
         .and_then(|()| socket.set_read_timeout(Some(timeout)))
         .and_then(|()| socket.send(payload))
-        .and_then(|_| socket.recv(&mut buffer));
+        .and_then(|_| receive(&socket, &mut buffer));
     match received {
         Ok(length) if buffer[..length] == *payload => Answer::Answered,
         Ok(length) => Answer::Failed(format!(

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tapwall_tests::agent::Agent;
 use tapwall_tests::node::{DemoNode, TAP, VETH};
 use tapwall_tests::probe::Answer::{Answered, Refused, Silent};
-use tapwall_tests::probe::{Session, TIMEOUT, TcpServer, UdpServer, connect};
+use tapwall_tests::probe::{Session, TIMEOUT, TcpServer, UdpServer, connect, receive};
 use tapwall_tests::tree::{ConfigTree, NODE};
 
 use crate::bed::{Bed, firewall};
@@ -79,15 +79,7 @@ fn a_known_flow_is_cut_by_an_edit_if_flows_are_judged_again() {
             let asked = socket
                 .set_read_timeout(Some(timeout))
                 .and_then(|()| socket.send(b"still there?"));
-            let answer = asked.and_then(|_| {
-                loop {
-                    match socket.recv(&mut [0; 100]) {
-                        Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                        other => return other,
-                    }
-                }
-            });
-            match answer {
+            match asked.and_then(|_| receive(&socket, &mut [0; 100])) {
                 Ok(_) => Answered,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => Silent,
                 Err(error) if error.kind() == ErrorKind::ConnectionRefused => Refused,
