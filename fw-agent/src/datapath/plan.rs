@@ -1,8 +1,9 @@
 //! What has to be done so that the kernel holds an image: decisions as data.
 //!
-//! In: [`State`] (what the kernel holds), a [`MapImage`], and the devices and addresses that exist ([`Present`]). Out: a [`Plan`], and with it the state after it.
+//! In: [`State`] (what the kernel holds), a [`MapImage`], and the devices and addresses that exist ([`Present`]). Out: a [`Plan`], and with it
+//! the state after it.
 //!
-//! Order: 1. a new class space, 2. new policies, 3. port values (each switches one port), 4. attach, 5. detach, 6. forget ports, 7. wait until no
+//! Order: 0. settings and the host's addresses, 1. a new class space, 2. new policies, 3. port values (each switches one port), 4. attach, 5. detach, 6. forget ports, 7. wait until no
 //! program reads what was replaced, 8. remove class spaces that no port uses. The words of policies that no port uses are handed out again by
 //! the next plan.
 //!
