@@ -6,6 +6,9 @@
 //! 2. TCP: a reset. All else: an ICMP(v6) error that quotes the packet.
 //! 3. Mark the answer, so that the hook it comes back through lets it pass once, and redirect it.
 //!
+//! What goes out to a guest comes in to the host, so the answer leaves by the hook's own device or comes in at it, by the port's side. Frames
+//! without a link header are answered where they begin with their IP header.
+//!
 //! Answers have the addresses of the packet's destination, as if it had answered itself. The layouts are RFC 9293 §3.10.7, RFC 792, RFC 4443.
 //!
 //! Checksums of packets that a local sender or a virtio guest leaves to the hardware (`CHECKSUM_PARTIAL`): the kernel completes the checksum

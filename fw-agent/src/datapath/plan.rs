@@ -1,10 +1,12 @@
 //! What has to be done so that the kernel holds an image: decisions as data.
 //!
-//! In: [`State`] (what the kernel holds), a [`MapImage`], and the devices and addresses that exist ([`Present`]). Out: a [`Plan`], and with it the state after it.
+//! In: [`State`] (what the kernel holds), a [`MapImage`], and the devices and addresses that exist ([`Present`]). Out: a [`Plan`], and with it
+//! the state after it.
 //!
-//! Order: 1. new class spaces and prefilters, 2. new policies (guards and sets of VLANs among them: all are words of the arena that ports refer to), 3. settings, 4. port values (each switches one port), 5. attach, 6. detach, 7. forget
-//! ports, 8. wait until no program reads what was replaced, 9. remove class spaces that nobody uses. The words of policies and prefilters that
-//! nobody uses are handed out again by the next plan.
+//! Order: 1. the host's addresses, new class spaces and prefilters, 2. new policies (guards and sets of VLANs among them: all are words of the
+//! arena that ports refer to), 3. settings, 4. port values (each switches one port), 5. attach, 6. detach, 7. forget ports, 8. wait until no
+//! program reads what was replaced, 9. remove class spaces that nobody uses. The words of policies and prefilters that nobody uses are handed out
+//! again by the next plan.
 //!
 //! The small and the big sets are class spaces of their own: a change of one does not write the other's prefixes again.
 //!

@@ -226,3 +226,28 @@ fn datagrams_to_everybody_and_to_groups_are_the_hosts() {
         );
     }
 }
+
+#[test]
+fn a_priority_tag_is_no_way_around_the_policy() {
+    let bed = Bed::of_host("", "[RULES]\nIN ACCEPT -p udp -dport 5000\n").unwrap();
+    let (host, outside) = (&bed.node.host, &bed.node.outside);
+    let sinks =
+        [5000, 5001].map(|port| UdpServer::start(&host.namespace, host.v4_port(port)).unwrap());
+    let send = |tag: u16, port: u16, payload: &str| -> Result<()> {
+        let source = "192.0.2.200:4000".parse()?;
+        let dest = format!("192.0.2.1:{port}").parse()?;
+        let mut frame = udp_frame(outside.mac, host.mac, source, dest, payload.as_bytes())?;
+        frame.splice(
+            12..12,
+            [0x8100_u16.to_be_bytes(), tag.to_be_bytes()].concat(),
+        );
+        send_frame(&outside.namespace, outside.device, &frame)
+    };
+    send(0xe000, 5001, "closed").unwrap();
+    // A VLAN that the host has no interface of: the host's stack drops it itself.
+    send(100, 5000, "of a VLAN").unwrap();
+    send(0xe000, 5000, "open").unwrap();
+    assert!(sinks[0].receives(b"open", TIMEOUT));
+    assert!(!sinks[0].receives(b"of a VLAN", Duration::ZERO));
+    assert!(!sinks[1].receives(b"closed", Duration::ZERO));
+}

@@ -141,8 +141,16 @@ fn other_tools_see_the_programs_and_maps() {
     let status = bed.agent.fwctl(&["status"]).unwrap();
     assert!(status.status.success(), "{status:?}");
     let text = String::from_utf8(status.stdout).unwrap();
-    for device in [TAP, VETH] {
-        assert!(text.contains(device), "{text}");
+    for device in ["vmbr0", TAP, VETH] {
+        let row = text.lines().find(|line| line.contains(device));
+        assert!(row.is_some_and(|row| row.contains("filtered")), "{text}");
+    }
+    let own = bed.agent.fwctl(&["map", "dump", "LOCALS"]).unwrap();
+    let own = String::from_utf8(own.stdout).unwrap();
+    let host = &bed.node.host;
+    for address in [host.v4(), host.v6()] {
+        let shown = address.to_string();
+        assert!(own.lines().any(|line| line.trim() == shown), "{own}");
     }
 }
 
