@@ -12,8 +12,10 @@ mod attach;
 pub mod batch;
 mod clsact;
 mod kernel;
+pub mod leftovers;
 pub mod pins;
 pub mod plan;
+mod slots;
 pub mod sweep;
 
 pub use attach::{AttachMode, Hook};
@@ -90,6 +92,13 @@ pub enum Error {
         verb: &'static str,
         /// The map's name.
         map: &'static str,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The kernel does not tell how many CPUs there may be.
+    #[error("cannot count the CPUs")]
+    CountCpus {
         /// Why.
         #[source]
         source: std::io::Error,

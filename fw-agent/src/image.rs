@@ -11,6 +11,7 @@
 //!
 //! Invariant: a port whose policy cannot be built is missing from `ports` and named in `failures`; nobody else is affected.
 
+mod books;
 mod classes;
 mod memory;
 mod print;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use fw_common::maps::{Settings, port_flag};
 use fw_common::verdict::Direction;
 
+pub use books::{Books, Counted, Logged};
 pub use classes::ClassSpace;
 pub use memory::Memory;
 pub(crate) use memory::port_value;

@@ -23,6 +23,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use futures_util::{FutureExt, StreamExt};
+use fw_common::maps::PortKey;
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::logger::{LogNames, Logger};
@@ -32,7 +33,7 @@ use crate::compile::{Compiled, compile};
 use crate::config::Sources;
 use crate::datapath::{Action, AttachMode, Kernel, State, plan::plan};
 use crate::diagnostic::Severity;
-use crate::image::MapImage;
+use crate::image::{HOST, MapImage};
 use crate::inventory::devices::{self, Devices};
 use crate::inventory::facts::HostFacts;
 use crate::record::{PortRecord, Record, RunDirectory};
@@ -83,7 +84,8 @@ pub async fn run(options: Options) -> Result<()> {
         .await
         .context("cannot list the host's addresses and routes")?;
     let state = kernel.recover(&present.indices())?;
-    let (logger, names) = Logger::new(&mut kernel, options.log_file.clone())?;
+    let (suppressed, suppressions) = tokio::sync::mpsc::unbounded_channel();
+    let (logger, names) = Logger::new(&mut kernel, options.log_file.clone(), suppressions)?;
     let logging = tokio::spawn(logger.run());
 
     let mut files = FileWatch::new(&options.root, &options.node);
@@ -108,10 +110,12 @@ pub async fn run(options: Options) -> Result<()> {
         },
         retry: false,
         read_error: None,
+        sweeper: None,
     };
     agent.reconcile(present, true);
     // After the settings are written: timeouts are among them.
-    let sweeper = Sweeper::start(&agent.options.pin_directory)?;
+    agent.sweeper = Some(Sweeper::start(&agent.options.pin_directory, suppressed)?);
+    agent.keep_counters();
     let mut facts_are_old = false;
     loop {
         let files_changed = tokio::select! {
@@ -153,7 +157,7 @@ pub async fn run(options: Options) -> Result<()> {
         }
     }
     tracing::info!("stopping; the policy stays in force");
-    drop((agent, sweeper));
+    drop(agent);
     logging.await.context("the log reader failed")
 }
 
@@ -175,6 +179,7 @@ struct Agent {
     retry: bool,
     /// Why the files could not be read last time; said once.
     read_error: Option<String>,
+    sweeper: Option<Sweeper>,
 }
 
 impl Agent {
@@ -234,6 +239,7 @@ impl Agent {
         if news && let Some(compiled) = self.compiled.take() {
             self.carry_out(&compiled);
             self.compiled = Some(compiled);
+            self.keep_counters();
         }
     }
 
@@ -260,6 +266,20 @@ impl Agent {
         };
         let degraded = self.apply(image, &devices, leave);
         self.note(compiled, &devices, &degraded);
+    }
+
+    /// Tells the sweep whose counters may not be forgotten.
+    fn keep_counters(&self) {
+        let (Some(sweeper), Some(compiled)) = (&self.sweeper, &self.compiled) else {
+            return;
+        };
+        let ports = compiled.image.ports.keys().chain([&HOST]);
+        let ports = ports.map(|port| PortKey {
+            vmid: port.vmid,
+            net: port.net,
+            reserved: 0,
+        });
+        sweeper.keep(ports.collect());
     }
 
     /// Reads the files. Those that exist but cannot be read keep the contents they had.
@@ -336,6 +356,7 @@ impl Agent {
                 Action::WriteClasses { .. }
                 | Action::WritePolicy { .. }
                 | Action::WriteSettings(_)
+                | Action::ClearCounters { .. }
                 | Action::SetPort { .. }
                 | Action::Detach { .. }
                 | Action::RemovePort { .. }

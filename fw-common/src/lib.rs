@@ -11,6 +11,7 @@ pub mod event;
 pub mod flow;
 pub mod fragment;
 pub mod guard;
+pub mod ledger;
 pub mod limit;
 pub mod maps;
 pub mod pipeline;

@@ -3,7 +3,7 @@
 //! What a guest sends comes in at the device (hook ingress, direction Out); what it is to receive goes out of it (hook egress, direction
 //! In). Both hooks run the pipeline of `fw-common` on BPF maps, then
 //!
-//! 1. count the packet under its reason, 2. write an event if the judgement says so, 3. turn the verdict into a TC action.
+//! 1. count the packet under its reason, port and rule, 2. write an event if the judgement says so, 3. turn the verdict into a TC action.
 //!
 //! Invariant: a packet passes only by [`Verdict::Accept`] or as a reply that [`hairpin`] made itself. An accept lets later programs and
 //! filters run (`TC_ACT_UNSPEC`, which is also `TCX_NEXT`).
@@ -16,6 +16,7 @@
 )]
 
 mod hairpin;
+mod ledger;
 mod log;
 mod skb;
 mod stage;
@@ -25,13 +26,15 @@ mod usage;
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
+use fw_common::ledger::Outcome;
 use fw_common::maps::HAIRPIN_MARK;
 use fw_common::pipeline;
 use fw_common::tables::Tables;
 use fw_common::verdict::{Direction, Judgement, Reason, Verdict};
 
+use crate::ledger::count;
 use crate::skb::Skb;
-use crate::tables::{Maps, count};
+use crate::tables::Maps;
 
 /// What a guest sends.
 #[classifier]
@@ -61,7 +64,12 @@ fn handle(skb: Skb, direction: Direction) -> i32 {
         return TC_ACT_SHOT;
     };
     let judgement: Judgement = pipeline::judge(&skb, Maps, port, direction, headers);
-    count(judgement.reason as u32, &skb);
+    let outcome = Outcome {
+        verdict: judgement.verdict,
+        reason: judgement.reason,
+        rule: judgement.rule,
+    };
+    stage::account(skb.raw(), port, direction as u32, outcome.to_bits());
     if judgement.log != fw_common::verdict::NO_LOG {
         log::emit(&skb, port, direction, &judgement);
     }

@@ -8,6 +8,7 @@ use aya_ebpf::bindings::__sk_buff;
 use fw_common::classify::{self, Values};
 use fw_common::conntrack::{Commit, CtState, Tracked};
 use fw_common::fragment;
+use fw_common::ledger::{self, Outcome};
 use fw_common::maps::Port;
 use fw_common::pipeline;
 use fw_common::verdict::{Direction, Reason};
@@ -119,4 +120,25 @@ pub extern "C" fn reject(
     let headers = argument!(headers.as_ref or -1);
     let direction = Direction::from_u8(direction as u8);
     hairpin::answer(&Skb::of(skb), guest_mac, direction, headers).unwrap_or(-1)
+}
+
+/// [`ledger::enter`]. Returns 0: global functions return a number.
+#[unsafe(no_mangle)]
+pub extern "C" fn account(
+    skb: *mut __sk_buff,
+    port: *const Port,
+    direction: u32,
+    outcome: u64,
+) -> u32 {
+    let port = argument!(port.as_ref or 0);
+    let frame = crate::ledger::frame(&Skb::of(skb));
+    let outcome = Outcome::from_bits(outcome);
+    ledger::enter(
+        &Maps,
+        port,
+        Direction::from_u8(direction as u8),
+        outcome,
+        frame,
+    );
+    0
 }

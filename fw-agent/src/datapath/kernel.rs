@@ -5,15 +5,18 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, MapInfo, PerCpuArray, RingBuf};
+use aya::maps::{
+    Array, HashMap, LpmTrie, Map, MapData, MapError, MapInfo, PerCpuArray, PerCpuValues, RingBuf,
+};
 use aya::programs::TestRun;
 use aya::programs::{TestRunOptions, TestRunResult};
+use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use fw_common::flow::{Flow, FlowKey};
-use fw_common::limit::Bucket;
+use fw_common::ledger::LogLimit;
 use fw_common::maps::{
-    ClassKeyV4, ClassKeyV6, Counter, FragmentKey, FragmentValue, LogKey, Port, PortKey, SPACE_BITS,
-    Settings, capacity, counter, name,
+    ClassKeyV4, ClassKeyV6, Counter, FragmentKey, FragmentValue, Port, PortCounters, PortKey,
+    RuleKey, SPACE_BITS, Settings, capacity, counter, name,
 };
 use rustix::fs::{StatFs, statfs};
 use rustix::thread::{MembarrierCommand, membarrier};
@@ -34,7 +37,10 @@ pub struct Kernel {
     arena: Array<MapData, u64>,
     v4: LpmTrie<MapData, ClassKeyV4, u32>,
     v6: LpmTrie<MapData, ClassKeyV6, u32>,
+    port_counters: PerCpuArray<MapData, PortCounters>,
     settings: Array<MapData, Settings>,
+    /// Number of CPUs that the kernel keeps counters for.
+    cpus: usize,
 }
 
 /// What keeps this process from loading programs, as a sentence for the user; none if nothing does.
@@ -89,7 +95,9 @@ impl Kernel {
             arena: typed(&mut ebpf, name::ARENA)?,
             v4: typed(&mut ebpf, name::CLASSES_V4)?,
             v6: typed(&mut ebpf, name::CLASSES_V6)?,
+            port_counters: typed(&mut ebpf, name::PORT_COUNTERS)?,
             settings: typed(&mut ebpf, name::SETTINGS)?,
+            cpus: nr_cpus().map_err(|(_, source)| Error::CountCpus { source })?,
             ebpf,
             pins,
             mode,
@@ -125,7 +133,7 @@ impl Kernel {
                 let words = self.read_policy(start)?;
                 state.adopt_policy(start, words);
             }
-            state.ports.insert(ifindex, port);
+            state.adopt_port(ifindex, port);
         }
         Batch::of(&self.v4, name::CLASSES_V4)?
             .visit(|keys, _| note_spaces(&mut state, keys.iter().map(|key| key.data()[0])))?;
@@ -170,6 +178,7 @@ impl Kernel {
                 .settings
                 .set(0, settings, 0)
                 .map_err(failed("write", name::SETTINGS)),
+            Action::ClearCounters { slot } => self.clear_counters(*slot),
             Action::SetPort { ifindex, port, .. } => self
                 .ports
                 .insert(ifindex, port, 0)
@@ -182,6 +191,15 @@ impl Kernel {
             Action::AwaitReaders => await_readers(),
             Action::RemoveClasses { space } => self.remove_classes(*space),
         }
+    }
+
+    fn clear_counters(&mut self, slot: u32) -> Result<(), Error> {
+        let nothing = vec![PortCounters::default(); self.cpus];
+        let values = PerCpuValues::try_from(nothing)
+            .map_err(|source| failed("write", name::PORT_COUNTERS)(source.into()))?;
+        self.port_counters
+            .set(slot, values, 0)
+            .map_err(failed("write", name::PORT_COUNTERS))
     }
 
     fn write_classes(&self, space: u32, classes: &ClassSpace) -> Result<(), Error> {
@@ -303,8 +321,10 @@ fn layout(map: &str) -> Option<(u32, u32, u32)> {
         name::HALF_OPEN => bytes::<FlowKey, Flow>(capacity::HALF_OPEN),
         name::FLOW_USAGE => bytes::<PortKey, u64>(capacity::FLOW_USAGE),
         name::FRAGMENTS => bytes::<FragmentKey, FragmentValue>(capacity::FRAGMENTS),
-        name::LOG_LIMITS => bytes::<LogKey, Bucket>(capacity::LOG_LIMITS),
+        name::LOG_LIMITS => bytes::<RuleKey, LogLimit>(capacity::LOG_LIMITS),
         name::COUNTERS => bytes::<u32, Counter>(counter::ENTRIES),
+        name::PORT_COUNTERS => bytes::<u32, PortCounters>(capacity::PORT_COUNTERS),
+        name::RULE_COUNTERS => bytes::<RuleKey, Counter>(capacity::RULE_COUNTERS),
         name::SETTINGS => bytes::<u32, Settings>(1),
         _ => None,
     }

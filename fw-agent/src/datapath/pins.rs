@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use aya::Pod;
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap};
 use fw_common::maps::{ABI, name};
 
 use super::{Error, Hook};
@@ -152,6 +152,19 @@ impl Pins {
     /// As [`Pins::hash`].
     pub fn per_cpu<V: Pod>(&self, name: &'static str) -> Result<PerCpuArray<MapData, V>, Error> {
         Map::PerCpuArray(self.data(name)?)
+            .try_into()
+            .map_err(|source| layout(name, source))
+    }
+
+    /// A pinned hash map with one value per CPU.
+    ///
+    /// # Errors
+    /// As [`Pins::hash`].
+    pub fn per_cpu_hash<K: Pod, V: Pod>(
+        &self,
+        name: &'static str,
+    ) -> Result<PerCpuHashMap<MapData, K, V>, Error> {
+        Map::PerCpuHashMap(self.data(name)?)
             .try_into()
             .map_err(|source| layout(name, source))
     }

@@ -2,7 +2,8 @@
 //!
 //! In: [`State`] (what the kernel holds), a [`MapImage`], and the devices that exist. Out: a [`Plan`], and with it the state after it.
 //!
-//! Order: 1. a new class space, 2. new policies, 3. port values (each switches one port), 4. attach, 5. detach, 6. forget ports, 7. wait until no
+//! Order: 1. a new class space, 2. new policies, 3. port values (each switches one port; before a
+//! port's first its counters are cleared), 4. attach, 5. detach, 6. forget ports, 7. wait until no
 //! program reads what was replaced, 8. remove class spaces that no port uses. The words of policies that no port uses are handed out again by
 //! the next plan.
 //!
@@ -13,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use fw_common::maps::{Port, Settings, capacity};
 
 use super::arena::Arena;
+use super::slots::Slots;
 use crate::image::{ClassSpace, MapImage, PortImage, port_value};
 use crate::policy::{GuestKind, PortId};
 
@@ -35,6 +37,11 @@ pub enum Action {
     },
     /// Replace the node's settings.
     WriteSettings(Settings),
+    /// Set a port's counters to zero, before its first value names them.
+    ClearCounters {
+        /// Their entry.
+        slot: u32,
+    },
     /// Switch a port to new policies.
     SetPort {
         /// Interface index.
@@ -93,6 +100,7 @@ pub struct State {
     /// Policies in the arena by their words.
     policies: HashMap<Vec<u64>, u32>,
     arena: Arena,
+    slots: Slots,
     settings: Option<Settings>,
 }
 
@@ -106,6 +114,7 @@ impl Default for State {
             spaces: BTreeMap::new(),
             policies: HashMap::new(),
             arena: Arena::new(capacity::ARENA),
+            slots: Slots::default(),
             settings: None,
         }
     }
@@ -117,6 +126,12 @@ impl State {
         if self.arena.claim(start, words.len() as u32) {
             self.policies.insert(words, start);
         }
+    }
+
+    /// Notes a port that was found in the kernel.
+    pub fn adopt_port(&mut self, ifindex: u32, port: Port) {
+        self.slots.adopt(port_id(&port), port.counters);
+        self.ports.insert(ifindex, port);
     }
 
     /// Words of the arena that are free.
@@ -205,8 +220,19 @@ pub fn plan(
         state.ports.remove(&ifindex);
         plan.actions.push(Action::RemovePort { ifindex });
     }
+    let known: BTreeSet<PortId> = state.ports.values().map(port_id).collect();
+    state
+        .slots
+        .retain(|id| known.contains(&id) || image.ports.contains_key(&id));
     release(state, &mut plan);
     plan
+}
+
+fn port_id(port: &Port) -> PortId {
+    PortId {
+        vmid: port.vmid,
+        net: port.net,
+    }
 }
 
 /// The class space for `image`: the current one if its contents are right, else a new one.
@@ -278,7 +304,12 @@ fn switch_port(
 ) {
     let old = state.ports.get(&ifindex).copied();
     let epoch = old.map_or(0, |old| old.epoch);
+    let (slot, is_new) = state.slots.assign(id);
+    if is_new {
+        plan.actions.push(Action::ClearCounters { slot });
+    }
     let mut value = port_value(id, port, policy, space, epoch);
+    value.counters = slot;
     if old == Some(value) {
         return;
     }

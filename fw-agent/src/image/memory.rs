@@ -7,12 +7,16 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use fw_common::flow::{Flow, FlowKey, FlowRef};
-use fw_common::maps::{FragmentKey, FragmentValue, Port, PortKey, Settings};
+use fw_common::ledger::{Frame, Ledger};
+use fw_common::maps::{FragmentKey, FragmentValue, Port, PortKey, Settings, counter};
+use fw_common::pipeline;
 use fw_common::tables::{Step, Tables};
-use fw_common::wire::{Address, IpVersion};
+use fw_common::verdict::{Direction, Judgement};
+use fw_common::wire::{Address, Headers, IpVersion};
 use ipnet::{Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 
+use super::books::{Books, Logged};
 use super::{HOST, MapImage, PortImage};
 use crate::policy::PortId;
 
@@ -38,6 +42,7 @@ pub struct Memory {
     fragments: RefCell<HashMap<FragmentKey, FragmentValue>>,
     settings: Settings,
     now: Cell<u64>,
+    books: Books,
 }
 
 impl Memory {
@@ -60,11 +65,11 @@ impl Memory {
         for (net, class) in &image.space.v6 {
             memory.v6.insert(*net, *class);
         }
-        for (id, port) in &image.ports {
+        for ((id, port), slot) in image.ports.iter().zip(1..) {
             let policy = port.policies.map(|index| starts[index]);
-            memory
-                .ports
-                .push((*id, port_value(*id, port, policy, 0, 0)));
+            let mut value = port_value(*id, port, policy, 0, 0);
+            value.counters = slot;
+            memory.ports.push((*id, value));
         }
         memory.host = image.host.as_ref().map(|host| {
             let value = |pair: &[usize; 2]| Port {
@@ -90,6 +95,25 @@ impl Memory {
     pub fn port_of(&self, id: PortId) -> Option<&Port> {
         let index = self.ports.binary_search_by_key(&id, |(id, _)| *id).ok()?;
         Some(&self.ports[index].1)
+    }
+
+    /// Judges a frame at a port and counts it, as the kernel programs do.
+    pub fn judge(&self, port: &Port, direction: Direction, frame: &[u8]) -> (Judgement, Logged) {
+        let judgement = pipeline::judge(&frame, self, port, direction, &mut Headers::default());
+        let size = Frame {
+            packets: 1,
+            bytes: frame.len() as u32,
+            now: self.now(),
+        };
+        let logged = self
+            .books
+            .enter(port, direction, judgement, size, &self.settings);
+        (judgement, logged)
+    }
+
+    /// What was counted.
+    pub fn books(&self) -> &Books {
+        &self.books
     }
 
     /// Moves the clock.
@@ -208,6 +232,9 @@ impl Tables for &Memory {
         if has_room {
             self.put_in(&self.flows, key, flow);
             self.take_out(&self.half_open, key);
+        } else {
+            self.books
+                .add(counter::FLOWS_OVER_QUOTA, Frame::event(self.now()));
         }
         has_room
     }

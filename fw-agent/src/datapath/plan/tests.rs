@@ -41,6 +41,7 @@ fn devices(ifindex: u32) -> BTreeMap<String, u32> {
 
 fn words(plan: &Plan) -> Vec<String> {
     let word = |action: &Action| match action {
+        Action::ClearCounters { slot } => format!("clear counters {slot}"),
         Action::WriteClasses { space, .. } => format!("classes {space}"),
         Action::WritePolicy { .. } => "policy".to_owned(),
         Action::WriteSettings(_) => "settings".to_owned(),
@@ -71,6 +72,7 @@ fn everything_is_there_before_a_port_is_switched_and_attached() {
         "classes 0",
         "policy",
         "policy",
+        "clear counters 1",
         "port 7 epoch 1",
         "attach tap100i0 7",
     ];
