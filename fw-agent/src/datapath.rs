@@ -52,6 +52,15 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// A pin cannot take another's place.
+    #[error("cannot replace the pin {path}")]
+    Repin {
+        /// The pin.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The object does not load.
     #[error("cannot load the kernel object")]
     Load {
@@ -95,6 +104,14 @@ pub enum Error {
         /// Why.
         #[source]
         source: std::io::Error,
+    },
+    /// A smaller flow table would not hold the flows that there are.
+    #[error("{flows} flows do not fit in a table of {entries}; it stays as it is")]
+    TooManyFlows {
+        /// Flows that there are.
+        flows: u64,
+        /// Entries of the table that is wanted.
+        entries: u32,
     },
     /// The kernel does not tell how many CPUs there may be.
     #[error("cannot count the CPUs")]

@@ -49,6 +49,8 @@ pub struct MapImage {
     pub rules: RuleTable,
     /// Node-wide settings.
     pub settings: Settings,
+    /// Entries of the flow table; 0: as many as it has.
+    pub flow_capacity: u32,
     /// Ports whose policy could not be built, and why; guest 0 is the host.
     pub failures: Vec<(PortId, Direction, PolicyError)>,
 }
@@ -100,6 +102,7 @@ impl MapImage {
     pub fn build(node: &NodePolicy) -> Self {
         let mut image = Self {
             settings: node.settings,
+            flow_capacity: node.flow_capacity,
             ..Self::default()
         };
         let (space, members) = classes::build(node);

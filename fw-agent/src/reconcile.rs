@@ -340,7 +340,7 @@ impl Agent {
             let Err(error) = self.kernel.apply(action) else {
                 continue;
             };
-            self.retry = true;
+            let retry = std::mem::replace(&mut self.retry, true);
             let gone = error.is_no_device();
             let error = anyhow::Error::from(error);
             match action {
@@ -353,7 +353,14 @@ impl Agent {
                     tracing::error!(device, "{error:#}");
                     degraded.push(format!("{device}: {error:#}"));
                 }
+                // Everything else is done, and goes on with the table that there is.
+                Action::ResizeFlows { .. } => {
+                    tracing::error!("{error:#}");
+                    degraded.push(format!("{error:#}"));
+                    self.retry = retry;
+                }
                 Action::WriteClasses { .. }
+                | Action::FetchFlows
                 | Action::WritePolicy { .. }
                 | Action::WriteSettings(_)
                 | Action::ClearCounters { .. }

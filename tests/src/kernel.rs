@@ -111,6 +111,8 @@ pub fn apply_to_maps(kernel: &mut Kernel, action: &Action) -> Result<()> {
         | Action::ClearCounters { .. }
         | Action::SetPort { .. }
         | Action::RemovePort { .. }
+        | Action::ResizeFlows { .. }
+        | Action::FetchFlows
         | Action::AwaitReaders
         | Action::RemoveClasses { .. } => Ok(kernel.apply(action)?),
     }

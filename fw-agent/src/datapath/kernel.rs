@@ -1,5 +1,7 @@
 //! The loaded programs and open maps, and the one interpreter of [`Action`]s.
 
+mod resize;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -21,6 +23,7 @@ use fw_common::maps::{
 use rustix::fs::{StatFs, statfs};
 use rustix::thread::{MembarrierCommand, membarrier};
 
+use self::resize::OldFlows;
 use super::attach::{self, AttachMode, Hook};
 use super::batch::Batch;
 use super::pins::Pins;
@@ -41,6 +44,8 @@ pub struct Kernel {
     settings: Array<MapData, Settings>,
     /// Number of CPUs that the kernel keeps counters for.
     cpus: usize,
+    /// The flow table that programs had which were swapped for those with a table of another size.
+    old_flows: Option<OldFlows>,
 }
 
 /// What keeps this process from loading programs, as a sentence for the user; none if nothing does.
@@ -71,25 +76,8 @@ impl Kernel {
         pins.create()?;
         discard_other_layout(&pins)?;
         let mut loader = EbpfLoader::new();
-        for map in name::ALL {
-            loader.map_pin_path(map, pins.map(map));
-        }
-        Self::load(loader, pins, mode)
-    }
-
-    fn load(mut loader: EbpfLoader<'_>, pins: Pins, mode: AttachMode) -> Result<Self, Error> {
-        let mut ebpf = loader
-            .verifier_log_level(VerifierLogLevel::STATS)
-            .load(OBJECT)
-            .map_err(|source| Error::Load { source })?;
-        for hook in Hook::ALL {
-            attach::classifier(&mut ebpf, hook)?
-                .load()
-                .map_err(|source| Error::Program {
-                    program: hook.program(),
-                    source,
-                })?;
-        }
+        pin_all(&mut loader, &pins);
+        let mut ebpf = load_programs(loader, OBJECT)?;
         Ok(Self {
             ports: typed(&mut ebpf, name::PORTS)?,
             arena: typed(&mut ebpf, name::ARENA)?,
@@ -101,6 +89,7 @@ impl Kernel {
             ebpf,
             pins,
             mode,
+            old_flows: None,
         })
     }
 
@@ -139,6 +128,8 @@ impl Kernel {
             .visit(|keys, _| note_spaces(&mut state, keys.iter().map(|key| key.data()[0])))?;
         Batch::of(&self.v6, name::CLASSES_V6)?
             .visit(|keys, _| note_spaces(&mut state, keys.iter().map(|key| key.data()[0])))?;
+        state.flow_capacity = self.flow_capacity()?;
+        state.fetch_flows = self.is_resizing();
         state.inherited = self.pins.devices();
         let known = devices
             .iter()
@@ -188,6 +179,8 @@ impl Kernel {
             }
             Action::Detach { device } => attach::detach(&self.pins, self.mode, device),
             Action::RemovePort { ifindex } => removed(self.ports.remove(ifindex), name::PORTS),
+            Action::ResizeFlows { entries } => self.begin_resize(*entries),
+            Action::FetchFlows => self.end_resize(),
             Action::AwaitReaders => await_readers(),
             Action::RemoveClasses { space } => self.remove_classes(*space),
         }
@@ -279,6 +272,29 @@ impl Kernel {
     }
 }
 
+/// Has every map pinned, or opened from its pin.
+fn pin_all(loader: &mut EbpfLoader<'_>, pins: &Pins) {
+    for map in name::ALL {
+        loader.map_pin_path(map, pins.map(map));
+    }
+}
+
+fn load_programs(mut loader: EbpfLoader<'_>, object: &[u8]) -> Result<Ebpf, Error> {
+    let mut ebpf = loader
+        .verifier_log_level(VerifierLogLevel::STATS)
+        .load(object)
+        .map_err(|source| Error::Load { source })?;
+    for hook in Hook::ALL {
+        attach::classifier(&mut ebpf, hook)?
+            .load()
+            .map_err(|source| Error::Program {
+                program: hook.program(),
+                source,
+            })?;
+    }
+    Ok(ebpf)
+}
+
 /// Waits for a grace period of the kernel's read-copy-update, in which every program that was running ends.
 fn await_readers() -> Result<(), Error> {
     // `MEMBARRIER_CMD_GLOBAL` is `synchronize_rcu` (kernel/sched/membarrier.c).
@@ -294,7 +310,12 @@ fn discard_other_layout(pins: &Pins) -> Result<(), Error> {
         let Ok(pinned) = MapInfo::from_pin(pins.map(map)) else {
             return false;
         };
-        let found = (pinned.key_size(), pinned.value_size(), pinned.max_entries());
+        let capacity = match map {
+            // Of whatever size the host's options said.
+            name::FLOWS => capacity::FLOWS,
+            _ => pinned.max_entries(),
+        };
+        let found = (pinned.key_size(), pinned.value_size(), capacity);
         layout(map).is_some_and(|wanted| wanted != found)
     };
     let Some(map) = name::ALL.into_iter().find(|map| differs(map)) else {

@@ -4,7 +4,8 @@
 //!
 //! Order: 1. a new class space, 2. new policies, 3. port values (each switches one port; before a
 //! port's first its counters are cleared), 4. attach, 5. detach, 6. forget ports, 7. wait until no
-//! program reads what was replaced, 8. remove class spaces that no port uses. The words of policies that no port uses are handed out again by
+//! program reads what was replaced, 8. remove class spaces that no port uses, 9. if the flow
+//! table is to have another size: make it, attach the programs that use it, wait, and fetch what the others did meanwhile. The words of policies that no port uses are handed out again by
 //! the next plan.
 //!
 //! Invariant: no action takes away anything that a port in use still refers to. An image equal to the last one gives an empty plan.
@@ -68,6 +69,13 @@ pub enum Action {
         /// Interface index.
         ifindex: u32,
     },
+    /// Make the flow table anew in another size, and programs that use it; those that are attached still use the old one.
+    ResizeFlows {
+        /// Flows that it takes.
+        entries: u32,
+    },
+    /// Fetch what programs with the old flow table did to it before they were replaced.
+    FetchFlows,
     /// Wait until every program that was running has ended: it may still use what ports referred to when it began.
     AwaitReaders,
     /// Remove a class space that no port uses.
@@ -97,6 +105,10 @@ pub struct State {
     pub inherited: BTreeSet<String>,
     /// Class spaces that may have contents, the current one with what it holds.
     pub spaces: BTreeMap<u32, Option<ClassSpace>>,
+    /// Entries of the flow table.
+    pub flow_capacity: u32,
+    /// An earlier plan resized the flow table and was not carried out to its end.
+    pub fetch_flows: bool,
     /// Policies in the arena by their words.
     policies: HashMap<Vec<u64>, u32>,
     arena: Arena,
@@ -112,6 +124,8 @@ impl Default for State {
             attached: BTreeMap::new(),
             inherited: BTreeSet::new(),
             spaces: BTreeMap::new(),
+            flow_capacity: capacity::FLOWS,
+            fetch_flows: false,
             policies: HashMap::new(),
             arena: Arena::new(capacity::ARENA),
             slots: Slots::default(),
@@ -225,7 +239,29 @@ pub fn plan(
         .slots
         .retain(|id| known.contains(&id) || image.ports.contains_key(&id));
     release(state, &mut plan);
+    resize_flows(state, image, &mut plan);
     plan
+}
+
+/// Has the flow table made anew if it is to have another size, and the programs that use it attached in place of the others. It comes last: should it fail,
+/// everything else is done, and it is not tried again before the size that is wanted changes.
+fn resize_flows(state: &mut State, image: &MapImage, plan: &mut Plan) {
+    let wanted = image.flow_capacity;
+    if wanted != 0 && wanted != state.flow_capacity {
+        state.flow_capacity = wanted;
+        plan.actions.push(Action::ResizeFlows { entries: wanted });
+        for (device, ifindex) in &state.attached {
+            plan.actions.push(Action::Attach {
+                device: device.clone(),
+                ifindex: *ifindex,
+            });
+        }
+        state.fetch_flows = true;
+    }
+    if std::mem::take(&mut state.fetch_flows) {
+        plan.actions.push(Action::AwaitReaders);
+        plan.actions.push(Action::FetchFlows);
+    }
 }
 
 fn port_id(port: &Port) -> PortId {

@@ -87,6 +87,30 @@ fn a_flood_is_logged_no_faster_than_the_limit() {
 }
 
 #[test]
+fn the_log_says_how_many_lines_were_left_out() {
+    let rule = "IN DROP -p udp -dport 85 -log info";
+    let bed = Bed::new(&format!("{rule}\n")).unwrap();
+    let node = &bed.node;
+    let started = Instant::now();
+    let line = loop {
+        let (from, to) = (&node.outside, node.vm.v4_port(85));
+        let wait = Duration::from_millis(20);
+        let seen = exchange(&from.namespace, from.v4(), to, b"flood", wait);
+        bed.expect("flood", seen, &Silent);
+        let log = bed.agent.log();
+        let mut lines = log.lines();
+        if let Some(line) = lines.find(|line| line.contains("suppressed")) {
+            break line.to_owned();
+        }
+        // A token comes every second, and its event tells.
+        assert!(started.elapsed() < Duration::from_secs(10), "{log}");
+    };
+    assert!(line.starts_with("0 5 - "), "{line}");
+    let end = format!(" (rate limit) of 100 net0 IN rule: {rule}");
+    assert!(line.ends_with(&end), "{line}");
+}
+
+#[test]
 fn a_bad_line_is_reported_and_the_rest_is_enforced() {
     let bed = Bed::new(
         "IN ACCEPT -p tcp -dport 80\nIN ACCEPT -p tcp -dport nonsense\nIN REJECT -p tcp -dport 82\n",
