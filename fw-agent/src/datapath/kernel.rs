@@ -250,22 +250,6 @@ impl Kernel {
             })
     }
 
-    /// Instructions that the verifier went through for each program.
-    ///
-    /// # Errors
-    /// The kernel does not tell.
-    pub fn verified_instructions(&mut self) -> Result<Vec<(&'static str, u32)>, Error> {
-        let mut rows = Vec::new();
-        for hook in Hook::ALL {
-            let program = hook.program();
-            let info = attach::classifier(&mut self.ebpf, hook)?
-                .info()
-                .map_err(|source| Error::Program { program, source })?;
-            rows.push((program, info.verified_instruction_count().unwrap_or(0)));
-        }
-        Ok(rows)
-    }
-
     /// Devices that have pinned links.
     pub fn pinned_devices(&self) -> BTreeSet<String> {
         self.pins.devices()
