@@ -12,6 +12,7 @@
 //! Invariant: the firewall is opened only by a configuration that says so and that could be read. A root directory that is gone, or a file that
 //! exists and cannot be read, changes nothing.
 
+mod debug_log;
 mod logger;
 mod sweeper;
 mod watch;
@@ -240,6 +241,8 @@ impl Agent {
             self.carry_out(&compiled);
             self.compiled = Some(compiled);
             self.keep_counters();
+            // Programs may have been loaded anew.
+            debug_log::listen(&mut self.kernel);
         }
     }
 

@@ -21,6 +21,8 @@ mod log;
 mod skb;
 mod stage;
 mod tables;
+#[cfg(feature = "debug-log")]
+mod trace;
 mod usage;
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
@@ -70,6 +72,8 @@ fn handle(skb: Skb, direction: Direction) -> i32 {
         rule: judgement.rule,
     };
     stage::account(skb.raw(), port, direction as u32, outcome.to_bits());
+    #[cfg(feature = "debug-log")]
+    trace::verdict(&skb, port, direction, &judgement);
     if judgement.log != fw_common::verdict::NO_LOG {
         log::emit(&skb, port, direction, &judgement);
     }

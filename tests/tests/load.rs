@@ -8,7 +8,7 @@ use std::io::BufRead;
 use std::process::Command;
 
 use fw_agent::datapath::plan::plan;
-use fw_agent::datapath::{Action, AttachMode, Hook, Kernel, Plan, State};
+use fw_agent::datapath::{Action, AttachMode, Hook, Kernel, OBJECT, Plan, State};
 use fw_agent::image::MapImage;
 use fw_agent::policy::{NodePolicy, PortId};
 use fw_common::flow::{Flow, FlowKey};
@@ -89,6 +89,13 @@ fn programs_load_and_are_cheap_to_verify() {
     assert!(output.status.success(), "{said}");
     // A line per program, and the header.
     assert!(output.stdout.lines().count() > Hook::ALL.len());
+}
+
+#[test]
+fn programs_have_no_log_of_their_own() {
+    const MAP: &[u8] = b"AYA_LOGS";
+    let found = OBJECT.windows(MAP.len()).any(|bytes| bytes == MAP);
+    assert!(!found, "this object was built with `--debug-log`");
 }
 
 #[test]

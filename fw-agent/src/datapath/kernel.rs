@@ -14,6 +14,7 @@ use aya::programs::TestRun;
 use aya::programs::{TestRunOptions, TestRunResult};
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use aya_log::EbpfLogger;
 use fw_common::flow::{Flow, FlowKey};
 use fw_common::ledger::LogLimit;
 use fw_common::maps::{
@@ -107,6 +108,12 @@ impl Kernel {
     /// They were taken before.
     pub fn take_counters(&mut self) -> Result<PerCpuArray<MapData, Counter>, Error> {
         typed(&mut self.ebpf, name::COUNTERS)
+    }
+
+    /// What programs of a debug build say; none if they say nothing, or if it was taken since they were loaded.
+    pub fn take_debug_log(&mut self) -> Option<EbpfLogger<&'static dyn log::Log>> {
+        // That there is no map is what a release build is like.
+        EbpfLogger::init(&mut self.ebpf).ok()
     }
 
     /// Reads back what the kernel holds: what an earlier agent left, or nothing. `devices`: those that exist, with their interface index.
