@@ -1,7 +1,7 @@
 //! What a judged frame is counted under.
 //!
 //! In: the judgement and the size of the frame. Out: calls of a [`Ledger`], in the kernel maps and elsewhere plain memory, so that both count
-//! alike (`tests/tests/ledger.rs`).
+//! alike (`tests/tests/ledger`).
 //!
 //! 1. Its reason. 2. Its port, by direction and verdict. 3. If a rule decided, the rule of that port and direction. A packet of an
 //!    established flow was decided by no rule. A super-packet counts as the frames it will be cut into.
