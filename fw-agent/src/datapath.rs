@@ -12,8 +12,10 @@ mod attach;
 pub mod batch;
 mod clsact;
 mod kernel;
+pub mod leftovers;
 pub mod pins;
 pub mod plan;
+mod slots;
 mod spaces;
 pub mod sweep;
 
@@ -45,6 +47,15 @@ pub enum Error {
     /// A pin cannot be removed.
     #[error("cannot remove the pin {path}")]
     Unpin {
+        /// The pin.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A pin cannot take another's place.
+    #[error("cannot replace the pin {path}")]
+    Repin {
         /// The pin.
         path: PathBuf,
         /// Why.
@@ -91,6 +102,21 @@ pub enum Error {
         verb: &'static str,
         /// The map's name.
         map: &'static str,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A smaller flow table would not hold the flows that there are.
+    #[error("{flows} flows do not fit in a table of {entries}; it stays as it is")]
+    TooManyFlows {
+        /// Flows that there are.
+        flows: u64,
+        /// Entries of the table that is wanted.
+        entries: u32,
+    },
+    /// The kernel does not tell how many CPUs there may be.
+    #[error("cannot count the CPUs")]
+    CountCpus {
         /// Why.
         #[source]
         source: std::io::Error,

@@ -11,6 +11,7 @@
 //!
 //! Invariant: a port whose policy cannot be built is missing from `ports` and named in `failures`; nobody else is affected.
 
+mod books;
 mod classes;
 mod guard;
 mod memory;
@@ -24,6 +25,7 @@ use std::sync::Arc;
 use fw_common::maps::{Settings, VLAN_WORDS, port_flag};
 use fw_common::verdict::{Direction, Reason};
 
+pub use books::{Books, Counted, Logged};
 pub use classes::{ClassSpace, Classes};
 pub use memory::Memory;
 pub(crate) use memory::{PlacedSpace, Places, port_value};
@@ -48,6 +50,8 @@ pub struct MapImage {
     pub rules: RuleTable,
     /// Node-wide settings.
     pub settings: Settings,
+    /// Entries of the flow table; 0: as many as it has.
+    pub flow_capacity: u32,
     /// Ports whose policy could not be built, and why; guest 0 is the host.
     pub failures: Vec<(PortId, Direction, PolicyError)>,
 }
@@ -132,6 +136,7 @@ impl MapImage {
     pub fn build(node: &NodePolicy) -> Self {
         let mut image = Self {
             settings: node.settings,
+            flow_capacity: node.flow_capacity,
             ..Self::default()
         };
         let (space, members) = classes::build(node);

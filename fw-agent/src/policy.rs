@@ -46,6 +46,8 @@ pub struct NodePolicy {
     pub forward: Vec<ForwardPolicy>,
     /// Settings of the host that the kernel programs look at.
     pub settings: fw_common::maps::Settings,
+    /// Established flows that the node remembers (`nf_conntrack_max`); 0: as many as before.
+    pub flow_capacity: u32,
 }
 
 impl NodePolicy {

@@ -12,6 +12,7 @@
 //! Invariant: the firewall is opened only by a configuration that says so and that could be read. A root directory that is gone, or a file that
 //! exists and cannot be read, changes nothing.
 
+mod debug_log;
 mod host;
 mod logger;
 mod sweeper;
@@ -24,6 +25,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use futures_util::{FutureExt, StreamExt};
+use fw_common::maps::PortKey;
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::host::scope;
@@ -37,7 +39,7 @@ use crate::datapath::{
     plan::{Present, plan_node},
 };
 use crate::diagnostic::Severity;
-use crate::image::MapImage;
+use crate::image::{HOST, MapImage};
 use crate::inventory::devices::{self, Devices};
 use crate::inventory::facts::HostFacts;
 use crate::record::{PortRecord, Record, RunDirectory};
@@ -90,7 +92,8 @@ pub async fn run(options: Options) -> Result<()> {
         .await
         .context("cannot list the host's addresses and routes")?;
     let state = kernel.recover(&present.indices())?;
-    let (logger, names) = Logger::new(&mut kernel, options.log_file.clone())?;
+    let (suppressed, suppressions) = tokio::sync::mpsc::unbounded_channel();
+    let (logger, names) = Logger::new(&mut kernel, options.log_file.clone(), suppressions)?;
     let logging = tokio::spawn(logger.run());
 
     let mut files = FileWatch::new(&options.root, &options.node);
@@ -115,10 +118,12 @@ pub async fn run(options: Options) -> Result<()> {
         },
         retry: false,
         read_error: None,
+        sweeper: None,
     };
     agent.reconcile(present, true);
     // After the settings are written: timeouts are among them.
-    let sweeper = Sweeper::start(&agent.options.pin_directory)?;
+    agent.sweeper = Some(Sweeper::start(&agent.options.pin_directory, suppressed)?);
+    agent.keep_counters();
     let mut facts_are_old = false;
     loop {
         let files_changed = tokio::select! {
@@ -161,7 +166,7 @@ pub async fn run(options: Options) -> Result<()> {
         }
     }
     tracing::info!("stopping; the policy stays in force");
-    drop((agent, sweeper));
+    drop(agent);
     logging.await.context("the log reader failed")
 }
 
@@ -183,6 +188,7 @@ struct Agent {
     retry: bool,
     /// Why the files could not be read last time; said once.
     read_error: Option<String>,
+    sweeper: Option<Sweeper>,
 }
 
 impl Agent {
@@ -245,6 +251,9 @@ impl Agent {
         if news && let Some(compiled) = self.compiled.take() {
             self.carry_out(&compiled);
             self.compiled = Some(compiled);
+            self.keep_counters();
+            // Programs may have been loaded anew.
+            debug_log::listen(&mut self.kernel);
         }
     }
 
@@ -271,6 +280,20 @@ impl Agent {
         };
         let degraded = self.apply(image, &present, leave);
         self.note(compiled, &present, &degraded);
+    }
+
+    /// Tells the sweep whose counters may not be forgotten.
+    fn keep_counters(&self) {
+        let (Some(sweeper), Some(compiled)) = (&self.sweeper, &self.compiled) else {
+            return;
+        };
+        let ports = compiled.image.ports.keys().chain([&HOST]);
+        let ports = ports.map(|port| PortKey {
+            vmid: port.vmid,
+            net: port.net,
+            reserved: 0,
+        });
+        sweeper.keep(ports.collect());
     }
 
     /// Reads the files. Those that exist but cannot be read keep the contents they had.
@@ -328,7 +351,7 @@ impl Agent {
             let Err(error) = self.kernel.apply(action) else {
                 continue;
             };
-            self.retry = true;
+            let retry = std::mem::replace(&mut self.retry, true);
             let gone = error.is_no_device();
             let error = anyhow::Error::from(error);
             match action {
@@ -341,9 +364,17 @@ impl Agent {
                     tracing::error!(device, "{error:#}");
                     degraded.push(format!("{device}: {error:#}"));
                 }
+                // Everything else is done, and goes on with the table that there is.
+                Action::ResizeFlows { .. } => {
+                    tracing::error!("{error:#}");
+                    degraded.push(format!("{error:#}"));
+                    self.retry = retry;
+                }
                 Action::WriteClasses { .. }
+                | Action::FetchFlows
                 | Action::WritePolicy { .. }
                 | Action::WriteSettings(_)
+                | Action::ClearCounters { .. }
                 | Action::SetPort { .. }
                 | Action::AddLocals(_)
                 | Action::RemoveLocals(_)

@@ -13,6 +13,8 @@ pub const HEADER_BYTES: usize = 128;
 pub struct Event {
     /// Nanoseconds of the monotonic clock (`CLOCK_MONOTONIC`).
     pub time_ns: u64,
+    /// Packets of this rule and port that were not logged since the last one that was.
+    pub suppressed: u64,
     /// Interface index of the port.
     pub ifindex: u32,
     /// Guest the port belongs to; 0 is the host.
@@ -46,6 +48,6 @@ pub struct Event {
 }
 
 /// Bytes of one record.
-pub const EVENT_BYTES: usize = 168;
+pub const EVENT_BYTES: usize = 176;
 
 const _: () = assert!(size_of::<Event>() == EVENT_BYTES);

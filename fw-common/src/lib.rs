@@ -13,6 +13,7 @@ pub mod flow;
 pub mod fragment;
 pub mod guard;
 pub mod host;
+pub mod ledger;
 pub mod limit;
 pub mod maps;
 pub mod pipeline;

@@ -4,14 +4,19 @@
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Bucket {
-    /// Nanoseconds of the clock at which the bucket would have been empty; 0 was long ago.
+    /// Nanoseconds of the clock, plus [`EPOCH`], at which the bucket would have been empty; 0 was long ago.
     pub empty_at: u64,
 }
+
+/// The clock begins with the machine, which may have run for less time than a bucket takes to fill. So that a zeroed bucket is full even then,
+/// it is as if the clock had run for this long before (146 years).
+pub const EPOCH: u64 = 1 << 62;
 
 impl Bucket {
     /// Takes a token if there is one. `now` and `interval` are nanoseconds.
     #[inline(always)]
     pub fn take(&mut self, now: u64, interval: u64, burst: u32) -> bool {
+        let now = now.saturating_add(EPOCH);
         let full = now.saturating_sub(interval.wrapping_mul(burst as u64));
         let empty_at = if self.empty_at < full {
             full
@@ -29,6 +34,16 @@ impl Bucket {
 #[cfg(test)]
 mod tests {
     use super::Bucket;
+
+    #[test]
+    fn a_zeroed_bucket_is_full_from_the_clock_s_first_moment() {
+        let hour = 3_600_000_000_000;
+        for now in [0, 1, hour, 100 * hour] {
+            let mut bucket = Bucket::default();
+            let taken = (0..20).filter(|_| bucket.take(now, hour, 5)).count();
+            assert_eq!(taken, 5, "at {now}");
+        }
+    }
 
     #[test]
     fn burst_then_rate() {

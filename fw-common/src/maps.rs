@@ -41,8 +41,12 @@ pub mod name {
     pub const HALF_OPEN: &str = "HALF_OPEN";
     /// LRU hash: [`super::FragmentKey`] → ports of a datagram's first fragment.
     pub const FRAGMENTS: &str = "FRAGMENTS";
-    /// Per-CPU array: packets and bytes by [`crate::verdict::Reason`].
+    /// Per-CPU array: [`super::Counter`] by [`crate::verdict::Reason`], and those of [`super::counter`].
     pub const COUNTERS: &str = "COUNTERS";
+    /// Per-CPU array: [`super::PortCounters`] by [`super::Port::counters`].
+    pub const PORT_COUNTERS: &str = "PORT_COUNTERS";
+    /// Per-CPU hash: [`super::RuleKey`] → [`super::Counter`] of rules that have decided something.
+    pub const RULE_COUNTERS: &str = "RULE_COUNTERS";
     /// Per-CPU array of one: token bucket of REJECT answers.
     pub const REJECTS: &str = "REJECTS";
     /// Ring buffer of [`crate::event::Event`].
@@ -52,7 +56,7 @@ pub mod name {
     /// Array of one [`super::Settings`].
     pub const SETTINGS: &str = "SETTINGS";
 
-    /// LRU hash: [`super::LogKey`] → token bucket of a rule's log lines.
+    /// LRU hash: [`super::RuleKey`] → [`crate::ledger::LogLimit`] of a rule's log lines.
     pub const LOG_LIMITS: &str = "LOG_LIMITS";
     /// LRU hash: source of connection requests (see [`crate::syn_limit`]) → its token bucket.
     pub const SYN_LIMITS: &str = "SYN_LIMITS";
@@ -61,9 +65,24 @@ pub mod name {
     pub const LOCALS: &str = "LOCALS";
 
     /// All of them.
-    pub const ALL: [&str; 15] = [
-        PORTS, ARENA, CLASSES_V4, CLASSES_V6, FLOWS, HALF_OPEN, FLOW_USAGE, FRAGMENTS, COUNTERS,
-        REJECTS, EVENTS, LOG_LIMITS, SYN_LIMITS, LOCALS, SETTINGS,
+    pub const ALL: [&str; 17] = [
+        PORTS,
+        ARENA,
+        CLASSES_V4,
+        CLASSES_V6,
+        FLOWS,
+        HALF_OPEN,
+        FLOW_USAGE,
+        FRAGMENTS,
+        COUNTERS,
+        PORT_COUNTERS,
+        RULE_COUNTERS,
+        REJECTS,
+        EVENTS,
+        LOG_LIMITS,
+        SYN_LIMITS,
+        LOCALS,
+        SETTINGS,
     ];
 }
 
@@ -83,6 +102,10 @@ pub mod capacity {
     pub const FLOW_USAGE: u32 = 2 * PORTS;
     /// Fragmented datagrams in flight.
     pub const FRAGMENTS: u32 = 4096;
+    /// Ports that are counted, and the host.
+    pub const PORT_COUNTERS: u32 = PORTS + 1;
+    /// Rules of ports that have decided something; memory is taken as they do.
+    pub const RULE_COUNTERS: u32 = 1 << 18;
     /// Rules that are being logged.
     pub const LOG_LIMITS: u32 = 16_384;
     /// Addresses of the host. A packet to one that finds no room is told by the routes.
@@ -108,8 +131,10 @@ pub mod counter {
     pub const LOGS_LIMITED: u32 = REASONS as u32 + 3;
     /// Tries to promote a half-open flow of a port that has as many flows as [`super::Settings::flow_quota`] lets it.
     pub const FLOWS_OVER_QUOTA: u32 = REASONS as u32 + 4;
+    /// Packets that a rule decided for whose counter there was no room.
+    pub const RULES_UNCOUNTED: u32 = REASONS as u32 + 5;
     /// Entries in all.
-    pub const ENTRIES: u32 = REASONS as u32 + 5;
+    pub const ENTRIES: u32 = REASONS as u32 + 6;
 }
 
 /// Mark of replies that a hook made itself, so that the hook they come back through knows them. Compared as a whole: guests cannot set
@@ -144,7 +169,7 @@ pub struct Port {
     pub epoch: u32,
     /// First word of the prefilters of the big sets, IPv4 and IPv6, see [`classes`]; 0: there are no big sets.
     pub prefilter: [u32; 2],
-    /// The port's entry in the port counters.
+    /// The port's entry in [`name::PORT_COUNTERS`]; that of the host is 0, [`NO_COUNTERS`] is none.
     pub counters: u32,
     /// First of 64 words in the arena that hold a bit per VLAN the NIC may use; [`NO_VLAN`] or [`ANY_VLAN`].
     pub vlans: u32,
@@ -158,6 +183,8 @@ const _: () = assert!(size_of::<Port>() == 64);
 
 /// Words that [`Port::vlans`] points to.
 pub const VLAN_WORDS: u32 = 64;
+/// Value of [`Port::counters`]: the port is not counted, for there are too many.
+pub const NO_COUNTERS: u32 = u32::MAX;
 /// Value of [`Port::vlans`]: tagged frames are dropped.
 pub const NO_VLAN: u32 = 0;
 /// Value of [`Port::vlans`]: any tag may be used.
@@ -282,10 +309,10 @@ pub struct FragmentValue {
 
 const _: () = assert!(size_of::<FragmentValue>() == 24);
 
-/// A rule of one port and direction, for the limit of its log lines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// A rule of one port and direction, for its counter and the limit of its log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
-pub struct LogKey {
+pub struct RuleKey {
     /// Guest.
     pub vmid: u32,
     /// Identity of the rule.
@@ -298,9 +325,32 @@ pub struct LogKey {
     pub reserved: u8,
 }
 
-const _: () = assert!(size_of::<LogKey>() == 12);
+const _: () = assert!(size_of::<RuleKey>() == 12);
 
-/// Packets and bytes of one reason on one CPU.
+impl RuleKey {
+    /// A rule of a port.
+    #[inline(always)]
+    pub const fn new(port: &Port, direction: crate::verdict::Direction, rule: u32) -> Self {
+        Self {
+            vmid: port.vmid,
+            rule,
+            net: port.net,
+            direction: direction as u8,
+            reserved: 0,
+        }
+    }
+
+    /// Whose rule it is.
+    pub const fn port(&self) -> PortKey {
+        PortKey {
+            vmid: self.vmid,
+            net: self.net,
+            reserved: 0,
+        }
+    }
+}
+
+/// What was counted on one CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Counter {
@@ -308,7 +358,16 @@ pub struct Counter {
     pub packets: u64,
     /// Bytes of frames.
     pub bytes: u64,
+    /// Nanoseconds of the coarse monotonic clock at the last one; 0: never.
+    pub last: u64,
 }
+
+/// What was counted of one port on one CPU: by [`crate::verdict::Direction`] and [`crate::verdict::Verdict`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct PortCounters(pub [[Counter; 3]; 2]);
+
+const _: () = assert!(size_of::<PortCounters>() == 144);
 
 /// What holds for the whole node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -442,9 +501,13 @@ mod pod {
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Counter {}
     // SAFETY: as above.
+    unsafe impl aya::Pod for super::PortCounters {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::ledger::LogLimit {}
+    // SAFETY: as above.
     unsafe impl aya::Pod for super::Settings {}
     // SAFETY: as above.
-    unsafe impl aya::Pod for super::LogKey {}
+    unsafe impl aya::Pod for super::RuleKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::flow::FlowKey {}
     // SAFETY: as above.

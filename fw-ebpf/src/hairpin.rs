@@ -25,9 +25,9 @@ use fw_common::verdict::Direction;
 use fw_common::wire::tcp_flag::{ACK, FIN, RST, SYN};
 use fw_common::wire::{Fragment, Headers, IpVersion, Packet, protocol};
 
+use crate::ledger::count;
 use crate::skb::Skb;
 use crate::stage;
-use crate::tables::count;
 
 #[map]
 static REJECTS: PerCpuArray<Bucket> = PerCpuArray::with_max_entries(1, 0);

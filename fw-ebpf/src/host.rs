@@ -25,9 +25,10 @@ use fw_common::verdict::{Direction, Reason};
 use fw_common::wire::{Address, Headers, IpVersion, Packet, Wire};
 
 use crate::enforce;
+use crate::ledger::count;
 use crate::skb::Skb;
 use crate::stage;
-use crate::tables::{Maps, count};
+use crate::tables::Maps;
 
 #[map]
 static LOCALS: HashMap<Address, u32> = HashMap::with_max_entries(capacity::LOCALS, 0);

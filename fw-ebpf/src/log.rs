@@ -5,58 +5,64 @@ use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{LruHashMap, RingBuf};
 use fw_common::event::{Event, HEADER_BYTES};
-use fw_common::limit::Bucket;
-use fw_common::maps::{LogKey, Port, capacity, counter, port_flag};
+use fw_common::ledger::LogLimit;
+use fw_common::maps::{Port, RuleKey, capacity, counter, port_flag};
 use fw_common::tables::Tables;
 use fw_common::verdict::{Direction, Judgement};
 use fw_common::wire::Packet;
 
+use crate::ledger::count;
 use crate::skb::{BARE_LINK, Skb};
-use crate::tables::{Maps, count};
+use crate::tables::Maps;
 
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(capacity::EVENTS, 0);
 
 #[map]
-static LOG_LIMITS: LruHashMap<LogKey, Bucket> =
+static LOG_LIMITS: LruHashMap<RuleKey, LogLimit> =
     LruHashMap::with_max_entries(capacity::LOG_LIMITS, 0);
 
-/// Takes a token from the rule's bucket. Two CPUs that take at once may get one token twice: a line too many is no harm.
+/// Asks the rule's limit: how many packets were suppressed before this one; none if it is too. Two CPUs that ask at once may get one token
+/// twice, or lose one of two suppressed packets: a line too many, or a number too small by one, is no harm.
 #[inline(always)]
-fn within_limit(port: &Port, direction: Direction, rule: u32) -> bool {
+fn within_limit(key: &RuleKey) -> Option<u64> {
     let settings = Maps.settings();
     if settings.log_interval == 0 {
-        return true;
+        return Some(0);
     }
-    let key = LogKey {
-        vmid: port.vmid,
-        rule,
-        net: port.net,
-        direction: direction as u8,
-        reserved: 0,
-    };
     let now = Maps.now();
-    if let Some(bucket) = LOG_LIMITS.get_ptr_mut(key) {
+    if let Some(limit) = LOG_LIMITS.get_ptr_mut(key) {
         // SAFETY: map values stay readable until the program ends; see above for writers at once.
-        return unsafe { (*bucket).take(now, settings.log_interval, settings.log_burst) };
+        return unsafe { (*limit).take(now, settings.log_interval, settings.log_burst) };
     }
-    let mut bucket = Bucket::default();
-    let taken = bucket.take(now, settings.log_interval, settings.log_burst);
-    if LOG_LIMITS.insert(key, bucket, 0).is_err() {
-        // Without a bucket the next packet begins a new one: a line too many.
+    let mut limit = LogLimit::default();
+    let taken = limit.take(now, settings.log_interval, settings.log_burst);
+    if LOG_LIMITS.insert(key, limit, 0).is_err() {
+        // Without a limit of its own the next packet begins a new one: a line too many.
     }
     taken
+}
+
+/// Notes for the next event of the rule that the one that would have told of `suppressed` packets was lost.
+#[inline(always)]
+fn give_back(key: &RuleKey, suppressed: u64) {
+    if let Some(limit) = LOG_LIMITS.get_ptr_mut(key) {
+        // SAFETY: as in `within_limit`.
+        unsafe { (*limit).suppressed += suppressed }
+    }
 }
 
 /// Writes one event, if the rule may be logged now.
 #[inline(always)]
 pub fn emit(skb: &Skb, port: &Port, direction: Direction, judgement: &Judgement) {
-    if !within_limit(port, direction, judgement.rule) {
+    let key = RuleKey::new(port, direction, judgement.rule);
+    let Some(suppressed) = within_limit(&key) else {
         count(counter::LOGS_LIMITED, skb);
         return;
-    }
+    };
     let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
         count(counter::LOST_EVENTS, skb);
+        give_back(&key, suppressed);
         return;
     };
     let event = entry.as_mut_ptr();
@@ -66,6 +72,7 @@ pub fn emit(skb: &Skb, port: &Port, direction: Direction, judgement: &Judgement)
     // SAFETY: `event` is reserved memory for one `Event`; every field is written, `header` by zeroing and then by the copy.
     unsafe {
         (*event).time_ns = bpf_ktime_get_ns();
+        (*event).suppressed = suppressed;
         (*event).ifindex = skb.ifindex();
         (*event).vmid = port.vmid;
         (*event).rule = judgement.rule;

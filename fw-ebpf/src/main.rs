@@ -3,7 +3,7 @@
 //! What a guest sends comes in at the device (hook ingress, direction Out); what it is to receive goes out of it (hook egress, direction
 //! In). Both hooks run the pipeline of `fw-common` on BPF maps, then
 //!
-//! 1. count the packet under its reason, 2. write an event if the judgement says so, 3. turn the verdict into a TC action.
+//! 1. count the packet under its reason, port and rule, 2. write an event if the judgement says so, 3. turn the verdict into a TC action.
 //!
 //! Invariant: a packet passes only by [`Verdict::Accept`] or as a reply that [`hairpin`] made itself. An accept lets later programs and
 //! filters run (`TC_ACT_UNSPEC`, which is also `TCX_NEXT`).
@@ -17,23 +17,28 @@
 
 mod hairpin;
 mod host;
+mod ledger;
 mod log;
 mod skb;
 mod stage;
 mod tables;
+#[cfg(feature = "debug-log")]
+mod trace;
 mod usage;
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
+use fw_common::ledger::Outcome;
 use fw_common::maps::{HAIRPIN_MARK, Port, RuleWord};
 use fw_common::pipeline;
 use fw_common::tables::Tables;
 use fw_common::verdict::{Direction, Judgement, Reason, Verdict};
 use fw_common::wire::Packet;
 
+use crate::ledger::count;
 use crate::skb::Skb;
-use crate::tables::{Maps, count};
+use crate::tables::Maps;
 
 /// What a guest sends.
 #[classifier]
@@ -69,7 +74,14 @@ fn enforce<P: Packet>(packet: &P, skb: &Skb, port: &Port, direction: Direction) 
         return TC_ACT_SHOT;
     };
     let judgement: Judgement = pipeline::judge(packet, Maps, port, direction, headers);
-    count(judgement.reason as u32, skb);
+    let outcome = Outcome {
+        verdict: judgement.verdict,
+        reason: judgement.reason,
+        rule: judgement.rule,
+    };
+    stage::account(skb.raw(), port, direction as u32, outcome.to_bits());
+    #[cfg(feature = "debug-log")]
+    trace::verdict(skb, port, direction, &judgement);
     if judgement.log != fw_common::verdict::NO_LOG {
         let word = RuleWord::new(
             judgement.rule,

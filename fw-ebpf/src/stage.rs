@@ -10,6 +10,7 @@ use fw_common::classify::{self, Values};
 use fw_common::conntrack::{self, CtState, Tracked};
 use fw_common::fragment;
 use fw_common::host::Passage;
+use fw_common::ledger::{self, Outcome};
 use fw_common::maps::{Port, RuleWord};
 use fw_common::pipeline;
 use fw_common::reevaluate;
@@ -265,4 +266,25 @@ pub extern "C" fn reject(
     let port = argument!(port.as_ref or -1);
     let direction = Direction::from_u8(direction as u8);
     hairpin::answer(&Skb::of(skb), port, direction, headers).unwrap_or(-1)
+}
+
+/// [`ledger::enter`]. Returns 0: global functions return a number.
+#[unsafe(no_mangle)]
+pub extern "C" fn account(
+    skb: *mut __sk_buff,
+    port: *const Port,
+    direction: u32,
+    outcome: u64,
+) -> u32 {
+    let port = argument!(port.as_ref or 0);
+    let frame = crate::ledger::frame(&Skb::of(skb));
+    let outcome = Outcome::from_bits(outcome);
+    ledger::enter(
+        &Maps,
+        port,
+        Direction::from_u8(direction as u8),
+        outcome,
+        frame,
+    );
+    0
 }

@@ -11,14 +11,14 @@ use fw_common::conntrack::{CtState, Tracked};
 use fw_common::flow::{Flow, FlowKey, FlowRef};
 use fw_common::limit::Bucket;
 use fw_common::maps::{
-    ClassKeyV4, ClassKeyV6, Counter, FragmentKey, FragmentValue, Port, RuleWord, SPACE_BITS,
-    Settings, capacity, counter,
+    ClassKeyV4, ClassKeyV6, FragmentKey, FragmentValue, Port, RuleWord, SPACE_BITS, Settings,
+    capacity, counter,
 };
 use fw_common::tables::{Step, Tables};
 use fw_common::verdict::{Direction, Reason};
-use fw_common::wire::{Address, Headers, IpVersion, Packet};
+use fw_common::wire::{Address, Headers, IpVersion};
 
-use crate::skb::Skb;
+use crate::ledger::count_once;
 use crate::{stage, usage};
 
 #[map]
@@ -39,8 +39,6 @@ static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue> =
 #[map]
 static SYN_LIMITS: LruHashMap<Address, Bucket> =
     LruHashMap::with_max_entries(capacity::SYN_LIMITS, 0);
-#[map]
-static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(counter::ENTRIES, 0);
 #[map]
 static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 
@@ -65,27 +63,6 @@ const EXISTS: i32 = -17;
 /// Handle of all maps.
 #[derive(Clone, Copy)]
 pub struct Maps;
-
-/// Counts a frame under a reason (or another entry of [`counter`]).
-#[inline(always)]
-pub fn count(index: u32, skb: &Skb) {
-    if let Some(entry) = COUNTERS.get_ptr_mut(index) {
-        // SAFETY: this CPU's own entry; programs at these hooks do not interrupt each other.
-        unsafe {
-            (*entry).packets += u64::from(skb.segments());
-            (*entry).bytes += u64::from(skb.length());
-        }
-    }
-}
-
-/// Counts something that is no frame.
-#[inline(always)]
-fn count_once(index: u32) {
-    if let Some(entry) = COUNTERS.get_ptr_mut(index) {
-        // SAFETY: as in `count`.
-        unsafe { (*entry).packets += 1 }
-    }
-}
 
 #[inline(always)]
 fn flow_ref<'a>(entry: Option<*mut Flow>) -> Option<FlowRef<'a>> {

@@ -148,10 +148,13 @@ pub fn apply_to_maps(kernel: &mut Kernel, action: &Action) -> Result<()> {
         Action::WriteClasses { .. }
         | Action::WritePolicy { .. }
         | Action::WriteSettings(_)
+        | Action::ClearCounters { .. }
         | Action::SetPort { .. }
         | Action::AddLocals(_)
         | Action::RemoveLocals(_)
         | Action::RemovePort { .. }
+        | Action::ResizeFlows { .. }
+        | Action::FetchFlows
         | Action::AwaitReaders
         | Action::RemoveClasses { .. } => Ok(kernel.apply(action)?),
     }
@@ -419,6 +422,29 @@ impl TestKernel {
         );
         ensure!(self.events.next().is_none(), "two events for one frame");
         Ok(Some((verdict, u32::from_ne_bytes(rule))))
+    }
+
+    /// The pinned maps.
+    pub fn pins(&self) -> Pins {
+        self.directory.pins()
+    }
+
+    /// The port's value in the kernel.
+    pub fn port(&self, port: PortId) -> Option<Port> {
+        self.state.ports.get(self.indices.get(&port)?).copied()
+    }
+
+    /// Suppressed packets that the events since the last call tell of, one number per event.
+    pub fn take_suppressed(&mut self) -> Result<Vec<u64>> {
+        let mut found = Vec::new();
+        while let Some(event) = self.events.next() {
+            let bytes: &[u8; EVENT_BYTES] = event[..].try_into().context("an event's size")?;
+            let at = offset_of!(Event, suppressed);
+            let mut number = [0; 8];
+            number.copy_from_slice(&bytes[at..at + 8]);
+            found.push(u64::from_ne_bytes(number));
+        }
+        Ok(found)
     }
 
     /// Forgets all flows, fragments and limits.

@@ -4,9 +4,11 @@
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use std::collections::BTreeMap;
+use std::io::BufRead;
+use std::process::Command;
 
 use fw_agent::datapath::plan::plan;
-use fw_agent::datapath::{Action, AttachMode, Hook, Kernel, Plan, Role, State};
+use fw_agent::datapath::{Action, AttachMode, Hook, Kernel, OBJECT, Plan, Role, State};
 use fw_agent::image::MapImage;
 use fw_agent::policy::{NodePolicy, PortId};
 use fw_common::flow::{Flow, FlowKey};
@@ -19,9 +21,6 @@ use tapwall_tests::tree::{NODE, facts};
 
 use fw_agent::compile::compile;
 use fw_agent::config::Sources;
-
-/// Instructions that a program may cost the verifier: well below the million at which it gives up.
-const VERIFIER_LIMIT: u32 = 400_000;
 
 /// Interface indices that no device has.
 const FIRST_INDEX: u32 = 1 << 20;
@@ -85,20 +84,19 @@ fn apply_all(kernel: &mut Kernel, plan: &Plan) {
 
 #[test]
 fn programs_load_and_are_cheap_to_verify() {
-    let directory = PinDirectory::new();
-    let rows = open(&directory).verified_instructions().unwrap();
-    println!("{:<20} {:>12}", "program", "instructions");
-    for (program, instructions) in &rows {
-        println!("{program:<20} {instructions:>12}");
-    }
-    assert_eq!(rows.len(), Role::ALL.len() * Hook::ALL.len());
-    for (program, instructions) in rows {
-        assert!(instructions > 0, "the kernel does not tell of {program}");
-        assert!(
-            instructions < VERIFIER_LIMIT,
-            "{program}: {instructions} instructions"
-        );
-    }
+    let output = Command::new(env!("CARGO_BIN_EXE_verify")).output().unwrap();
+    println!("{}", String::from_utf8_lossy(&output.stdout));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    // A line per program, and the header.
+    assert!(output.stdout.lines().count() > Role::ALL.len() * Hook::ALL.len());
+}
+
+#[test]
+fn programs_have_no_log_of_their_own() {
+    const MAP: &[u8] = b"AYA_LOGS";
+    let found = OBJECT.windows(MAP.len()).any(|bytes| bytes == MAP);
+    assert!(!found, "this object was built with `--debug-log`");
 }
 
 #[test]

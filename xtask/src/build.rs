@@ -17,14 +17,19 @@ use crate::setup::{self, Scope, Tools};
 use crate::workspace::Workspace;
 
 /// The command.
-pub fn run(workspace: &Workspace, release: bool) -> Result<()> {
+pub fn run(workspace: &Workspace, release: bool, debug_log: bool) -> Result<()> {
     let tools = setup::ensure(workspace, Scope::Build)?;
-    all(workspace, &tools, release)
+    kernel(workspace, &tools, debug_log)?;
+    host(workspace, release)
 }
 
 /// Builds everything with tools that are there.
 pub fn all(workspace: &Workspace, tools: &Tools, release: bool) -> Result<()> {
-    kernel(workspace, tools)?;
+    kernel(workspace, tools, false)?;
+    host(workspace, release)
+}
+
+fn host(workspace: &Workspace, release: bool) -> Result<()> {
     let mut command = workspace.cargo();
     command.args(["build", "--workspace", "--exclude", "fw-ebpf", "--bins"]);
     if release {
@@ -61,22 +66,38 @@ pub fn kernel_cargo(workspace: &Workspace, tools: &Tools, verb: &str) -> Result<
 }
 
 /// Builds the kernel programs and puts the object where the agent embeds it from.
-pub fn kernel(workspace: &Workspace, tools: &Tools) -> Result<()> {
-    progress::run(
-        workspace,
-        "kernel programs",
-        "build-kernel",
-        &mut kernel_cargo(workspace, tools, "build")?,
-    )?;
+pub fn kernel(workspace: &Workspace, tools: &Tools, debug_log: bool) -> Result<()> {
+    let mut command = kernel_cargo(workspace, tools, "build")?;
+    if debug_log {
+        command.args(["--features", "debug-log"]);
+    }
+    progress::run(workspace, "kernel programs", "build-kernel", &mut command)?;
     let built = workspace.target.join("bpf/bpfel-unknown-none/bpf/fw-ebpf");
     let object = workspace.kernel_object();
-    let bytes = fs::read(&built).with_context(|| format!("reading {}", built.display()))?;
+    let mut bytes = fs::read(&built).with_context(|| format!("reading {}", built.display()))?;
+    if debug_log {
+        rename_unions(&mut bytes);
+    }
     if fs::read(&object).ok().as_ref() == Some(&bytes) {
         return Ok(());
     }
     let partial = object.with_extension("o.partial");
     fs::write(&partial, &bytes).with_context(|| format!("writing {}", partial.display()))?;
     fs::rename(&partial, &object).with_context(|| format!("writing {}", object.display()))
+}
+
+/// Renames the type of aya-log's level in the object's BTF: `bpf-linker` turns names of structures into ones that the kernel takes, but not those of
+/// unions, and with one bad name the kernel refuses all of it. The names are equally long.
+fn rename_unions(object: &mut [u8]) {
+    const RUST: &[u8] = b"MaybeUninit<u8>";
+    const C: &[u8; RUST.len()] = b"MaybeUninit_u8_";
+    for start in 0..object.len().saturating_sub(RUST.len()) {
+        if let Some(name) = object.get_mut(start..start + RUST.len())
+            && name == RUST
+        {
+            name.copy_from_slice(C);
+        }
+    }
 }
 
 /// A directory that holds the compiler's LLVM library and no other: `bpf-linker` takes the first one it meets in `LD_LIBRARY_PATH`.

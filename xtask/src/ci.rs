@@ -18,7 +18,7 @@ pub fn run(workspace: &Workspace) -> Result<()> {
     progress::run(workspace, "format", "format", &mut format)?;
 
     // The agent embeds the kernel object, so that linting it needs one.
-    build::kernel(workspace, &tools)?;
+    build::kernel(workspace, &tools, false)?;
     let mut host = workspace.cargo();
     host.args([
         "clippy",

@@ -38,6 +38,9 @@ enum Command {
         /// Optimise the host programs
         #[arg(long)]
         release: bool,
+        /// Have the kernel programs tell the agent every verdict, which it logs with RUST_LOG=debug
+        #[arg(long, conflicts_with = "release")]
+        debug_log: bool,
     },
     /// Run all tests; those with real traffic need root
     Test {
@@ -66,7 +69,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = Workspace::find().and_then(|workspace| match arguments.command {
         Command::Setup => setup::run(&workspace),
-        Command::Build { release } => build::run(&workspace, release),
+        Command::Build { release, debug_log } => build::run(&workspace, release, debug_log),
         Command::Test { arguments } => test::run(&workspace, &arguments),
         Command::Ci => ci::run(&workspace),
         Command::Demo { keep, clean } => demo::run(&workspace, keep, clean),

@@ -1,4 +1,8 @@
 //! `cargo xtask test`: setup, build, then every test of the workspace through plain `cargo test`, whose counts CI reads.
+//!
+//! In front of the tests stands what the verifier says of each kernel program: instructions and stack. Too many fail the command.
+
+use std::process::Command;
 
 use anyhow::Result;
 
@@ -11,9 +15,12 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     let tools = setup::ensure(workspace, Scope::Run)?;
     clean::run()?;
     build::all(workspace, &tools, false)?;
+    let mut verify = Command::new(workspace.programs(false).join("verify"));
+    let verified = progress::run_visible("verifier", &mut verify);
     let mut command = workspace.cargo();
     command
         .args(["test", "--workspace", "--exclude", "fw-ebpf"])
         .args(arguments);
-    progress::run_visible("tests", &mut command)
+    progress::run_visible("tests", &mut command)?;
+    verified
 }

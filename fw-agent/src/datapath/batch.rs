@@ -62,6 +62,7 @@ struct EntryAttributes {
 #[derive(Clone, Copy)]
 #[repr(i32)]
 enum Command {
+    LookupElement = 1,
     UpdateElement = 2,
     LookupAndDeleteElement = 21,
     Lookup = 24,
@@ -220,6 +221,18 @@ impl<'m, K: Pod, V: Pod> Batch<'m, K, V> {
     /// # Errors
     /// The kernel refuses it.
     pub fn take(&self, key: &K) -> Result<Option<V>, Error> {
+        self.lookup(Command::LookupAndDeleteElement, "take from", key)
+    }
+
+    /// The value under a key; none if it is not there.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn get(&self, key: &K) -> Result<Option<V>, Error> {
+        self.lookup(Command::LookupElement, "read", key)
+    }
+
+    fn lookup(&self, command: Command, verb: &'static str, key: &K) -> Result<Option<V>, Error> {
         let mut value = MaybeUninit::<V>::uninit();
         let mut attributes = EntryAttributes {
             map_fd: self.fd.as_raw_fd().cast_unsigned(),
@@ -229,11 +242,11 @@ impl<'m, K: Pod, V: Pod> Batch<'m, K, V> {
             flags: 0,
         };
         // SAFETY: the kernel reads a key and fills a value of the map's sizes (see `of`).
-        match unsafe { call(Command::LookupAndDeleteElement, &mut attributes) } {
+        match unsafe { call(command, &mut attributes) } {
             // SAFETY: the kernel filled it, and any bytes make a `Pod`.
             Ok(()) => Ok(Some(unsafe { value.assume_init() })),
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
-            Err(error) => Err(self.failed("take from")(error)),
+            Err(error) => Err(self.failed(verb)(error)),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The loaded programs and open maps, and the one interpreter of [`Action`]s.
 
+mod resize;
 mod test_run;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,19 +8,25 @@ use std::path::Path;
 use std::sync::Arc;
 
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray, RingBuf};
+use aya::maps::{
+    Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray, PerCpuValues, RingBuf,
+};
+use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use aya_log::EbpfLogger;
 use fw_common::flow::{Flow, FlowKey};
+use fw_common::ledger::LogLimit;
 use fw_common::limit::Bucket;
 use fw_common::maps::classes::PREFILTER_WORDS;
 use fw_common::maps::{
-    ANY_VLAN, ClassKeyV4, ClassKeyV6, Counter, FragmentKey, FragmentValue, LogKey, NO_VLAN, Port,
-    PortKey, Settings, VLAN_WORDS, capacity, counter, name,
+    ANY_VLAN, ClassKeyV4, ClassKeyV6, Counter, FragmentKey, FragmentValue, NO_VLAN, Port,
+    PortCounters, PortKey, RuleKey, Settings, VLAN_WORDS, capacity, counter, name,
 };
 use fw_common::wire::Address;
 use rustix::fs::{StatFs, statfs};
 use rustix::thread::{MembarrierCommand, membarrier};
 
+use self::resize::OldFlows;
 pub use self::test_run::TestPlace;
 use super::attach::{self, AttachMode, Hook, Role};
 use super::batch::Batch;
@@ -36,8 +43,13 @@ pub struct Kernel {
     ports: HashMap<MapData, u32, Port>,
     arena: Array<MapData, u64>,
     tries: Tries,
+    port_counters: PerCpuArray<MapData, PortCounters>,
     settings: Array<MapData, Settings>,
     locals: HashMap<MapData, Address, u32>,
+    /// Number of CPUs that the kernel keeps counters for.
+    cpus: usize,
+    /// The flow table that programs had which were swapped for those with a table of another size.
+    old_flows: Option<OldFlows>,
 }
 
 /// Every program of the object, by where it belongs.
@@ -74,25 +86,8 @@ impl Kernel {
         pins.create()?;
         discard_other_layout(&pins)?;
         let mut loader = EbpfLoader::new();
-        for map in name::ALL {
-            loader.map_pin_path(map, pins.map(map));
-        }
-        Self::load(loader, pins, mode)
-    }
-
-    fn load(mut loader: EbpfLoader<'_>, pins: Pins, mode: AttachMode) -> Result<Self, Error> {
-        let mut ebpf = loader
-            .verifier_log_level(VerifierLogLevel::STATS)
-            .load(OBJECT)
-            .map_err(|source| Error::Load { source })?;
-        for (role, hook) in programs() {
-            attach::classifier(&mut ebpf, role, hook)?
-                .load()
-                .map_err(|source| Error::Program {
-                    program: hook.program(role),
-                    source,
-                })?;
-        }
+        pin_all(&mut loader, &pins);
+        let mut ebpf = load_programs(loader, OBJECT)?;
         Ok(Self {
             ports: typed(&mut ebpf, name::PORTS)?,
             arena: typed(&mut ebpf, name::ARENA)?,
@@ -100,11 +95,14 @@ impl Kernel {
                 v4: typed(&mut ebpf, name::CLASSES_V4)?,
                 v6: typed(&mut ebpf, name::CLASSES_V6)?,
             },
+            port_counters: typed(&mut ebpf, name::PORT_COUNTERS)?,
             settings: typed(&mut ebpf, name::SETTINGS)?,
             locals: typed(&mut ebpf, name::LOCALS)?,
+            cpus: nr_cpus().map_err(|(_, source)| Error::CountCpus { source })?,
             ebpf,
             pins,
             mode,
+            old_flows: None,
         })
     }
 
@@ -122,6 +120,12 @@ impl Kernel {
     /// They were taken before.
     pub fn take_counters(&mut self) -> Result<PerCpuArray<MapData, Counter>, Error> {
         typed(&mut self.ebpf, name::COUNTERS)
+    }
+
+    /// What programs of a debug build say; none if they say nothing, or if it was taken since they were loaded.
+    pub fn take_debug_log(&mut self) -> Option<EbpfLogger<&'static dyn log::Log>> {
+        // That there is no map is what a release build is like.
+        EbpfLogger::init(&mut self.ebpf).ok()
     }
 
     /// Reads back what the kernel holds: what an earlier agent left, or nothing. `devices`: those that exist, with their interface index.
@@ -142,7 +146,7 @@ impl Kernel {
                 let words = self.read_words(port.vlans, VLAN_WORDS)?;
                 state.adopt_policy(port.vlans, words);
             }
-            state.ports.insert(ifindex, port);
+            state.adopt_port(ifindex, port);
         }
         let settings = self
             .settings
@@ -165,6 +169,8 @@ impl Kernel {
         }
         let locals = self.locals.keys().collect::<Result<_, _>>();
         state.locals = locals.map_err(failed("read", name::LOCALS))?;
+        state.flow_capacity = self.flow_capacity()?;
+        state.fetch_flows = self.is_resizing();
         state.inherited = self.pins.devices();
         let known = devices
             .iter()
@@ -208,6 +214,7 @@ impl Kernel {
                 .settings
                 .set(0, settings, 0)
                 .map_err(failed("write", name::SETTINGS)),
+            Action::ClearCounters { slot } => self.clear_counters(*slot),
             Action::SetPort { ifindex, port, .. } => self
                 .ports
                 .insert(ifindex, port, 0)
@@ -225,6 +232,8 @@ impl Kernel {
             }
             Action::Detach { device } => attach::detach(&self.pins, self.mode, device),
             Action::RemovePort { ifindex } => removed(self.ports.remove(ifindex), name::PORTS),
+            Action::ResizeFlows { entries } => self.begin_resize(*entries),
+            Action::FetchFlows => self.end_resize(),
             Action::AwaitReaders => await_readers(),
             Action::RemoveClasses { space, classes } => {
                 self.tries.remove(*space, classes.as_deref())
@@ -232,26 +241,42 @@ impl Kernel {
         }
     }
 
-    /// Instructions that the verifier went through for each program.
-    ///
-    /// # Errors
-    /// The kernel does not tell.
-    pub fn verified_instructions(&mut self) -> Result<Vec<(&'static str, u32)>, Error> {
-        let mut rows = Vec::new();
-        for (role, hook) in programs() {
-            let program = hook.program(role);
-            let info = attach::classifier(&mut self.ebpf, role, hook)?
-                .info()
-                .map_err(|source| Error::Program { program, source })?;
-            rows.push((program, info.verified_instruction_count().unwrap_or(0)));
-        }
-        Ok(rows)
+    fn clear_counters(&mut self, slot: u32) -> Result<(), Error> {
+        let nothing = vec![PortCounters::default(); self.cpus];
+        let values = PerCpuValues::try_from(nothing)
+            .map_err(|source| failed("write", name::PORT_COUNTERS)(source.into()))?;
+        self.port_counters
+            .set(slot, values, 0)
+            .map_err(failed("write", name::PORT_COUNTERS))
     }
 
     /// Devices that have pinned links.
     pub fn pinned_devices(&self) -> BTreeSet<String> {
         self.pins.devices()
     }
+}
+
+/// Has every map pinned, or opened from its pin.
+fn pin_all(loader: &mut EbpfLoader<'_>, pins: &Pins) {
+    for map in name::ALL {
+        loader.map_pin_path(map, pins.map(map));
+    }
+}
+
+fn load_programs(mut loader: EbpfLoader<'_>, object: &[u8]) -> Result<Ebpf, Error> {
+    let mut ebpf = loader
+        .verifier_log_level(VerifierLogLevel::STATS)
+        .load(object)
+        .map_err(|source| Error::Load { source })?;
+    for (role, hook) in programs() {
+        attach::classifier(&mut ebpf, role, hook)?
+            .load()
+            .map_err(|source| Error::Program {
+                program: hook.program(role),
+                source,
+            })?;
+    }
+    Ok(ebpf)
 }
 
 /// Waits for a grace period of the kernel's read-copy-update, in which every program that was running ends.
@@ -269,7 +294,12 @@ fn discard_other_layout(pins: &Pins) -> Result<(), Error> {
         let Ok(pinned) = MapInfo::from_pin(pins.map(map)) else {
             return false;
         };
-        let found = (pinned.key_size(), pinned.value_size(), pinned.max_entries());
+        let capacity = match map {
+            // Of whatever size the host's options said.
+            name::FLOWS => capacity::FLOWS,
+            _ => pinned.max_entries(),
+        };
+        let found = (pinned.key_size(), pinned.value_size(), capacity);
         layout(map).is_some_and(|wanted| wanted != found)
     };
     let Some(map) = name::ALL.into_iter().find(|map| differs(map)) else {
@@ -296,10 +326,12 @@ fn layout(map: &str) -> Option<(u32, u32, u32)> {
         name::HALF_OPEN => bytes::<FlowKey, Flow>(capacity::HALF_OPEN),
         name::FLOW_USAGE => bytes::<PortKey, u64>(capacity::FLOW_USAGE),
         name::FRAGMENTS => bytes::<FragmentKey, FragmentValue>(capacity::FRAGMENTS),
-        name::LOG_LIMITS => bytes::<LogKey, Bucket>(capacity::LOG_LIMITS),
+        name::LOG_LIMITS => bytes::<RuleKey, LogLimit>(capacity::LOG_LIMITS),
         name::LOCALS => bytes::<Address, u32>(capacity::LOCALS),
         name::SYN_LIMITS => bytes::<Address, Bucket>(capacity::SYN_LIMITS),
         name::COUNTERS => bytes::<u32, Counter>(counter::ENTRIES),
+        name::PORT_COUNTERS => bytes::<u32, PortCounters>(capacity::PORT_COUNTERS),
+        name::RULE_COUNTERS => bytes::<RuleKey, Counter>(capacity::RULE_COUNTERS),
         name::SETTINGS => bytes::<u32, Settings>(1),
         _ => None,
     }

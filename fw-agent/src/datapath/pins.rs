@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use aya::Pod;
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap};
 use fw_common::maps::{ABI, name};
 
 use super::{Error, Hook};
@@ -100,6 +100,12 @@ impl Pins {
         }
     }
 
+    /// Puts the pin of one map in the place of another's.
+    pub(super) fn replace(&self, pin: &str, name: &str) -> Result<(), Error> {
+        let path = self.map(name);
+        std::fs::rename(self.map(pin), &path).map_err(|source| Error::Repin { path, source })
+    }
+
     /// Whether an agent has pinned its maps here.
     pub fn exist(&self) -> bool {
         self.map(name::PORTS).exists()
@@ -113,7 +119,20 @@ impl Pins {
         &self,
         name: &'static str,
     ) -> Result<HashMap<MapData, K, V>, Error> {
-        let data = self.data(name)?;
+        self.hash_at(name, name)
+    }
+
+    /// The hash map pinned as `pin` that is of the kind of map `name`.
+    pub(super) fn hash_at<K: Pod, V: Pod>(
+        &self,
+        pin: &str,
+        name: &'static str,
+    ) -> Result<HashMap<MapData, K, V>, Error> {
+        let data = MapData::from_pin(self.map(pin)).map_err(|source| Error::Map {
+            verb: "open",
+            map: name,
+            source,
+        })?;
         let map = match name {
             name::HALF_OPEN | name::FRAGMENTS | name::LOG_LIMITS => Map::LruHashMap(data),
             _ => Map::HashMap(data),
@@ -150,6 +169,19 @@ impl Pins {
     /// As [`Pins::hash`].
     pub fn per_cpu<V: Pod>(&self, name: &'static str) -> Result<PerCpuArray<MapData, V>, Error> {
         Map::PerCpuArray(self.data(name)?)
+            .try_into()
+            .map_err(|source| layout(name, source))
+    }
+
+    /// A pinned hash map with one value per CPU.
+    ///
+    /// # Errors
+    /// As [`Pins::hash`].
+    pub fn per_cpu_hash<K: Pod, V: Pod>(
+        &self,
+        name: &'static str,
+    ) -> Result<PerCpuHashMap<MapData, K, V>, Error> {
+        Map::PerCpuHashMap(self.data(name)?)
             .try_into()
             .map_err(|source| layout(name, source))
     }

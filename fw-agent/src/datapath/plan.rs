@@ -4,9 +4,10 @@
 //! the state after it.
 //!
 //! Order: 1. the host's addresses, new class spaces and prefilters, 2. new policies (guards and sets of VLANs among them: all are words of the
-//! arena that ports refer to), 3. settings, 4. port values (each switches one port), 5. attach, 6. detach, 7. forget ports, 8. wait until no
-//! program reads what was replaced, 9. remove class spaces that nobody uses. The words of policies and prefilters that nobody uses are handed out
-//! again by the next plan.
+//! arena that ports refer to), 3. settings, 4. port values (each switches one port; before a port's first its counters are cleared), 5. attach,
+//! 6. detach, 7. forget ports, 8. wait until no program reads what was replaced, 9. remove class spaces that nobody uses, 10. if the flow table is
+//! to have another size: make it, attach the programs that use it, wait, and fetch what the others did meanwhile. The words of policies and
+//! prefilters that nobody uses are handed out again by the next plan.
 //!
 //! The small and the big sets are class spaces of their own: a change of one does not write the other's prefixes again.
 //!
@@ -27,6 +28,7 @@ use fw_common::wire::Address;
 use self::host::{host_ports, is_failed, note_locals};
 use super::arena::Arena;
 use super::attach::Role;
+use super::slots::Slots;
 use crate::image::{
     ClassSpace, Classes, HOST, MapImage, PlacedSpace, Places, PortImage, VlanImage, port_value,
 };
@@ -52,6 +54,11 @@ pub enum Action {
     },
     /// Replace the node's settings.
     WriteSettings(Settings),
+    /// Set a port's counters to zero, before its first value names them.
+    ClearCounters {
+        /// Their entry.
+        slot: u32,
+    },
     /// Switch a port to new policies.
     SetPort {
         /// Interface index.
@@ -84,6 +91,13 @@ pub enum Action {
         /// Interface index.
         ifindex: u32,
     },
+    /// Make the flow table anew in another size, and programs that use it; those that are attached still use the old one.
+    ResizeFlows {
+        /// Flows that it takes.
+        entries: u32,
+    },
+    /// Fetch what programs with the old flow table did to it before they were replaced.
+    FetchFlows,
     /// Wait until every program that was running has ended: it may still use what ports referred to when it began.
     AwaitReaders,
     /// Remove a class space that no port uses.
@@ -117,9 +131,14 @@ pub struct State {
     pub spaces: BTreeMap<u32, Option<Arc<Classes>>>,
     /// Addresses of the host.
     pub locals: BTreeSet<Address>,
+    /// Entries of the flow table.
+    pub flow_capacity: u32,
+    /// An earlier plan resized the flow table and was not carried out to its end.
+    pub fetch_flows: bool,
     /// What is in the arena, by its words.
     policies: HashMap<Vec<u64>, u32>,
     arena: Arena,
+    slots: Slots,
     /// What the kernel has of settings; none: not known.
     pub settings: Option<Settings>,
 }
@@ -133,8 +152,11 @@ impl Default for State {
             inherited: BTreeSet::new(),
             spaces: BTreeMap::new(),
             locals: BTreeSet::new(),
+            flow_capacity: capacity::FLOWS,
+            fetch_flows: false,
             policies: HashMap::new(),
             arena: Arena::new(capacity::ARENA),
+            slots: Slots::default(),
             settings: None,
         }
     }
@@ -146,6 +168,12 @@ impl State {
         if self.arena.claim(start, words.len() as u32) {
             self.policies.insert(words, start);
         }
+    }
+
+    /// Notes a port that was found in the kernel.
+    pub fn adopt_port(&mut self, ifindex: u32, port: Port) {
+        self.slots.adopt(port_id(&port), port.counters);
+        self.ports.insert(ifindex, port);
     }
 
     /// Words of the arena that are free.
@@ -279,8 +307,50 @@ pub fn plan_node(
         state.ports.remove(&ifindex);
         plan.actions.push(Action::RemovePort { ifindex });
     }
+    let known: BTreeSet<PortId> = state.ports.values().map(port_id).collect();
+    state
+        .slots
+        .retain(|id| known.contains(&id) || image.ports.contains_key(&id));
     release(state, &mut plan);
+    resize_flows(state, image, &mut plan);
     plan
+}
+
+/// Has the flow table made anew if it is to have another size, and the programs that use it attached in place of the others. It comes last: should it fail,
+/// everything else is done, and it is not tried again before the size that is wanted changes.
+fn resize_flows(state: &mut State, image: &MapImage, plan: &mut Plan) {
+    let wanted = image.flow_capacity;
+    if wanted != 0 && wanted != state.flow_capacity {
+        state.flow_capacity = wanted;
+        plan.actions.push(Action::ResizeFlows { entries: wanted });
+        for (device, ifindex) in &state.attached {
+            plan.actions.push(Action::Attach {
+                device: device.clone(),
+                role: role_of(state.ports.get(ifindex)),
+                ifindex: *ifindex,
+            });
+        }
+        state.fetch_flows = true;
+    }
+    if std::mem::take(&mut state.fetch_flows) {
+        plan.actions.push(Action::AwaitReaders);
+        plan.actions.push(Action::FetchFlows);
+    }
+}
+
+/// Which programs belong to a device by the port it is.
+fn role_of(port: Option<&Port>) -> Role {
+    match port.is_some_and(|port| port.flags & port_flag::HOST != 0) {
+        true => Role::Host,
+        false => Role::Guest,
+    }
+}
+
+fn port_id(port: &Port) -> PortId {
+    PortId {
+        vmid: port.vmid,
+        net: port.net,
+    }
 }
 
 /// Where the classes of an image are; what is not there yet is written.
@@ -425,7 +495,12 @@ fn switch_port(
 ) {
     let old = state.ports.get(&ifindex).copied();
     let epoch = old.map_or(0, |old| old.epoch);
+    let (slot, is_new) = state.slots.assign(id);
+    if is_new {
+        plan.actions.push(Action::ClearCounters { slot });
+    }
     let mut value = port_value(id, port, places, epoch);
+    value.counters = slot;
     if old == Some(value) {
         return;
     }

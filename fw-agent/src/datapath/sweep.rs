@@ -4,8 +4,8 @@
 //! new one by itself, so that a sweep is about room and numbers, not about verdicts.
 //!
 //! 1. Read the settings and the clock that the programs use. 2. Walk a flow table by batches; count the flows of each port. 3. Take out each
-//! entry that has expired, look at what was taken, and put it back if it had got a packet since the walk saw it. 4. Correct
-//! `FLOW_USAGE`: the number that was counted, and what the kernel added meanwhile.
+//!    entry that has expired, look at what was taken, and put it back if it had got a packet since the walk saw it. 4. Correct
+//!    `FLOW_USAGE`: the number that was counted, and what the kernel added meanwhile.
 //!
 //! What remains: a flow that expired and came back to life in the moment between the walk and its removal (milliseconds) is out of the
 //! table for about a microsecond, in which a packet of it is judged by the rules. A flow that is older than its timeout when it is taken

@@ -5,6 +5,7 @@
 use std::fmt;
 use std::io::Write;
 
+use fw_common::verdict::Direction;
 use jiff::Zoned;
 
 use super::line::columns;
@@ -22,6 +23,19 @@ pub enum Status<'a> {
     Skipped(u64),
     /// This many entries could not be written, and why.
     Lost(u64, &'a str),
+    /// This many packets of a rule were not logged because the rule's limit was reached.
+    Suppressed {
+        /// Packets.
+        count: u64,
+        /// Its text.
+        rule: &'a str,
+        /// Guest of its port; 0 is the host.
+        vmid: u32,
+        /// NIC of its port.
+        net: u16,
+        /// Direction of its policy.
+        direction: Direction,
+    },
     /// Anything else that failed.
     Failed(&'a str),
 }
@@ -30,7 +44,7 @@ impl Status<'_> {
     /// Syslog level: 5 (notice) for a life's events, 3 (error) for failures.
     pub const fn level(&self) -> u8 {
         match self {
-            Self::Started | Self::Stopped | Self::Signal(_) => 5,
+            Self::Started | Self::Stopped | Self::Signal(_) | Self::Suppressed { .. } => 5,
             Self::Skipped(_) | Self::Lost(..) | Self::Failed(_) => 3,
         }
     }
@@ -60,6 +74,21 @@ impl fmt::Display for Status<'_> {
             Self::Skipped(count) => write!(f, "skipped {count} log entries (queue full)"),
             Self::Lost(1, cause) => write!(f, "lost 1 log entry: {cause}"),
             Self::Lost(count, cause) => write!(f, "lost {count} log entries: {cause}"),
+            Self::Suppressed {
+                count,
+                rule,
+                vmid,
+                net,
+                direction,
+            } => {
+                let noun = if *count == 1 { "entry" } else { "entries" };
+                write!(f, "suppressed {count} log {noun} (rate limit) of ")?;
+                match vmid {
+                    0 => f.write_str("host")?,
+                    guest => write!(f, "{guest} net{net}")?,
+                }
+                write!(f, " {} rule: {rule}", direction.name())
+            }
             Self::Failed(text) => f.write_str(text),
         }
     }
@@ -96,6 +125,26 @@ mod tests {
             (
                 Status::Lost(2, "disk full"),
                 "0 3 - 05/Mar/2026:09:12:44 +0100 lost 2 log entries: disk full\n",
+            ),
+            (
+                Status::Suppressed {
+                    count: 1,
+                    rule: "IN DROP -p tcp",
+                    vmid: 100,
+                    net: 2,
+                    direction: Direction::In,
+                },
+                "0 5 - 05/Mar/2026:09:12:44 +0100 suppressed 1 log entry (rate limit) of 100 net2 IN rule: IN DROP -p tcp\n",
+            ),
+            (
+                Status::Suppressed {
+                    count: 12,
+                    rule: "policy: DROP\n",
+                    vmid: 0,
+                    net: 0,
+                    direction: Direction::Out,
+                },
+                "0 5 - 05/Mar/2026:09:12:44 +0100 suppressed 12 log entries (rate limit) of host OUT rule: policy: DROP?\n",
             ),
             (
                 Status::Failed("a\nb"),

@@ -7,15 +7,19 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use fw_common::flow::{Flow, FlowKey, FlowRef};
+use fw_common::ledger::{Frame, Ledger};
 use fw_common::limit::Bucket;
 use fw_common::maps::{
-    ANY_VLAN, FragmentKey, FragmentValue, NO_VLAN, Port, PortKey, Settings, port_flag,
+    ANY_VLAN, FragmentKey, FragmentValue, NO_VLAN, Port, PortKey, Settings, counter, port_flag,
 };
+use fw_common::pipeline;
 use fw_common::tables::{Step, Tables};
-use fw_common::wire::{Address, IpVersion};
+use fw_common::verdict::{Direction, Judgement};
+use fw_common::wire::{Address, Headers, IpVersion};
 use ipnet::{Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 
+use super::books::{Books, Logged};
 use super::{Classes, HOST, MapImage, PortImage, VlanImage};
 use crate::policy::PortId;
 
@@ -88,6 +92,7 @@ pub struct Memory {
     syn_limits: RefCell<HashMap<Address, Bucket>>,
     settings: Settings,
     now: Cell<u64>,
+    books: Books,
 }
 
 impl Memory {
@@ -120,7 +125,7 @@ impl Memory {
         };
         memory.settings.space = space.big;
         memory.settings.prefilter = space.prefilter;
-        for (id, port) in &image.ports {
+        for ((id, port), slot) in image.ports.iter().zip(1..) {
             let places = Places {
                 policy: port.policies.map(|index| starts[index]),
                 guard: port.guard.map_or(0, |index| starts[index]),
@@ -135,7 +140,9 @@ impl Memory {
                 },
                 space,
             };
-            memory.ports.push((*id, port_value(*id, port, places, 0)));
+            let mut value = port_value(*id, port, places, 0);
+            value.counters = slot;
+            memory.ports.push((*id, value));
         }
         memory.host = image.host.as_ref().map(|host| {
             let value = |pair: &[usize; 2]| Port {
@@ -190,6 +197,26 @@ impl Memory {
         self.fragments = old.fragments;
         self.syn_limits = old.syn_limits;
         self.now = old.now;
+        self.books = old.books;
+    }
+
+    /// Judges a frame at a port and counts it, as the kernel programs do.
+    pub fn judge(&self, port: &Port, direction: Direction, frame: &[u8]) -> (Judgement, Logged) {
+        let judgement = pipeline::judge(&frame, self, port, direction, &mut Headers::default());
+        let size = Frame {
+            packets: 1,
+            bytes: frame.len() as u32,
+            now: self.now(),
+        };
+        let logged = self
+            .books
+            .enter(port, direction, judgement, size, &self.settings);
+        (judgement, logged)
+    }
+
+    /// What was counted.
+    pub fn books(&self) -> &Books {
+        &self.books
     }
 
     /// Moves the clock.
@@ -329,15 +356,20 @@ impl Tables for &Memory {
 
     fn establish(&self, key: &FlowKey, flow: &Flow) -> bool {
         let port = PortKey::of_flow(key);
-        let has_room = {
+        let (within_quota, has_room) = {
             let flows = self.flows.borrow();
             let mine = flows.keys().filter(|key| PortKey::of_flow(key) == port);
-            let within_quota = mine.count() < self.settings.flow_quota as usize;
             let is_full = self.room.is_some_and(|room| flows.len() >= room);
-            flows.contains_key(key) || (within_quota && !is_full)
+            let is_there = flows.contains_key(key);
+            let within_quota = mine.count() < self.settings.flow_quota as usize;
+            (within_quota, is_there || !is_full)
         };
-        if !has_room {
-            self.refused.set(self.refused.get() + 1);
+        if !within_quota || !has_room {
+            let counter = match within_quota {
+                true => counter::FLOWS_REFUSED,
+                false => counter::FLOWS_OVER_QUOTA,
+            };
+            self.books.add(counter, Frame::event(self.now()));
             return false;
         }
         self.put_in(&self.flows, key, flow);

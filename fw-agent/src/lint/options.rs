@@ -24,18 +24,12 @@ pub(super) fn run(config: &Config, out: &mut Vec<Diagnostic>) {
     )];
     report(&config.cluster.file, rows, out);
     let host = &config.host.options;
-    let rows: [Row; 6] = [
+    let rows: [Row; 5] = [
         row(
             "log_level_forward",
             &host.log_level_forward,
             Option::is_some,
             FORWARD,
-        ),
-        row(
-            "nf_conntrack_max",
-            &host.nf_conntrack_max,
-            always,
-            "the tables of flows keep their built-in size",
         ),
         row(
             "nf_conntrack_helpers",

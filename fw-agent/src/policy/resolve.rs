@@ -109,6 +109,7 @@ pub fn resolve(config: &Config, facts: &HostFacts, now: u64) -> (NodePolicy, Vec
         bridges: bridges(config),
         forward,
         settings: settings(&cluster.options, &host.options),
+        flow_capacity: flow_capacity(&host.options),
     };
     (policy, found)
 }
@@ -133,6 +134,7 @@ fn settings(cluster: &ClusterOptions, host: &HostOptions) -> Settings {
         tcp_syn_recv: number(host.nf_conntrack_tcp_timeout_syn_recv.value),
         log_interval: if limit.enable { interval } else { 0 },
         log_burst: limit.burst,
+        flow_quota: flow_capacity(host) / 2,
         syn_interval: match host.protection_synflood.value {
             true => SECOND / host.protection_synflood_rate.value.max(1),
             false => 0,
@@ -140,4 +142,9 @@ fn settings(cluster: &ClusterOptions, host: &HostOptions) -> Settings {
         syn_burst: number(host.protection_synflood_burst.value),
         ..Settings::default()
     }
+}
+
+/// Flows that the node remembers; a port may have half of them.
+fn flow_capacity(host: &HostOptions) -> u32 {
+    u32::try_from(host.nf_conntrack_max.value).unwrap_or(u32::MAX)
 }

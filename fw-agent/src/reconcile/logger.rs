@@ -12,17 +12,20 @@ use std::time::Duration;
 use anyhow::Context;
 use aya::maps::{MapData, PerCpuArray, RingBuf};
 use fw_common::event::{EVENT_BYTES, Event};
-use fw_common::maps::{Counter, counter};
+use fw_common::maps::{Counter, RuleKey, counter};
+use fw_common::verdict::Direction;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 
+use super::sweeper::Suppressed;
 use crate::datapath::{Error, Kernel};
 use crate::events::clock::Clock;
 use crate::events::context::LogContext;
 use crate::events::line::format_into;
 use crate::events::status::Status;
 use crate::events::writer::LogWriter;
-use crate::image::RuleTable;
+use crate::image::{RuleInfo, RuleTable};
 use crate::policy::OriginKind;
 
 /// What the log calls things; the loop changes it with each round.
@@ -38,11 +41,31 @@ pub(super) struct LogNames {
     pub(super) reopen: u64,
 }
 
+impl LogNames {
+    fn rule(&self, rule: u32) -> Option<&RuleInfo> {
+        let known = self.rules.get(rule);
+        known.or_else(|| self.previous.get(rule))
+    }
+}
+
+/// The line that tells of suppressed ones.
+fn suppression(names: &LogNames, rule: RuleKey, count: u64) -> Status<'_> {
+    Status::Suppressed {
+        count,
+        rule: names.rule(rule.rule).map_or("-", |info| &info.text),
+        vmid: rule.vmid,
+        net: rule.net,
+        direction: Direction::from_u8(rule.direction),
+    }
+}
+
 /// The reader's task.
 pub(super) struct Logger {
     events: AsyncFd<RingBuf<MapData>>,
     counters: PerCpuArray<MapData, Counter>,
     names: watch::Receiver<LogNames>,
+    /// Suppressed lines that no event tells of.
+    suppressions: UnboundedReceiver<Suppressed>,
     writer: LogWriter,
     clock: Clock,
     lost: u64,
@@ -59,6 +82,7 @@ impl Logger {
     pub(super) fn new(
         kernel: &mut Kernel,
         log_file: PathBuf,
+        suppressions: UnboundedReceiver<Suppressed>,
     ) -> anyhow::Result<(Self, watch::Sender<LogNames>)> {
         let (sender, names) = watch::channel(LogNames::default());
         // SAFETY: the ring buffer owns its descriptor and keeps it as long as it lives.
@@ -69,6 +93,7 @@ impl Logger {
             events,
             counters: kernel.take_counters()?,
             names,
+            suppressions,
             writer: LogWriter::new(log_file),
             clock: Clock::system(),
             lost: 0,
@@ -98,6 +123,7 @@ impl Logger {
                 changed = self.names.changed() => if changed.is_err() {
                     break;
                 },
+                Some((rule, count)) = self.suppressions.recv() => self.report_suppressed(rule, count),
                 _ = checks.tick() => {
                     self.report_lost();
                     self.report_refused();
@@ -127,11 +153,19 @@ impl Logger {
             let time = self.clock.at(event.time_ns);
             let unknown = (format!("if{}", event.ifindex), None);
             let (device, bridge) = names.devices.get(&event.ifindex).unwrap_or(&unknown);
-            let info = names
-                .rules
-                .get(event.rule)
-                .or_else(|| names.previous.get(event.rule));
+            let info = names.rule(event.rule);
             let kind = info.map_or(&OriginKind::Rule, |info| &info.kind);
+            if event.suppressed > 0 {
+                let rule = RuleKey {
+                    vmid: event.vmid,
+                    rule: event.rule,
+                    net: event.net,
+                    direction: event.direction,
+                    reserved: 0,
+                };
+                let suppressed = suppression(&names, rule, event.suppressed);
+                self.writer.status(&suppressed, &time);
+            }
             let context = LogContext::of(&event, kind, device, bridge.as_deref());
             self.writer
                 .compose(|line| format_into(line, &event, &context, &time));
@@ -159,6 +193,12 @@ impl Logger {
             source,
         })?;
         Ok(values.iter().map(|value| value.packets).sum())
+    }
+
+    fn report_suppressed(&mut self, rule: RuleKey, count: u64) {
+        let now = self.clock.now();
+        let names = self.names.borrow();
+        self.writer.status(&suppression(&names, rule, count), &now);
     }
 
     fn report_lost(&mut self) {

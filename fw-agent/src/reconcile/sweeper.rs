@@ -1,15 +1,20 @@
 //! When flows are swept: a thread of its own, so that a pass over a full table delays nothing.
 //!
 //! A pass over 262,144 flows takes about a tenth of a second of one core; once in [`INTERVAL`] that is 1%. Expired flows therefore stay in the table
-//! for up to that time, in which they count towards the port's quota.
+//! for up to that time, in which they count towards the port's quota. The same pass looks for what is left over of rules.
 
+use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use fw_common::maps::{PortKey, RuleKey};
+use tokio::sync::mpsc::UnboundedSender;
 
+use crate::datapath::Error;
+use crate::datapath::leftovers::{forget_counters, suppressed_lines};
 use crate::datapath::pins::Pins;
 use crate::datapath::sweep::sweep;
 
@@ -18,55 +23,105 @@ const INTERVAL: Duration = Duration::from_secs(10);
 
 /// The thread; it ends when this is dropped.
 pub(super) struct Sweeper {
-    stop: Option<Sender<()>>,
+    /// Ports whose counters are to be kept; none until the configuration is known. Closed to end the thread.
+    known: Option<Sender<BTreeSet<PortKey>>>,
     thread: Option<JoinHandle<()>>,
 }
 
+/// Log lines of a rule that were suppressed, and how many.
+pub(super) type Suppressed = (RuleKey, u64);
+
 impl Sweeper {
-    /// Starts sweeping the maps pinned in a directory, now and then every [`INTERVAL`].
-    pub(super) fn start(pin_directory: &Path) -> anyhow::Result<Self> {
-        let pins = Pins::new(pin_directory);
-        let (stop, stopped) = channel();
+    /// Starts sweeping the maps pinned in a directory, now and then every [`INTERVAL`]; what it finds suppressed goes to `log`.
+    pub(super) fn start(
+        pin_directory: &Path,
+        log: UnboundedSender<Suppressed>,
+    ) -> anyhow::Result<Self> {
+        let (known, news) = channel();
+        let pass = Pass {
+            pins: Pins::new(pin_directory),
+            log,
+            known: None,
+            failing: false,
+        };
         let thread = std::thread::Builder::new()
             .name("sweep".to_owned())
-            .spawn(move || {
-                let mut failing = false;
-                loop {
-                    match sweep(&pins) {
-                        Ok(swept) => {
-                            failing = false;
-                            let flows: u64 = swept.flows.values().sum();
-                            tracing::debug!(
-                                flows,
-                                half_open = swept.half_open,
-                                removed = swept.removed,
-                                returned = swept.returned,
-                                "swept the flow tables"
-                            );
-                        }
-                        Err(error) if !failing => {
-                            failing = true;
-                            tracing::error!("{:#}", anyhow::Error::from(error));
-                        }
-                        Err(_) => {}
-                    }
-                    match stopped.recv_timeout(INTERVAL) {
-                        Err(RecvTimeoutError::Timeout) => {}
-                        Ok(()) | Err(RecvTimeoutError::Disconnected) => break,
-                    }
-                }
-            })
+            .spawn(move || pass.repeat(&news))
             .context("cannot start the thread that sweeps flows")?;
         Ok(Self {
-            stop: Some(stop),
+            known: Some(known),
             thread: Some(thread),
         })
+    }
+
+    /// Tells which ports are configured: the counters of all others that are not in the kernel either are forgotten.
+    pub(super) fn keep(&self, ports: BTreeSet<PortKey>) {
+        let sent = self.known.as_ref().map(|known| known.send(ports));
+        if let Some(Err(error)) = sent {
+            tracing::error!(%error, "the thread that sweeps flows has ended");
+        }
+    }
+}
+
+/// What the thread has.
+struct Pass {
+    pins: Pins,
+    log: UnboundedSender<Suppressed>,
+    /// Ports to keep that were not dealt with yet.
+    known: Option<BTreeSet<PortKey>>,
+    failing: bool,
+}
+
+impl Pass {
+    fn repeat(mut self, news: &Receiver<BTreeSet<PortKey>>) {
+        loop {
+            match self.once() {
+                Ok(()) => self.failing = false,
+                Err(error) if !self.failing => {
+                    self.failing = true;
+                    tracing::error!("{:#}", anyhow::Error::from(error));
+                }
+                Err(_) => {}
+            }
+            let next = Instant::now() + INTERVAL;
+            loop {
+                match news.recv_timeout(next.saturating_duration_since(Instant::now())) {
+                    Ok(known) => self.known = Some(known),
+                    Err(RecvTimeoutError::Timeout) => break,
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
+            }
+        }
+    }
+
+    fn once(&mut self) -> Result<(), Error> {
+        let swept = sweep(&self.pins)?;
+        let flows: u64 = swept.flows.values().sum();
+        tracing::debug!(
+            flows,
+            half_open = swept.half_open,
+            removed = swept.removed,
+            returned = swept.returned,
+            "swept the flow tables"
+        );
+        for suppressed in suppressed_lines(&self.pins)? {
+            if self.log.send(suppressed).is_err() {
+                // The log reader has ended, and with it the agent does.
+                break;
+            }
+        }
+        if let Some(known) = &self.known {
+            let forgotten = forget_counters(&self.pins, known)?;
+            tracing::debug!(forgotten, "forgot counters of rules whose ports are gone");
+            self.known = None;
+        }
+        Ok(())
     }
 }
 
 impl Drop for Sweeper {
     fn drop(&mut self) {
-        drop(self.stop.take());
+        drop(self.known.take());
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {

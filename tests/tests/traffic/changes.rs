@@ -99,6 +99,38 @@ fn a_known_flow_is_cut_by_an_edit_if_flows_are_judged_again() {
 }
 
 #[test]
+fn the_flow_table_gets_another_size_under_a_connection() {
+    let bed = Bed::new("IN ACCEPT -p tcp -dport 80\n").unwrap();
+    let outside = &bed.node.outside;
+    let to = bed.node.vm.v4_port(80);
+    let _server = TcpServer::start(&bed.node.vm.namespace, to).unwrap();
+    let mut session = Session::open(&outside.namespace, outside.v4(), to).unwrap();
+    session.transfer(1000).unwrap();
+    // From here on only its flow lets it pass.
+    bed.agent
+        .after(|| bed.tree.write_firewall(100, &firewall("DROP", "")))
+        .unwrap();
+    for (option, entries) in [("nf_conntrack_max: 300000", 303_104), ("", 262_144)] {
+        let text = format!("[OPTIONS]\n{option}\n");
+        let host = format!("nodes/{NODE}/host.fw");
+        let record = bed.agent.after(|| bed.tree.write(&host, &text)).unwrap();
+        assert_eq!(record.degraded, Vec::<String>::new());
+        let output = bed.agent.fwctl(&["map", "list", "--json"]).unwrap();
+        let maps: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let flows = maps
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|map| map["map"] == "FLOWS");
+        assert_eq!(flows.unwrap()["capacity"], entries);
+        session.transfer(1 << 20).unwrap();
+        bed.becomes(&Silent, |timeout| {
+            connect(&outside.namespace, outside.v4(), to, timeout)
+        });
+    }
+}
+
+#[test]
 fn a_guest_that_leaves_keeps_its_policy_until_its_device_is_gone() {
     let bed = Bed::new("IN ACCEPT -p tcp -dport 80\nIN REJECT -p tcp -dport 82\n").unwrap();
     let config = bed.tree.path().join("nodes").join(NODE);

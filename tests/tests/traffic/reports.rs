@@ -13,7 +13,7 @@ use tapwall_tests::probe::Answer::{Answered, Refused, Silent};
 use tapwall_tests::probe::{Session, TcpServer, exchange};
 use tapwall_tests::tree::{ConfigTree, NODE};
 
-use crate::bed::Bed;
+use crate::bed::{Bed, firewall};
 
 #[test]
 fn logged_packets_appear_in_the_log() {
@@ -111,6 +111,80 @@ fn a_full_flow_table_is_reported_and_traffic_goes_on() {
             }
         }
     });
+}
+
+#[test]
+fn the_log_says_how_many_lines_were_left_out() {
+    let rule = "IN DROP -p udp -dport 85 -log info";
+    let bed = Bed::new(&format!("{rule}\n")).unwrap();
+    let node = &bed.node;
+    let started = Instant::now();
+    let line = loop {
+        let (from, to) = (&node.outside, node.vm.v4_port(85));
+        let wait = Duration::from_millis(20);
+        let seen = exchange(&from.namespace, from.v4(), to, b"flood", wait);
+        bed.expect("flood", seen, &Silent);
+        let log = bed.agent.log();
+        let mut lines = log.lines();
+        if let Some(line) = lines.find(|line| line.contains("suppressed")) {
+            break line.to_owned();
+        }
+        // A token comes every second, and its event tells.
+        assert!(started.elapsed() < Duration::from_secs(10), "{log}");
+    };
+    assert!(line.starts_with("0 5 - "), "{line}");
+    let end = format!(" (rate limit) of 100 net0 IN rule: {rule}");
+    assert!(line.ends_with(&end), "{line}");
+}
+
+#[test]
+fn counters_of_rules_and_ports_survive_edits_and_restarts() {
+    let rule = "IN DROP -p udp -dport 85\n";
+    let mut bed = Bed::new(rule).unwrap();
+    // The rule is the only one of guest 100 that drops; its policy's rule drops nothing here.
+    let hit = |bed: &Bed, times: usize| {
+        for _ in 0..times {
+            let seen = exchange(
+                &bed.node.outside.namespace,
+                bed.node.outside.v4(),
+                bed.node.vm.v4_port(85),
+                b"counted",
+                Duration::from_millis(20),
+            );
+            bed.expect("dropped", seen, &Silent);
+        }
+    };
+    let dump = |bed: &Bed, map: &str| -> Vec<serde_json::Value> {
+        let output = bed.agent.fwctl(&["map", "dump", map, "--json"]).unwrap();
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let counted = |bed: &Bed, packets: u64| {
+        let rules = dump(bed, "RULE_COUNTERS");
+        let mine = |row: &&serde_json::Value| {
+            row["guest"] == 100 && row["direction"] == "IN" && row["packets"] == packets
+        };
+        let row = rules.iter().find(mine);
+        let row = row.unwrap_or_else(|| panic!("no rule with {packets}: {rules:?}"));
+        assert_eq!(row["bytes"], packets * (14 + 20 + 8 + 7));
+        assert!(row["seconds_ago"].as_u64().unwrap() < 60, "{row}");
+        let ports = dump(bed, "PORT_COUNTERS");
+        let dropped = |row: &&serde_json::Value| {
+            row["guest"] == 100 && row["direction"] == "IN" && row["verdict"] == "DROP"
+        };
+        let row = ports.iter().find(dropped).unwrap();
+        assert!(row["packets"].as_u64().unwrap() >= packets, "{row}");
+    };
+    hit(&bed, 3);
+    counted(&bed, 3);
+    let text = firewall("DROP", &format!("IN ACCEPT -p tcp -dport 80\n{rule}"));
+    bed.agent
+        .after(|| bed.tree.write_firewall(100, &text))
+        .unwrap();
+    hit(&bed, 2);
+    counted(&bed, 5);
+    bed.agent = bed.agent.restart(&bed.node.host.namespace).unwrap();
+    hit(&bed, 2);
+    counted(&bed, 7);
 }
 
 #[test]

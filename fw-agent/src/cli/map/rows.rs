@@ -1,18 +1,20 @@
 //! One map as rows of cells. In: the pins and a map's name. Out: [`Rows`], sorted where the map itself has no order.
 
+mod counts;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::Result;
 use aya::maps::{MapError, MapInfo};
 use fw_common::conntrack::{ANSWERED, State};
 use fw_common::flow::{Flow, FlowKey};
-use fw_common::limit::Bucket;
+use fw_common::limit::{Bucket, EPOCH};
 use fw_common::maps::classes::BLACKLISTED;
 use fw_common::maps::{
-    ANY_VLAN, ClassKeyV4, ClassKeyV6, Counter, FragmentKey, FragmentValue, LogKey, NO_VLAN, Port,
-    PortKey, RuleWord, SPACE_BITS, Settings, VLAN_WORDS, counter, name, policy, port_flag,
+    ANY_VLAN, ClassKeyV4, ClassKeyV6, FragmentKey, FragmentValue, NO_VLAN, Port, PortKey, RuleWord,
+    SPACE_BITS, Settings, VLAN_WORDS, name, policy, port_flag,
 };
-use fw_common::verdict::{Direction, Reason};
+use fw_common::verdict::Direction;
 use fw_common::wire::{Address, IpVersion};
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
@@ -81,9 +83,11 @@ pub(super) fn of(pins: &Pins, map: &str) -> Result<Rows> {
         name::HALF_OPEN => flows(pins, name::HALF_OPEN),
         name::FLOW_USAGE => flow_usage(pins),
         name::FRAGMENTS => fragments(pins),
-        name::COUNTERS => counters(pins),
+        name::COUNTERS => counts::entries(pins),
+        name::PORT_COUNTERS => counts::ports(pins),
+        name::RULE_COUNTERS => counts::rules(pins),
         name::REJECTS => rejects(pins),
-        name::LOG_LIMITS => log_limits(pins),
+        name::LOG_LIMITS => counts::log_limits(pins),
         name::SYN_LIMITS => syn_limits(pins),
         name::LOCALS => locals(pins),
         name::SETTINGS => settings(pins),
@@ -321,49 +325,13 @@ fn fragments(pins: &Pins) -> Result<Rows> {
     Ok(Rows::new(header, cells))
 }
 
-fn counters(pins: &Pins) -> Result<Rows> {
-    let map = pins.per_cpu::<Counter>(name::COUNTERS)?;
-    let mut cells = Vec::new();
-    for index in 0..counter::ENTRIES {
-        let values = map.get(&index, 0)?;
-        let packets: u64 = values.iter().map(|value| value.packets).sum();
-        let bytes: u64 = values.iter().map(|value| value.bytes).sum();
-        let name = match (index, Reason::from_u8(index as u8)) {
-            (counter::LOST_EVENTS, _) => "lost-events",
-            (counter::FLOWS_REFUSED, _) => "flows-refused",
-            (counter::REJECTS_LIMITED, _) => "rejects-limited",
-            (counter::LOGS_LIMITED, _) => "logs-limited",
-            (counter::FLOWS_OVER_QUOTA, _) => "flows-over-quota",
-            (_, Some(reason)) => reason.name(),
-            (_, None) => "unknown",
-        };
-        cells.push(vec![json!(name), json!(packets), json!(bytes)]);
-    }
-    Ok(Rows::new(&["counter", "packets", "bytes"], cells))
-}
-
 fn rejects(pins: &Pins) -> Result<Rows> {
     let map = pins.per_cpu::<Bucket>(name::REJECTS)?;
     let values = map.get(&0, 0)?;
     let cells = values.iter().enumerate();
-    let cells = cells.map(|(cpu, bucket)| vec![json!(cpu), json!(bucket.empty_at)]);
+    let cells =
+        cells.map(|(cpu, bucket)| vec![json!(cpu), json!(bucket.empty_at.saturating_sub(EPOCH))]);
     Ok(Rows::new(&["cpu", "empty_at_ns"], cells.collect()))
-}
-
-fn log_limits(pins: &Pins) -> Result<Rows> {
-    let mut cells = Vec::new();
-    for entry in pins.hash::<LogKey, Bucket>(name::LOG_LIMITS)?.iter() {
-        let (key, bucket) = entry?;
-        cells.push(vec![
-            json!(key.vmid),
-            json!(format!("net{}", key.net)),
-            json!(Direction::from_u8(key.direction).name()),
-            json!(format!("{:08x}", key.rule)),
-            json!(bucket.empty_at),
-        ]);
-    }
-    let header = &["guest", "nic", "direction", "rule", "empty_at_ns"];
-    Ok(Rows::new(header, cells))
 }
 
 fn syn_limits(pins: &Pins) -> Result<Rows> {

@@ -44,6 +44,7 @@ fn devices(ifindex: u32) -> BTreeMap<String, u32> {
 
 fn words(plan: &Plan) -> Vec<String> {
     let word = |action: &Action| match action {
+        Action::ClearCounters { slot } => format!("clear counters {slot}"),
         Action::WriteClasses { space, .. } => format!("classes {space}"),
         Action::WritePolicy { words, .. } if words.len() == PREFILTER_WORDS as usize => {
             "prefilter".to_owned()
@@ -65,6 +66,8 @@ fn words(plan: &Plan) -> Vec<String> {
         } => format!("attach host {device} {ifindex}"),
         Action::Detach { device } => format!("detach {device}"),
         Action::RemovePort { ifindex } => format!("forget {ifindex}"),
+        Action::ResizeFlows { entries } => format!("flows {entries}"),
+        Action::FetchFlows => "fetch flows".to_owned(),
         Action::AwaitReaders => "await".to_owned(),
         Action::RemoveClasses { space, .. } => format!("remove classes {space}"),
     };
@@ -87,7 +90,7 @@ fn everything_is_there_before_a_port_is_switched_and_attached() {
         "classes 0",
         "policy",
         "policy",
-        "settings",
+        "clear counters 1",
         "port 7 epoch 1",
         "attach tap100i0 7",
     ];
@@ -361,4 +364,31 @@ fn a_port_without_a_policy_is_attached_and_has_no_value() {
     let kept = plan(&mut state, &broken, &devices(7), |_| false);
     assert!(!words(&kept).iter().any(|word| word.starts_with("port")));
     assert!(state.ports.contains_key(&7));
+}
+
+#[test]
+fn another_size_of_the_flow_table_comes_last_and_attaches_every_program_again() {
+    let start = || image(CLUSTER, &guest("IN ACCEPT -source +ops"));
+    let mut larger = start();
+    larger.flow_capacity = 270_336;
+    let mut unknown = start();
+    unknown.flow_capacity = 0;
+    let mut state = State::default();
+    plan(&mut state, &start(), &devices(7), |_| false);
+    let resize = ["flows 270336", "attach tap100i0 7", "await", "fetch flows"];
+    assert_eq!(
+        words(&plan(&mut state, &larger, &devices(7), |_| false)),
+        resize
+    );
+    for image in [&larger, &unknown] {
+        let nothing: [&str; 0] = [];
+        assert_eq!(
+            words(&plan(&mut state, image, &devices(7), |_| false)),
+            nothing
+        );
+    }
+    // An agent that could not finish reads back that there is something to fetch.
+    state.fetch_flows = true;
+    let rest = plan(&mut state, &larger, &devices(7), |_| false);
+    assert_eq!(words(&rest), ["await", "fetch flows"]);
 }

@@ -22,6 +22,7 @@ pub fn event(frame: &[u8], length: usize) -> Event {
     let mut header = [0; HEADER_BYTES];
     header[..captured].copy_from_slice(&frame[..captured]);
     Event {
+        suppressed: 0,
         time_ns: 0,
         ifindex: 9,
         vmid: 100,
