@@ -87,8 +87,6 @@ pub struct Memory {
     fragments: RefCell<HashMap<FragmentKey, FragmentValue>>,
     /// Flows that both ends have taken part in, at the most; none: no limit.
     room: Option<usize>,
-    /// Flows that found none.
-    refused: Cell<u64>,
     syn_limits: RefCell<HashMap<Address, Bucket>>,
     settings: Settings,
     now: Cell<u64>,
@@ -172,7 +170,6 @@ impl Memory {
         self.removed = old.removed;
         self.fragments = old.fragments;
         self.room = old.room;
-        self.refused = old.refused;
         self.now = old.now;
     }
 
@@ -231,7 +228,9 @@ impl Memory {
 
     /// Times that a flow found no room (the kernel's counter `FLOWS_REFUSED`).
     pub fn refused_flows(&self) -> u64 {
-        self.refused.get()
+        let counted = self.books.counted();
+        let entry = counted.entries.get(&counter::FLOWS_REFUSED);
+        entry.map_or(0, |counter| counter.packets)
     }
 
     /// Forgets all flows, fragments and limits.

@@ -90,6 +90,7 @@ fn everything_is_there_before_a_port_is_switched_and_attached() {
         "classes 0",
         "policy",
         "policy",
+        "settings",
         "clear counters 1",
         "port 7 epoch 1",
         "attach tap100i0 7",
@@ -137,6 +138,7 @@ fn big_sets_stay_where_they_are_when_small_ones_change() {
         "policy",
         "policy",
         "settings",
+        "clear counters 1",
         "port 7 epoch 1",
         "attach tap100i0 7",
     ];
@@ -246,6 +248,7 @@ fn guards_and_vlans_are_in_place_before_the_port_refers_to_them() {
         "policy",
         "policy",
         "settings",
+        "clear counters 1",
         "port 7 epoch 1",
         "attach tap100i0 7",
     ];

@@ -47,6 +47,7 @@ fn interfaces_get_their_policy_before_their_programs() {
         "port 2 epoch 1",
         "port 3 epoch 1",
         "port 4 epoch 1",
+        "clear counters 1",
         "port 7 epoch 1",
         "attach host eno1 2",
         "attach tap100i0 7",
