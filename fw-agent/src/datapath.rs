@@ -9,6 +9,7 @@
 
 mod arena;
 mod attach;
+mod bans;
 pub mod batch;
 mod clsact;
 mod kernel;
@@ -18,6 +19,7 @@ mod spaces;
 pub mod sweep;
 
 pub use attach::{AttachMode, Hook, Role};
+pub use bans::Bans;
 pub use kernel::{Kernel, TestPlace, missing_privilege};
 pub use plan::{Action, Plan, State};
 
@@ -26,6 +28,7 @@ use std::path::PathBuf;
 use aya::programs::ProgramError;
 use aya::programs::tc::TcError;
 use fw_common::maps::{Port, name};
+use rustix::time::{ClockId, clock_gettime};
 
 /// The kernel programs, as built by `cargo xtask build`.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TAPWALL_BPF_OBJECT"));
@@ -158,6 +161,12 @@ pub enum Error {
         #[source]
         source: aya::pin::PinError,
     },
+}
+
+/// Now, in nanoseconds of the clock that the programs go by.
+pub fn monotonic() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 /// Takes every program of ours off every device and removes all pins: nothing is filtered any more.

@@ -25,7 +25,7 @@ use fw_common::maps::{Settings, VLAN_WORDS, port_flag};
 use fw_common::verdict::{Direction, Reason};
 
 pub use classes::{ClassSpace, Classes};
-pub use memory::Memory;
+pub use memory::{Memory, ban_prefix};
 pub(crate) use memory::{PlacedSpace, Places, port_value};
 pub use rules::{RuleInfo, RuleTable};
 pub use vectors::PolicyError;

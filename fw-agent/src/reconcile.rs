@@ -30,8 +30,9 @@ use self::sweeper::Sweeper;
 use self::watch::FileWatch;
 use crate::compile::{Compiled, compile};
 use crate::config::Sources;
+use crate::datapath::pins::Pins;
 use crate::datapath::{
-    Action, AttachMode, Kernel, State,
+    Action, AttachMode, Bans, Kernel, State, monotonic,
     plan::{Present, plan_node},
 };
 use crate::diagnostic::Severity;
@@ -90,6 +91,7 @@ pub async fn run(options: Options) -> Result<()> {
         .await
         .context("cannot list the host's addresses and routes")?;
     let state = kernel.recover(&present.indices())?;
+    let bans = Bans::open(&Pins::new(&options.pin_directory))?;
     let (logger, names) = Logger::new(&mut kernel, options.log_file.clone())?;
     let logging = tokio::spawn(logger.run());
 
@@ -102,6 +104,7 @@ pub async fn run(options: Options) -> Result<()> {
         options,
         run_directory,
         kernel,
+        bans,
         state,
         state_is_unknown: false,
         sources: Sources::default(),
@@ -138,6 +141,7 @@ pub async fn run(options: Options) -> Result<()> {
             // Devices are listed again in any case: netlink drops messages when many come at once.
             _ = ticks.tick() => {
                 let news = std::mem::take(&mut facts_are_old) && agent.look_around(&netlink).await;
+                agent.expire_bans();
                 files.look() || agent.is_due() || news
             }
         };
@@ -170,6 +174,7 @@ struct Agent {
     options: Options,
     run_directory: RunDirectory,
     kernel: Kernel,
+    bans: Bans,
     state: State,
     /// An action failed, and then so did reading back what the kernel holds: `state` is not to be planned from.
     state_is_unknown: bool,
@@ -193,6 +198,15 @@ impl Agent {
             crate::policy::is_enabled(enable, unix_time()) != compiled.policy.enabled
         });
         self.retry || expired
+    }
+
+    /// Removes bans that have ended.
+    fn expire_bans(&mut self) {
+        match self.bans.expire(monotonic()) {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "bans have ended"),
+            Err(error) => tracing::error!("{:#}", anyhow::Error::from(error)),
+        }
     }
 
     /// Asks for the host's addresses and routes; says whether they are others than before.

@@ -6,6 +6,7 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod address;
+pub mod ban;
 pub mod classify;
 pub mod conntrack;
 pub mod event;

@@ -52,6 +52,11 @@ pub mod name {
     /// Array of one [`super::Settings`].
     pub const SETTINGS: &str = "SETTINGS";
 
+    /// LPM trie: 128-bit address → [`crate::ban::Ban`].
+    pub const BANS: &str = "BANS";
+    /// Array of one `u32`: not 0 while [`BANS`] may have entries.
+    pub const HAS_BANS: &str = "HAS_BANS";
+
     /// LRU hash: [`super::LogKey`] → token bucket of a rule's log lines.
     pub const LOG_LIMITS: &str = "LOG_LIMITS";
     /// LRU hash: source of connection requests (see [`crate::syn_limit`]) → its token bucket.
@@ -61,9 +66,9 @@ pub mod name {
     pub const LOCALS: &str = "LOCALS";
 
     /// All of them.
-    pub const ALL: [&str; 15] = [
+    pub const ALL: [&str; 17] = [
         PORTS, ARENA, CLASSES_V4, CLASSES_V6, FLOWS, HALF_OPEN, FLOW_USAGE, FRAGMENTS, COUNTERS,
-        REJECTS, EVENTS, LOG_LIMITS, SYN_LIMITS, LOCALS, SETTINGS,
+        REJECTS, EVENTS, BANS, HAS_BANS, LOG_LIMITS, SYN_LIMITS, LOCALS, SETTINGS,
     ];
 }
 
@@ -75,6 +80,8 @@ pub mod capacity {
     pub const ARENA: u32 = 2 << 20;
     /// Prefixes of one IP version, all class spaces together.
     pub const CLASSES: u32 = 4 << 20;
+    /// Bans.
+    pub const BANS: u32 = 1 << 16;
     /// Flows that both ends have taken part in (as `nf_conntrack_max` of the reference).
     pub const FLOWS: u32 = 262_144;
     /// Flows that wait for an answer.
@@ -235,6 +242,9 @@ pub type ClassKeyV6 = [u32; 5];
 
 /// Bits of a class key that hold the class space.
 pub const SPACE_BITS: u32 = 32;
+
+/// Key of the LPM trie of bans: an address as in packets. Prefix lengths of IPv4 count the [`crate::ban::V4_BITS`] in front.
+pub type BanKey = [u32; 4];
 
 /// A fragmented datagram of a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -451,4 +461,6 @@ mod pod {
     unsafe impl aya::Pod for crate::flow::Flow {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::limit::Bucket {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::ban::Ban {}
 }

@@ -1,9 +1,9 @@
 //! One packet at one port: the whole way from bytes to verdict.
 //!
-//! 1. Parse. At interfaces of the host, what is forwarded ends here. 2. Limit connection requests. 3. Guard: checks that hold for *every* packet,
-//!    whatever flow it belongs to. 4. Fragments get the ports of their first part. 5. An address that a guest claims by neighbour discovery
-//!    must be its own. 6. Find the flow and track it; an established one ends here, and so does an error about a known one. 7. Classify against
-//!    the port's policy. 8. Accepted: commit the flow.
+//! 1. Parse. At interfaces of the host, what is forwarded ends here. 2. Of what comes in, drop whose source is banned. 3. Limit connection
+//!    requests. 4. Guard: checks that hold for *every* packet, whatever flow it belongs to. 5. Fragments get the ports of their first part.
+//! 6. An address that a guest claims by neighbour discovery must be its own. 7. Find the flow and track it; an established one ends here, and so
+//!    does an error about a known one. 8. Classify against the port's policy. 9. Accepted: commit the flow.
 //!
 //! The addresses a guest uses are checked by rules, which its policy for new flows begins with. For flows that run these rules stand alone
 //! in the port's *guard*. A flow remembers the guard that accepted its local address, so that its packets pay one comparison;
@@ -61,6 +61,9 @@ fn try_judge<P: Packet, T: Tables>(
             Passage::Translated => return Ok(expect_answers(tables, port, direction, headers)),
             Passage::Martian => return Err(Reason::Martian),
         }
+    }
+    if direction == Direction::In && tables.is_banned(headers) {
+        return Err(Reason::Ban);
     }
     if syn_limit::is_request(headers)
         && syn_limit::enters_here(packet, tables, port, direction)

@@ -6,6 +6,7 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use fw_common::address;
+use fw_common::ban;
 use fw_common::classify::{self, Values};
 use fw_common::conntrack::{self, CtState, Tracked};
 use fw_common::fragment;
@@ -120,6 +121,13 @@ pub extern "C" fn related(
         direction,
         headers,
     ))
+}
+
+/// [`ban::is_banned`] for the source: 1 if it is.
+#[unsafe(no_mangle)]
+pub extern "C" fn is_banned(headers: *const Headers) -> u32 {
+    let headers = argument!(headers.as_ref or 1);
+    u32::from(ban::is_banned(Maps, headers.version, &headers.source))
 }
 
 /// [`address::classes`]; the destination's class in the upper half.

@@ -21,7 +21,7 @@ use aya::maps::{HashMap, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::TestRunResult;
 use fw_agent::datapath::pins::Pins;
 use fw_agent::datapath::plan::plan;
-use fw_agent::datapath::{Action, AttachMode, Hook, Kernel, Role, State, TestPlace};
+use fw_agent::datapath::{Action, AttachMode, Bans, Hook, Kernel, Role, State, TestPlace};
 use fw_agent::image::MapImage;
 use fw_agent::policy::{NodePolicy, PortId};
 use fw_common::event::{EVENT_BYTES, Event};
@@ -372,6 +372,17 @@ impl TestKernel {
         );
         ensure!(self.events.next().is_none(), "two events for one frame");
         Ok(Some((verdict, u32::from_ne_bytes(rule))))
+    }
+
+    /// The bans.
+    pub fn bans(&self) -> Result<Bans> {
+        Ok(Bans::open(&self.directory.pins())?)
+    }
+
+    /// Whether the programs look bans up.
+    pub fn has_bans(&self) -> Result<bool> {
+        let map = self.directory.pins().array::<u32>(name::HAS_BANS)?;
+        Ok(map.get(&0, 0).context("reading a map")? != 0)
     }
 
     /// Forgets all flows, fragments and limits.

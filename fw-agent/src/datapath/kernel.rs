@@ -9,12 +9,13 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray, Ri
 use aya::programs::TestRun;
 use aya::programs::{TestRunOptions, TestRunResult};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use fw_common::ban::Ban;
 use fw_common::flow::{Flow, FlowKey};
 use fw_common::limit::Bucket;
 use fw_common::maps::classes::PREFILTER_WORDS;
 use fw_common::maps::{
-    ANY_VLAN, ClassKeyV4, ClassKeyV6, Counter, FragmentKey, FragmentValue, LogKey, NO_VLAN, Port,
-    PortKey, Settings, VLAN_WORDS, capacity, counter, name,
+    ANY_VLAN, BanKey, ClassKeyV4, ClassKeyV6, Counter, FragmentKey, FragmentValue, LogKey, NO_VLAN,
+    Port, PortKey, Settings, VLAN_WORDS, capacity, counter, name,
 };
 use fw_common::wire::Address;
 use rustix::fs::{StatFs, statfs};
@@ -366,6 +367,8 @@ fn layout(map: &str) -> Option<(u32, u32, u32)> {
         name::LOCALS => bytes::<Address, u32>(capacity::LOCALS),
         name::SYN_LIMITS => bytes::<Address, Bucket>(capacity::SYN_LIMITS),
         name::COUNTERS => bytes::<u32, Counter>(counter::ENTRIES),
+        name::BANS => bytes::<Key<BanKey>, Ban>(capacity::BANS),
+        name::HAS_BANS => bytes::<u32, u32>(1),
         name::SETTINGS => bytes::<u32, Settings>(1),
         _ => None,
     }
@@ -379,12 +382,12 @@ where
     T::try_from(map).map_err(failed("open", name))
 }
 
-fn failed(verb: &'static str, map: &'static str) -> impl Fn(MapError) -> Error {
+pub(super) fn failed(verb: &'static str, map: &'static str) -> impl Fn(MapError) -> Error {
     move |source| Error::Map { verb, map, source }
 }
 
 /// That an entry was not there is fine: gone is what was asked for.
-fn removed(result: Result<(), MapError>, map: &'static str) -> Result<(), Error> {
+pub(super) fn removed(result: Result<(), MapError>, map: &'static str) -> Result<(), Error> {
     match result {
         Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
         Err(MapError::SyscallError(error))

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use fw_common::ban::Ban;
 use fw_common::conntrack::{CtState, Tracked};
 use fw_common::flow::{Flow, FlowKey, FlowRef};
 use fw_common::maps::{FragmentKey, FragmentValue, Port, Settings};
@@ -156,6 +157,14 @@ impl Tables for Forced<'_> {
 
     fn class(&self, space: u32, version: IpVersion, address: &Address) -> u32 {
         self.memory.class(space, version, address)
+    }
+
+    fn has_bans(&self) -> bool {
+        self.memory.has_bans()
+    }
+
+    fn ban(&self, address: &Address, bits: u32) -> Option<Ban> {
+        Tables::ban(&self.memory, address, bits)
     }
 
     fn flow(&self, key: &FlowKey) -> Option<FlowRef<'_>> {

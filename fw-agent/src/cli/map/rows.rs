@@ -14,11 +14,11 @@ use fw_common::maps::{
 };
 use fw_common::verdict::{Direction, Reason};
 use fw_common::wire::{Address, IpVersion};
-use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
 use crate::config::registry;
 use crate::datapath::pins::Pins;
+use crate::datapath::{Bans, monotonic};
 
 /// A map's contents.
 pub(super) struct Rows {
@@ -85,6 +85,8 @@ pub(super) fn of(pins: &Pins, map: &str) -> Result<Rows> {
         name::REJECTS => rejects(pins),
         name::LOG_LIMITS => log_limits(pins),
         name::SYN_LIMITS => syn_limits(pins),
+        name::BANS => bans(pins),
+        name::HAS_BANS => has_bans(pins),
         name::SETTINGS => settings(pins),
         _ => Ok(Rows::new(&["records"], Vec::new())),
     }
@@ -227,8 +229,7 @@ fn classes(pins: &Pins, v6: bool) -> Result<Rows> {
 }
 
 fn flows(pins: &Pins, map: &'static str) -> Result<Rows> {
-    let now = clock_gettime(ClockId::Monotonic);
-    let now = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
+    let now = monotonic();
     let mut cells = Vec::new();
     for entry in pins.hash::<FlowKey, Flow>(map)?.iter() {
         let (key, flow) = entry?;
@@ -376,6 +377,29 @@ fn syn_limits(pins: &Pins) -> Result<Rows> {
         ]);
     }
     Ok(Rows::new(&["source", "empty_at_ns"], cells))
+}
+
+fn bans(pins: &Pins) -> Result<Rows> {
+    let now = monotonic();
+    let cells = Bans::open(pins)?.list()?.into_iter().map(|(net, ban)| {
+        let left = ban.until.saturating_sub(now) / 1_000_000_000;
+        vec![
+            json!(net.to_string()),
+            json!(ban.lasts(now)),
+            match ban.until {
+                0 => Value::Null,
+                _ => json!(left),
+            },
+            json!(ban.reason),
+        ]
+    });
+    let header = &["prefix", "lasts", "seconds_left", "reason"];
+    Ok(Rows::new(header, cells.collect()))
+}
+
+fn has_bans(pins: &Pins) -> Result<Rows> {
+    let some = pins.array::<u32>(name::HAS_BANS)?.get(&0, 0)?;
+    Ok(Rows::new(&["has_bans"], vec![vec![json!(some != 0)]]))
 }
 
 fn settings(pins: &Pins) -> Result<Rows> {
