@@ -22,7 +22,7 @@ pub trait Tables: Copy {
     fn word(&self, index: u32) -> Option<u64>;
 
     /// The value of an address in a class space: that of the longest prefix that holds it, or 0.
-    fn class(&self, space: u32, version: IpVersion, address: &Address) -> u32;
+    fn longest_prefix(&self, space: u32, version: IpVersion, address: &Address) -> u32;
 
     /// Whether there may be bans at all.
     fn has_bans(&self) -> bool;

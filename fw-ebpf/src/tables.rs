@@ -121,7 +121,7 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn class(&self, space: u32, version: IpVersion, address: &Address) -> u32 {
+    fn longest_prefix(&self, space: u32, version: IpVersion, address: &Address) -> u32 {
         let space = space.to_be();
         let class = match version {
             IpVersion::V4 => CLASSES_V4.get(Key::new(SPACE_BITS + 32, [space, address.0[3]])),

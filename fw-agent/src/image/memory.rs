@@ -326,7 +326,7 @@ impl Tables for &Memory {
         self.arena.get(index as usize).copied()
     }
 
-    fn class(&self, space: u32, version: IpVersion, address: &Address) -> u32 {
+    fn longest_prefix(&self, space: u32, version: IpVersion, address: &Address) -> u32 {
         let Some(tries) = self.spaces.get(space as usize) else {
             return 0;
         };

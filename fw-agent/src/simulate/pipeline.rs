@@ -155,8 +155,8 @@ impl Tables for Forced<'_> {
         self.memory.word(index)
     }
 
-    fn class(&self, space: u32, version: IpVersion, address: &Address) -> u32 {
-        self.memory.class(space, version, address)
+    fn longest_prefix(&self, space: u32, version: IpVersion, address: &Address) -> u32 {
+        self.memory.longest_prefix(space, version, address)
     }
 
     fn has_bans(&self) -> bool {

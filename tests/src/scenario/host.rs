@@ -217,8 +217,8 @@ impl Tables for Watched<'_> {
         self.tables.word(index)
     }
 
-    fn class(&self, space: u32, version: IpVersion, address: &Address) -> u32 {
-        self.tables.class(space, version, address)
+    fn longest_prefix(&self, space: u32, version: IpVersion, address: &Address) -> u32 {
+        self.tables.longest_prefix(space, version, address)
     }
 
     fn has_bans(&self) -> bool {
