@@ -17,6 +17,7 @@ pub mod pins;
 pub mod plan;
 mod spaces;
 pub mod sweep;
+mod uplink;
 
 pub use attach::{AttachMode, Hook, Role};
 pub use bans::Bans;
@@ -189,6 +190,9 @@ pub fn detach_all(pins: &pins::Pins, mode: AttachMode) -> Result<(), Error> {
     }
     for device in devices {
         attach::detach(pins, mode, &device)?;
+    }
+    for device in pins.uplinks() {
+        uplink::detach(pins, &device)?;
     }
     pins.remove_all()
 }

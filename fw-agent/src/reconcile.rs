@@ -32,16 +32,17 @@ use crate::compile::{Compiled, compile};
 use crate::config::Sources;
 use crate::datapath::pins::Pins;
 use crate::datapath::{
-    Action, AttachMode, Bans, Kernel, State, monotonic,
-    plan::{Present, plan_node},
+    Action, AttachMode, Bans, Kernel, Plan, State, monotonic,
+    plan::{Present, plan_node, plan_uplinks},
 };
 use crate::diagnostic::Severity;
 use crate::image::{HOST, MapImage};
 use crate::inventory::devices::{self, Devices};
 use crate::inventory::facts::{HostFacts, address};
 use crate::inventory::host_devices::host_devices;
+use crate::inventory::uplinks::uplinks;
 use crate::policy::PortId;
-use crate::record::{HostRecord, PortRecord, Record, RunDirectory};
+use crate::record::{HostRecord, PortRecord, Record, RunDirectory, UplinkRecord};
 
 /// Where the agent finds and puts things.
 #[derive(Clone, Debug)]
@@ -141,7 +142,7 @@ pub async fn run(options: Options) -> Result<()> {
             // Devices are listed again in any case: netlink drops messages when many come at once.
             _ = ticks.tick() => {
                 let news = std::mem::take(&mut facts_are_old) && agent.look_around(&netlink).await;
-                agent.expire_bans();
+                agent.look_after_bans();
                 files.look() || agent.is_due() || news
             }
         };
@@ -200,12 +201,26 @@ impl Agent {
         self.retry || expired
     }
 
-    /// Removes bans that have ended.
-    fn expire_bans(&mut self) {
+    /// Removes bans that have ended, and has others dropped early. Anyone may have made them meanwhile.
+    fn look_after_bans(&mut self) {
         match self.bans.expire(monotonic()) {
             Ok(0) => {}
             Ok(count) => tracing::info!(count, "bans have ended"),
             Err(error) => tracing::error!("{:#}", anyhow::Error::from(error)),
+        }
+        if self.state_is_unknown || !self.has_bans() {
+            return;
+        }
+        let plan = plan_uplinks(&mut self.state, &uplinks(&self.devices), true);
+        if plan == Plan::default() {
+            return;
+        }
+        let mut degraded = Vec::new();
+        self.execute(&plan, &self.devices.indices(), &mut degraded);
+        self.record.degraded.extend(degraded);
+        self.record.uplinks = self.uplink_records();
+        if let Err(error) = self.run_directory.write(&self.record) {
+            tracing::error!(%error, "cannot write the record");
         }
     }
 
@@ -342,6 +357,28 @@ impl Agent {
             return degraded;
         }
         let plan = plan_node(&mut self.state, image, present, leave);
+        let sound = self.execute(&plan, devices, &mut degraded);
+        if sound {
+            let bans = self.has_bans();
+            let uplinks = uplinks(&self.devices);
+            let plan = plan_uplinks(&mut self.state, &uplinks, bans);
+            self.execute(&plan, devices, &mut degraded);
+        }
+        degraded
+    }
+
+    /// Whether there are bans. If the kernel does not tell there may be: the programs look them up.
+    fn has_bans(&self) -> bool {
+        self.bans.may_exist().unwrap_or(true)
+    }
+
+    /// Carries out a plan and adds what is not as it should be. False: what the kernel holds had to be read back.
+    fn execute(
+        &mut self,
+        plan: &Plan,
+        devices: &BTreeMap<String, u32>,
+        degraded: &mut Vec<String>,
+    ) -> bool {
         for port in &plan.no_room {
             degraded.push(format!(
                 "{}: no room for its policy; its last one stays, or it is closed",
@@ -352,6 +389,13 @@ impl Agent {
             let Err(error) = self.kernel.apply(action) else {
                 continue;
             };
+            if let Action::AttachUplink { device, .. } = action {
+                // No harm: the hooks behind it decide the same.
+                let why = format!("{:#}", anyhow::Error::from(error));
+                tracing::info!(device, "nothing is dropped early here: {why}");
+                self.state.refused_uplink(device, why);
+                continue;
+            }
             self.retry = true;
             let gone = error.is_no_device();
             let error = anyhow::Error::from(error);
@@ -373,12 +417,16 @@ impl Agent {
                 | Action::RemoveLocals(_)
                 | Action::Detach { .. }
                 | Action::RemovePort { .. }
+                | Action::SetStation { .. }
+                | Action::RemoveStation { .. }
+                | Action::AttachUplink { .. }
+                | Action::DetachUplink { .. }
                 | Action::AwaitReaders
                 | Action::RemoveClasses { .. } => {
                     tracing::error!("{error:#}; reading back what the kernel holds");
                     degraded.push(format!("{error:#}"));
                     self.recover(devices);
-                    break;
+                    return false;
                 }
             }
         }
@@ -389,7 +437,7 @@ impl Agent {
                 "policy enforced"
             );
         }
-        degraded
+        true
     }
 
     /// Reads back what the kernel holds; until that works nothing is planned. Says whether it did.
@@ -406,6 +454,19 @@ impl Agent {
             }
         }
         !self.state_is_unknown
+    }
+
+    fn uplink_records(&self) -> Vec<UplinkRecord> {
+        let attached = self.state.uplinks.keys().map(|device| UplinkRecord {
+            device: device.clone(),
+            refused: None,
+        });
+        let refused = self.state.refused_uplinks.iter();
+        let refused = refused.map(|(device, (_, why))| UplinkRecord {
+            device: device.clone(),
+            refused: Some(why.clone()),
+        });
+        attached.chain(refused).collect()
     }
 
     /// Writes the record of this round.
@@ -434,6 +495,7 @@ impl Agent {
             applied_at: jiff::Timestamp::now().to_string(),
             ports: ports.collect(),
             host: self.host_record(compiled, present),
+            uplinks: self.uplink_records(),
             degraded: degraded.to_vec(),
             not_enforced: compiled.policy.not_enforced(),
             errors: count(Severity::Error),

@@ -52,6 +52,8 @@ pub mod name {
     /// Array of one [`super::Settings`].
     pub const SETTINGS: &str = "SETTINGS";
 
+    /// Hash: hardware address as a number → [`super::Station`].
+    pub const STATIONS: &str = "STATIONS";
     /// LPM trie: 128-bit address → [`crate::ban::Ban`].
     pub const BANS: &str = "BANS";
     /// Array of one `u32`: not 0 while [`BANS`] may have entries.
@@ -66,9 +68,9 @@ pub mod name {
     pub const LOCALS: &str = "LOCALS";
 
     /// All of them.
-    pub const ALL: [&str; 17] = [
+    pub const ALL: [&str; 18] = [
         PORTS, ARENA, CLASSES_V4, CLASSES_V6, FLOWS, HALF_OPEN, FLOW_USAGE, FRAGMENTS, COUNTERS,
-        REJECTS, EVENTS, BANS, HAS_BANS, LOG_LIMITS, SYN_LIMITS, LOCALS, SETTINGS,
+        REJECTS, EVENTS, STATIONS, BANS, HAS_BANS, LOG_LIMITS, SYN_LIMITS, LOCALS, SETTINGS,
     ];
 }
 
@@ -80,6 +82,8 @@ pub mod capacity {
     pub const ARENA: u32 = 2 << 20;
     /// Prefixes of one IP version, all class spaces together.
     pub const CLASSES: u32 = 4 << 20;
+    /// Stations.
+    pub const STATIONS: u32 = PORTS;
     /// Bans.
     pub const BANS: u32 = 1 << 16;
     /// Flows that both ends have taken part in (as `nf_conntrack_max` of the reference).
@@ -115,8 +119,10 @@ pub mod counter {
     pub const LOGS_LIMITED: u32 = REASONS as u32 + 3;
     /// Tries to promote a half-open flow of a port that has as many flows as [`super::Settings::flow_quota`] lets it.
     pub const FLOWS_OVER_QUOTA: u32 = REASONS as u32 + 4;
+    /// Packets that were dropped at an uplink; they are counted under their reason too.
+    pub const EARLY_DROPS: u32 = REASONS as u32 + 5;
     /// Entries in all.
-    pub const ENTRIES: u32 = REASONS as u32 + 5;
+    pub const ENTRIES: u32 = REASONS as u32 + 6;
 }
 
 /// Mark of replies that a hook made itself, so that the hook they come back through knows them. Compared as a whole: guests cannot set
@@ -188,6 +194,8 @@ pub mod port_flag {
     pub const LAYER2: u16 = 1 << 3;
     /// As [`MACFILTER`], for frames that are not IP.
     pub const MACFILTER_LAYER2: u16 = 1 << 4;
+    /// As [`BLACKLIST`], and no log line tells of it.
+    pub const QUIET_BLACKLIST: u16 = 1 << 5;
 }
 
 /// Classes of addresses: which sets hold an address, as a number.
@@ -245,6 +253,31 @@ pub const SPACE_BITS: u32 = 32;
 
 /// Key of the LPM trie of bans: an address as in packets. Prefix lengths of IPv4 count the [`crate::ban::V4_BITS`] in front.
 pub type BanKey = [u32; 4];
+
+/// What may be decided at an uplink for the port with some hardware address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Station {
+    /// Bits of [`station_flag`].
+    pub flags: u32,
+}
+
+impl Station {
+    /// What may be decided for a port.
+    pub const fn of(port: &Port) -> Self {
+        let flags = match port.flags & port_flag::QUIET_BLACKLIST {
+            0 => 0,
+            _ => station_flag::BLACKLIST,
+        };
+        Self { flags }
+    }
+}
+
+/// Switches of a [`Station`].
+pub mod station_flag {
+    /// Its policy drops blacklisted sources, without a log line.
+    pub const BLACKLIST: u32 = 1 << 0;
+}
 
 /// A fragmented datagram of a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -463,4 +496,6 @@ mod pod {
     unsafe impl aya::Pod for crate::limit::Bucket {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::ban::Ban {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Station {}
 }

@@ -4,7 +4,7 @@
 //! with those of the next, and their stack frames are not alive together. The price: arguments are at most five scalars or pointers, and
 //! pointers may be null as far as the verifier knows. A null (which no caller passes) is closed.
 
-use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use fw_common::address;
 use fw_common::ban;
 use fw_common::classify::{self, Values};
@@ -23,6 +23,7 @@ use crate::host;
 use crate::log;
 use crate::skb::Skb;
 use crate::tables::Maps;
+use crate::uplink::XdpFrame;
 
 /// What a stage returns that went well; else the number of the reason why not.
 const DONE: u32 = u32::MAX;
@@ -79,6 +80,13 @@ pub extern "C" fn parse_bare(skb: *mut __sk_buff, headers: *mut Headers) -> u32 
 pub extern "C" fn passage(skb: *mut __sk_buff, headers: *const Headers, direction: u32) -> u32 {
     let headers = argument!(headers.as_ref or Passage::Judged as u32);
     host::passage(&Skb::of(skb), headers, Direction::from_u8(direction as u8)) as u32
+}
+
+/// [`wire::parse`] at an uplink.
+#[unsafe(no_mangle)]
+pub extern "C" fn parse_early(frame: *mut xdp_md, headers: *mut Headers) -> u32 {
+    let headers = argument!(headers.as_mut or Reason::Malformed as u32);
+    returned(wire::parse(&XdpFrame::of(frame), headers))
 }
 
 /// [`fragment::complete_fragment`].

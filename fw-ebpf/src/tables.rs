@@ -74,11 +74,17 @@ pub struct Maps;
 /// Counts a frame under a reason (or another entry of [`counter`]).
 #[inline(always)]
 pub fn count(index: u32, skb: &Skb) {
+    count_frame(index, skb.segments(), skb.length());
+}
+
+/// Likewise for a frame of so many bytes, which will be cut into `segments`.
+#[inline(always)]
+pub fn count_frame(index: u32, segments: u32, bytes: u32) {
     if let Some(entry) = COUNTERS.get_ptr_mut(index) {
         // SAFETY: this CPU's own entry; programs at these hooks do not interrupt each other.
         unsafe {
-            (*entry).packets += u64::from(skb.segments());
-            (*entry).bytes += u64::from(skb.length());
+            (*entry).packets += u64::from(segments);
+            (*entry).bytes += u64::from(bytes);
         }
     }
 }

@@ -20,7 +20,7 @@ use aya::Pod;
 use aya::maps::{HashMap, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::TestRunResult;
 use fw_agent::datapath::pins::Pins;
-use fw_agent::datapath::plan::plan;
+use fw_agent::datapath::plan::{plan, plan_uplinks};
 use fw_agent::datapath::{Action, AttachMode, Bans, Hook, Kernel, Role, State, TestPlace};
 use fw_agent::image::MapImage;
 use fw_agent::policy::{NodePolicy, PortId};
@@ -52,6 +52,11 @@ const LOOPBACK: u32 = 1;
 const FIRST_INDEX: u32 = 1 << 20;
 /// Bytes of the longest frame that a test run takes.
 const LONGEST: usize = 4096;
+
+/// `XDP_DROP`.
+const XDP_DROP: u32 = 1;
+/// `XDP_PASS`.
+const XDP_PASS: u32 = 2;
 
 /// `TC_ACT_UNSPEC`: go on.
 pub const PASS: i32 = -1;
@@ -120,7 +125,10 @@ pub struct Run {
 /// Carries out an action, but for those on devices that there are not.
 pub fn apply_to_maps(kernel: &mut Kernel, action: &Action) -> Result<()> {
     match action {
-        Action::Attach { .. } | Action::Detach { .. } => Ok(()),
+        Action::Attach { .. }
+        | Action::Detach { .. }
+        | Action::AttachUplink { .. }
+        | Action::DetachUplink { .. } => Ok(()),
         Action::WriteClasses { .. }
         | Action::WritePolicy { .. }
         | Action::WriteSettings(_)
@@ -128,6 +136,8 @@ pub fn apply_to_maps(kernel: &mut Kernel, action: &Action) -> Result<()> {
         | Action::AddLocals(_)
         | Action::RemoveLocals(_)
         | Action::RemovePort { .. }
+        | Action::SetStation { .. }
+        | Action::RemoveStation { .. }
         | Action::AwaitReaders
         | Action::RemoveClasses { .. } => Ok(kernel.apply(action)?),
     }
@@ -204,7 +214,8 @@ impl TestKernel {
         self.indices = ports.map(|((id, _), index)| (*id, index)).collect();
         let plan = plan(&mut self.state, &image, &devices, |_| false);
         ensure!(plan.no_room.is_empty(), "no room for {:?}", plan.no_room);
-        for action in &plan.actions {
+        let uplinks = plan_uplinks(&mut self.state, &BTreeMap::new(), true);
+        for action in plan.actions.iter().chain(&uplinks.actions) {
             apply_to_maps(&mut self.kernel, action)?;
         }
         Ok(image)
@@ -312,6 +323,28 @@ impl TestKernel {
         };
         let kernel = &mut self.kernel;
         Ok(kernel.test_run_at(Role::Guest, hook, at, frame, answer)?)
+    }
+
+    /// Runs the XDP program on a frame: why it drops it, or nothing. By the ledger it counts a drop twice, and nothing else.
+    pub fn run_uplink(&mut self, frame: &[u8]) -> Result<Option<Reason>> {
+        let action = self.kernel.test_run_uplink(frame)?.return_value;
+        let now = self.read_counters()?;
+        let moved: Vec<(usize, u64)> = now
+            .iter()
+            .zip(&self.counted)
+            .enumerate()
+            .map(|(entry, (now, before))| (entry, now - before))
+            .filter(|(_, by)| *by > 0)
+            .collect();
+        self.counted = now;
+        let early = counter::EARLY_DROPS as usize;
+        match (action, &moved[..]) {
+            (XDP_PASS, []) => Ok(None),
+            (XDP_DROP, [(entry, 1), (other, 1)]) if *other == early => Ok(Some(
+                Reason::from_u8(*entry as u8).context("a counter without a reason")?,
+            )),
+            _ => bail!("action {action} moved these counters: {moved:?}"),
+        }
     }
 
     /// The ledger: which reason one packet was counted under since the last call, and what else was.

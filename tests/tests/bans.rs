@@ -111,11 +111,14 @@ impl Both {
     }
 }
 
+/// Bans and how many seconds they last, who is banned by them, who is not.
+type Case<'a> = (&'a [(&'a str, Option<i64>)], &'a [&'a str], &'a [&'a str]);
+
 #[test]
 fn the_longest_ban_that_lasts_decides() {
     const HOUR: Option<i64> = Some(3600);
     const OVER: Option<i64> = Some(-1);
-    let cases: &[(&[(&str, Option<i64>)], &[&str], &[&str])] = &[
+    let cases: &[Case<'_>] = &[
         (&[], &[], &["203.0.113.1", "2001:db8::1"]),
         (
             &[("203.0.113.1/32", HOUR)],

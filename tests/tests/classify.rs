@@ -18,7 +18,6 @@ use fw_common::address;
 use fw_common::classify::{Values, classify};
 use fw_common::maps::{policy as layout, traits};
 use fw_common::pipeline;
-use fw_common::tables::Tables;
 use fw_common::verdict::{Direction, NO_RULE};
 use fw_common::wire::{Address, Headers, IpVersion};
 use proptest::collection::vec;

@@ -91,7 +91,12 @@ fn programs_load_and_are_cheap_to_verify() {
     for (program, instructions) in &rows {
         println!("{program:<20} {instructions:>12}");
     }
-    assert_eq!(rows.len(), Role::ALL.len() * Hook::ALL.len());
+    let of_ports = Role::ALL.len() * Hook::ALL.len();
+    assert_eq!(
+        rows.len(),
+        of_ports + 1,
+        "the hooks of ports and the uplink"
+    );
     for (program, instructions) in rows {
         assert!(instructions > 0, "the kernel does not tell of {program}");
         assert!(

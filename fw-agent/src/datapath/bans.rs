@@ -119,7 +119,11 @@ impl Bans {
         }
     }
 
-    fn may_exist(&self) -> Result<bool, Error> {
+    /// Whether there may be bans.
+    ///
+    /// # Errors
+    /// The kernel does not tell.
+    pub fn may_exist(&self) -> Result<bool, Error> {
         let some = self.exist.get(&0, 0);
         Ok(some.map_err(failed("read", name::HAS_BANS))? != 0)
     }

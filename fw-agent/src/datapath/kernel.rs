@@ -15,7 +15,7 @@ use fw_common::limit::Bucket;
 use fw_common::maps::classes::PREFILTER_WORDS;
 use fw_common::maps::{
     ANY_VLAN, BanKey, ClassKeyV4, ClassKeyV6, Counter, FragmentKey, FragmentValue, LogKey, NO_VLAN,
-    Port, PortKey, Settings, VLAN_WORDS, capacity, counter, name,
+    Port, PortKey, Settings, Station, VLAN_WORDS, capacity, counter, name,
 };
 use fw_common::wire::Address;
 use rustix::fs::{StatFs, statfs};
@@ -26,7 +26,7 @@ use super::batch::Batch;
 use super::pins::Pins;
 use super::plan::{Action, State};
 use super::spaces::Tries;
-use super::{Error, OBJECT};
+use super::{Error, OBJECT, uplink};
 
 /// Programs and maps of one node.
 pub struct Kernel {
@@ -34,6 +34,7 @@ pub struct Kernel {
     pins: Pins,
     mode: AttachMode,
     ports: HashMap<MapData, u32, Port>,
+    stations: HashMap<MapData, u64, Station>,
     arena: Array<MapData, u64>,
     tries: Tries,
     settings: Array<MapData, Settings>,
@@ -104,7 +105,11 @@ impl Kernel {
                     source,
                 })?;
         }
+        uplink::program(&mut ebpf)?
+            .load()
+            .map_err(uplink::refused)?;
         Ok(Self {
+            stations: typed(&mut ebpf, name::STATIONS)?,
             ports: typed(&mut ebpf, name::PORTS)?,
             arena: typed(&mut ebpf, name::ARENA)?,
             tries: Tries {
@@ -176,6 +181,11 @@ impl Kernel {
         }
         let locals = self.locals.keys().collect::<Result<_, _>>();
         state.locals = locals.map_err(failed("read", name::LOCALS))?;
+        for entry in self.stations.iter() {
+            let (mac, station) = entry.map_err(failed("read", name::STATIONS))?;
+            state.stations.insert(mac, station);
+        }
+        state.inherited_uplinks = self.pins.uplinks();
         state.inherited = self.pins.devices();
         let known = devices
             .iter()
@@ -236,6 +246,15 @@ impl Kernel {
             }
             Action::Detach { device } => attach::detach(&self.pins, self.mode, device),
             Action::RemovePort { ifindex } => removed(self.ports.remove(ifindex), name::PORTS),
+            Action::SetStation { mac, station } => self
+                .stations
+                .insert(mac, station, 0)
+                .map_err(failed("write", name::STATIONS)),
+            Action::RemoveStation { mac } => removed(self.stations.remove(mac), name::STATIONS),
+            Action::AttachUplink { device, ifindex } => {
+                uplink::attach(&mut self.ebpf, &self.pins, device, *ifindex)
+            }
+            Action::DetachUplink { device } => uplink::detach(&self.pins, device),
             Action::AwaitReaders => await_readers(),
             Action::RemoveClasses { space, classes } => {
                 self.tries.remove(*space, classes.as_deref())
@@ -299,6 +318,20 @@ impl Kernel {
             })
     }
 
+    /// Runs the XDP program on a frame.
+    ///
+    /// # Errors
+    /// The kernel refuses the frame.
+    pub fn test_run_uplink(&mut self, frame: &[u8]) -> Result<TestRunResult, Error> {
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            ..TestRunOptions::default()
+        };
+        uplink::program(&mut self.ebpf)?
+            .test_run(options)
+            .map_err(uplink::refused)
+    }
+
     /// Instructions that the verifier went through for each program.
     ///
     /// # Errors
@@ -312,6 +345,11 @@ impl Kernel {
                 .map_err(|source| Error::Program { program, source })?;
             rows.push((program, info.verified_instruction_count().unwrap_or(0)));
         }
+        let info = uplink::program(&mut self.ebpf)?
+            .info()
+            .map_err(uplink::refused)?;
+        let instructions = info.verified_instruction_count().unwrap_or(0);
+        rows.push((uplink::PROGRAM, instructions));
         Ok(rows)
     }
 
@@ -367,6 +405,7 @@ fn layout(map: &str) -> Option<(u32, u32, u32)> {
         name::LOCALS => bytes::<Address, u32>(capacity::LOCALS),
         name::SYN_LIMITS => bytes::<Address, Bucket>(capacity::SYN_LIMITS),
         name::COUNTERS => bytes::<u32, Counter>(counter::ENTRIES),
+        name::STATIONS => bytes::<u64, Station>(capacity::STATIONS),
         name::BANS => bytes::<Key<BanKey>, Ban>(capacity::BANS),
         name::HAS_BANS => bytes::<u32, u32>(1),
         name::SETTINGS => bytes::<u32, Settings>(1),

@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use fw_common::ban::{Ban, V4_BITS};
+use fw_common::early::Stations;
 use fw_common::flow::{Flow, FlowKey, FlowRef};
 use fw_common::limit::Bucket;
 use fw_common::maps::{
-    ANY_VLAN, FragmentKey, FragmentValue, NO_VLAN, Port, PortKey, Settings, port_flag,
+    ANY_VLAN, FragmentKey, FragmentValue, NO_VLAN, Port, PortKey, Settings, Station, port_flag,
 };
 use fw_common::tables::{Step, Tables};
 use fw_common::wire::{Address, IpVersion};
@@ -296,6 +297,16 @@ pub(crate) fn port_value(id: PortId, port: &PortImage, places: Places, epoch: u3
         epoch,
         vlans,
         ..space.port()
+    }
+}
+
+impl Stations for &Memory {
+    fn station(&self, mac: u64) -> Option<Station> {
+        let ports = self.ports.iter().map(|(_, port)| port);
+        let stations = ports.filter(|port| port.mac == mac).map(Station::of);
+        stations.reduce(|one, other| Station {
+            flags: one.flags & other.flags,
+        })
     }
 }
 

@@ -10,7 +10,8 @@ use fw_common::limit::Bucket;
 use fw_common::maps::classes::BLACKLISTED;
 use fw_common::maps::{
     ANY_VLAN, ClassKeyV4, ClassKeyV6, Counter, FragmentKey, FragmentValue, LogKey, NO_VLAN, Port,
-    PortKey, RuleWord, SPACE_BITS, Settings, VLAN_WORDS, counter, name, policy, port_flag,
+    PortKey, RuleWord, SPACE_BITS, Settings, Station, VLAN_WORDS, counter, name, policy, port_flag,
+    station_flag,
 };
 use fw_common::verdict::{Direction, Reason};
 use fw_common::wire::{Address, IpVersion};
@@ -85,6 +86,7 @@ pub(super) fn of(pins: &Pins, map: &str) -> Result<Rows> {
         name::REJECTS => rejects(pins),
         name::LOG_LIMITS => log_limits(pins),
         name::SYN_LIMITS => syn_limits(pins),
+        name::STATIONS => stations(pins),
         name::BANS => bans(pins),
         name::HAS_BANS => has_bans(pins),
         name::SETTINGS => settings(pins),
@@ -331,6 +333,7 @@ fn counters(pins: &Pins) -> Result<Rows> {
             (counter::REJECTS_LIMITED, _) => "rejects-limited",
             (counter::LOGS_LIMITED, _) => "logs-limited",
             (counter::FLOWS_OVER_QUOTA, _) => "flows-over-quota",
+            (counter::EARLY_DROPS, _) => "early-drops",
             (_, Some(reason)) => reason.name(),
             (_, None) => "unknown",
         };
@@ -377,6 +380,17 @@ fn syn_limits(pins: &Pins) -> Result<Rows> {
         ]);
     }
     Ok(Rows::new(&["source", "empty_at_ns"], cells))
+}
+
+fn stations(pins: &Pins) -> Result<Rows> {
+    let map = pins.hash::<u64, Station>(name::STATIONS)?;
+    let mut stations: Vec<(u64, Station)> = map.iter().collect::<Result<_, MapError>>()?;
+    stations.sort_by_key(|(mac, _)| *mac);
+    let cells = stations.into_iter().map(|(number, station)| {
+        let blacklist = station.flags & station_flag::BLACKLIST != 0;
+        vec![json!(mac(number)), json!(blacklist)]
+    });
+    Ok(Rows::new(&["mac", "blacklist"], cells.collect()))
 }
 
 fn bans(pins: &Pins) -> Result<Rows> {
