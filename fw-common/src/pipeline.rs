@@ -40,10 +40,12 @@ pub fn judge<P: Packet, T: Tables>(
     headers: &mut Headers,
 ) -> Judgement {
     match try_judge(packet, tables, port, direction, headers) {
-        Ok(judgement) => judgement,
-        Err(reason) => Judgement::drop(reason),
+        Ok(judgement) | Err(judgement) => judgement,
     }
 }
+
+/// The error is a judgement too, not a reason: of two kinds of values at one place the compiler leaves bytes undefined that it believes not to
+/// matter, and the verifier refuses programs that so much as copy them.
 
 #[inline(always)]
 fn try_judge<P: Packet, T: Tables>(
@@ -52,24 +54,24 @@ fn try_judge<P: Packet, T: Tables>(
     port: &Port,
     direction: Direction,
     headers: &mut Headers,
-) -> Result<Judgement, Reason> {
+) -> Result<Judgement, Judgement> {
     packet.parse(headers)?;
     if headers.version != IpVersion::None {
         match packet.passage(direction, headers) {
             Passage::Judged => {}
             Passage::Forwarded => return Ok(Judgement::accept(Reason::Forwarded)),
             Passage::Translated => return Ok(expect_answers(tables, port, direction, headers)),
-            Passage::Martian => return Err(Reason::Martian),
+            Passage::Martian => return Err(Reason::Martian.into()),
         }
     }
     if direction == Direction::In && tables.is_banned(headers) {
-        return Err(Reason::Ban);
+        return Err(Reason::Ban.into());
     }
     if syn_limit::is_request(headers)
         && syn_limit::enters_here(packet, tables, port, direction)
         && tables.exceeds_syn_limit(headers)
     {
-        return Err(Reason::SynLimit);
+        return Err(Reason::SynLimit.into());
     }
     check_vlan(tables, port, headers)?;
     if direction == Direction::Out {
@@ -148,9 +150,9 @@ fn try_judge<P: Packet, T: Tables>(
 
 /// The judgement of a policy, given by its first word.
 #[inline(always)]
-fn classify<T: Tables>(tables: T, start: u32, values: &Values) -> Result<Judgement, Reason> {
+fn classify<T: Tables>(tables: T, start: u32, values: &Values) -> Result<Judgement, Judgement> {
     if start == 0 {
-        return Err(Reason::NoPolicy);
+        return Err(Reason::NoPolicy.into());
     }
     let word = tables.classify(start, values);
     Ok(word.ok_or(Reason::BadPolicy)?.judgement())
