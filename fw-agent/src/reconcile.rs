@@ -33,7 +33,7 @@ use crate::config::Sources;
 use crate::datapath::pins::Pins;
 use crate::datapath::{
     Action, AttachMode, Bans, Kernel, Plan, State, monotonic,
-    plan::{Present, plan_node, plan_uplinks},
+    plan::{Edge, Present, plan_node, plan_uplinks},
 };
 use crate::diagnostic::Severity;
 use crate::image::{HOST, MapImage};
@@ -211,7 +211,8 @@ impl Agent {
         if self.state_is_unknown || !self.has_bans() {
             return;
         }
-        let plan = plan_uplinks(&mut self.state, &uplinks(&self.devices), true);
+        let edge = self.edge();
+        let plan = plan_uplinks(&mut self.state, &edge);
         if plan == Plan::default() {
             return;
         }
@@ -359,12 +360,20 @@ impl Agent {
         let plan = plan_node(&mut self.state, image, present, leave);
         let sound = self.execute(&plan, devices, &mut degraded);
         if sound {
-            let bans = self.has_bans();
-            let uplinks = uplinks(&self.devices);
-            let plan = plan_uplinks(&mut self.state, &uplinks, bans);
+            let edge = self.edge();
+            let plan = plan_uplinks(&mut self.state, &edge);
             self.execute(&plan, devices, &mut degraded);
         }
         degraded
+    }
+
+    fn edge(&self) -> Edge {
+        let devices = self.devices.0.values();
+        Edge {
+            uplinks: uplinks(&self.devices),
+            macs: devices.map(|device| (device.ifindex, device.mac)).collect(),
+            bans: self.has_bans(),
+        }
     }
 
     /// Whether there are bans. If the kernel does not tell there may be: the programs look them up.

@@ -4,16 +4,18 @@
 //! optimisation: a frame is dropped here only if the hook it is on its way to would drop it, whatever its policy says else.
 //!
 //! 1. The frame is for a station: the hardware address of a port that judges what comes in. Broadcast and multicast are for many. 2. It parses as IP.
-//! 3. Its source is banned, or the blacklist holds it and the station's policy drops that without a log line.
+//! 3. To the host's own hardware address: it is for one of the host's addresses, not to be forwarded. 4. Its source is banned, or has asked for more
+//! connections than the limit lets it, or the blacklist holds it and the station's policy drops that without a log line.
 //!
 //! Invariant: the verdict of a packet is the same with and without this. Doubt goes on to the hook behind.
 
 use crate::address;
 use crate::ban::is_banned;
 use crate::maps::{Settings, Station, station_flag};
+use crate::syn_limit;
 use crate::tables::Tables;
 use crate::verdict::Reason;
-use crate::wire::{Headers, IpVersion, Packet, is_group_mac, mac48};
+use crate::wire::{Address, Headers, IpVersion, Packet, is_group_mac, mac48, protocol};
 
 /// Why a frame is dropped at once. `headers` must be [`Headers::default`].
 #[inline(always)]
@@ -30,7 +32,7 @@ pub fn early<P: Packet, T: Tables + Stations>(
     let station = tables.station(dest)?;
     let settings = tables.settings();
     let may_list = may_list(&settings, &station);
-    if !may_list && !tables.has_bans() {
+    if !may_list && settings.syn_interval == 0 && !tables.has_bans() {
         return None;
     }
     if packet.parse(headers).is_err() {
@@ -40,10 +42,22 @@ pub fn early<P: Packet, T: Tables + Stations>(
     if headers.version == IpVersion::None {
         return None;
     }
+    let is_host = station.flags & station_flag::HOST != 0;
+    if is_host && !tables.is_own(&headers.dest) {
+        return None;
+    }
     if is_banned(tables, headers.version, &headers.source) {
         return Some(Reason::Ban);
     }
+    if syn_limit::is_request(headers) && settings.syn_interval != 0 {
+        let source = syn_limit::source(headers);
+        if !tables.has_syn(&source, settings.syn_interval, settings.syn_burst) {
+            return Some(Reason::SynLimit);
+        }
+    }
+    // The host's policy accepts neighbour discovery before it asks for the blacklist.
     let listed = may_list
+        && !(is_host && is_discovery(headers))
         && address::is_blacklisted_here(tables, &settings, headers.version, &headers.source);
     listed.then_some(Reason::Blacklist)
 }
@@ -54,8 +68,22 @@ fn may_list(settings: &Settings, station: &Station) -> bool {
     station.flags & station_flag::BLACKLIST != 0 && settings.prefilter != [0; 2]
 }
 
-/// Who is behind the uplinks.
+/// Neighbour discovery and router messages of IPv6 (ICMPv6 133 to 136).
+#[inline(always)]
+fn is_discovery(headers: &Headers) -> bool {
+    headers.version == IpVersion::V6
+        && headers.protocol == protocol::ICMPV6
+        && matches!(headers.sport, 133..=136)
+}
+
+/// Who is behind the uplinks, and what is asked for there only.
 pub trait Stations {
     /// The station with a hardware address.
     fn station(&self, mac: u64) -> Option<Station>;
+
+    /// One of the host's own addresses. May miss one; must not invent any.
+    fn is_own(&self, address: &Address) -> bool;
+
+    /// Whether a source of connection requests has a token left. None is taken: the hook behind counts what gets there.
+    fn has_syn(&self, source: &Address, interval: u64, burst: u32) -> bool;
 }

@@ -265,11 +265,21 @@ pub struct Station {
 impl Station {
     /// What may be decided for a port.
     pub const fn of(port: &Port) -> Self {
-        let flags = match port.flags & port_flag::QUIET_BLACKLIST {
-            0 => 0,
-            _ => station_flag::BLACKLIST,
-        };
+        let mut flags = 0;
+        if port.flags & port_flag::QUIET_BLACKLIST != 0 {
+            flags |= station_flag::BLACKLIST;
+        }
+        if port.flags & port_flag::HOST != 0 {
+            flags |= station_flag::HOST;
+        }
         Self { flags }
+    }
+
+    /// What may be decided if two ports have one address: no more than for either.
+    pub const fn both(self, other: Self) -> Self {
+        let all = self.flags & other.flags & station_flag::BLACKLIST;
+        let any = (self.flags | other.flags) & station_flag::HOST;
+        Self { flags: all | any }
     }
 }
 
@@ -277,6 +287,8 @@ impl Station {
 pub mod station_flag {
     /// Its policy drops blacklisted sources, without a log line.
     pub const BLACKLIST: u32 = 1 << 0;
+    /// An interface of the host: what is not to one of the host's addresses may be forwarded.
+    pub const HOST: u32 = 1 << 1;
 }
 
 /// A fragmented datagram of a port.

@@ -98,6 +98,17 @@ fn count_once(index: u32) {
     }
 }
 
+/// Whether the bucket of a source of connection requests has a token.
+#[inline(always)]
+pub fn has_syn(source: &Address, interval: u64, burst: u32) -> bool {
+    let bucket = match SYN_LIMITS.get_ptr(source) {
+        // SAFETY: map values stay readable until the program ends; one word is read.
+        Some(bucket) => unsafe { *bucket },
+        None => Bucket::default(),
+    };
+    bucket.has(Maps.now(), interval, burst)
+}
+
 #[inline(always)]
 fn flow_ref<'a>(entry: Option<*mut Flow>) -> Option<FlowRef<'a>> {
     // SAFETY: map values are aligned, and stay readable until the program ends even if the entry is deleted meanwhile.

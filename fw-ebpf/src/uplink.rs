@@ -12,10 +12,10 @@ use aya_ebpf::programs::XdpContext;
 use fw_common::early::{Stations, early};
 use fw_common::maps::{Station, capacity, counter};
 use fw_common::verdict::Reason;
-use fw_common::wire::{Headers, Packet, Wire};
+use fw_common::wire::{Address, Headers, Packet, Wire};
 
-use crate::stage;
-use crate::tables::{Maps, count_frame};
+use crate::tables::{Maps, count_frame, has_syn};
+use crate::{host, stage};
 
 #[map]
 static STATIONS: HashMap<u64, Station> = HashMap::with_max_entries(capacity::STATIONS, 0);
@@ -41,6 +41,16 @@ impl Stations for Maps {
     fn station(&self, mac: u64) -> Option<Station> {
         // SAFETY: the agent replaces whole values, of one word.
         unsafe { STATIONS.get(mac) }.copied()
+    }
+
+    #[inline(always)]
+    fn is_own(&self, address: &Address) -> bool {
+        host::is_own(address)
+    }
+
+    #[inline(always)]
+    fn has_syn(&self, source: &Address, interval: u64, burst: u32) -> bool {
+        has_syn(source, interval, burst)
     }
 }
 

@@ -20,7 +20,7 @@ use aya::Pod;
 use aya::maps::{HashMap, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::TestRunResult;
 use fw_agent::datapath::pins::Pins;
-use fw_agent::datapath::plan::{plan, plan_uplinks};
+use fw_agent::datapath::plan::{Edge, plan, plan_uplinks};
 use fw_agent::datapath::{Action, AttachMode, Bans, Hook, Kernel, Role, State, TestPlace};
 use fw_agent::image::MapImage;
 use fw_agent::policy::{NodePolicy, PortId};
@@ -214,7 +214,7 @@ impl TestKernel {
         self.indices = ports.map(|((id, _), index)| (*id, index)).collect();
         let plan = plan(&mut self.state, &image, &devices, |_| false);
         ensure!(plan.no_room.is_empty(), "no room for {:?}", plan.no_room);
-        let uplinks = plan_uplinks(&mut self.state, &BTreeMap::new(), true);
+        let uplinks = plan_uplinks(&mut self.state, &Edge::default());
         for action in plan.actions.iter().chain(&uplinks.actions) {
             apply_to_maps(&mut self.kernel, action)?;
         }

@@ -10,12 +10,13 @@ use fw_agent::image::Memory;
 use fw_agent::policy::PortId;
 use fw_common::conntrack::SECOND;
 use fw_common::early::early;
+use fw_common::syn_limit::exceeds;
 use fw_common::tables::Tables;
 use fw_common::verdict::{Direction, Reason};
-use fw_common::wire::Headers;
+use fw_common::wire::{Headers, Packet};
 use ipnet::IpNet;
 use tapwall_tests::frame::{Body, Datagram, Frame, Transport};
-use tapwall_tests::kernel::{SHOT, TestKernel};
+use tapwall_tests::kernel::{PASS, SHOT, TestKernel};
 use tapwall_tests::tree::{ConfigTree, NODE, facts};
 
 const VM: PortId = PortId { vmid: 100, net: 0 };
@@ -28,12 +29,23 @@ const EXCEPTED: [&str; 2] = ["198.51.100.8", "2001:db8:bad::8"];
 const BANNED: [&str; 2] = ["203.0.113.7", "2001:db8:b::7"];
 const FREE: [&str; 2] = ["203.0.113.8", "2001:db8::8"];
 
-/// Guests that accept everything; blacklisted sources are logged at this level.
+/// Index of the uplink; no port has it.
+const UPLINK: u32 = 1 << 21;
+
+/// Requests of one source at once.
+const BURST: usize = 4;
+
+/// Guests that accept everything, with the least limit of requests there is; blacklisted sources are logged at this level.
 fn compiled(log_level: &str) -> Compiled {
     let tree = ConfigTree::with_demo_guests().unwrap();
     let cluster = "[OPTIONS]\nenable: 1\n[IPSET blacklist]\n198.51.100.0/24\n!198.51.100.8\n2001:db8:bad::/48\n!2001:db8:bad::8\n";
     tree.write("firewall/cluster.fw", cluster).unwrap();
-    let host = format!("[OPTIONS]\nlog_level_in: {log_level}\n");
+    let nic = "net0: virtio=BC:24:11:00:01:00,bridge=vmbr0,firewall=1,trunks=7;8\n";
+    tree.write(&format!("nodes/{NODE}/qemu-server/100.conf"), nic)
+        .unwrap();
+    let host = format!(
+        "[OPTIONS]\nlog_level_in: {log_level}\nprotection_synflood: 1\nprotection_synflood_rate: 1\nprotection_synflood_burst: {BURST}\n"
+    );
     tree.write(&format!("nodes/{NODE}/host.fw"), &host).unwrap();
     let text = "[OPTIONS]\nenable: 1\npolicy_in: ACCEPT\n";
     tree.write_firewall(VM.vmid, text).unwrap();
@@ -106,7 +118,8 @@ impl Both {
         let expect = early(&frame, &self.memory, &mut headers);
         assert_eq!(self.kernel.run_uplink(frame).unwrap(), expect, "kernel");
         if let Some(reason) = expect {
-            let behind = self.kernel.run(VM, Direction::In, frame).unwrap();
+            let behind = self.kernel.run_from(VM, Direction::In, frame, UPLINK);
+            let behind = behind.unwrap();
             assert_eq!((behind.action, behind.reason), (SHOT, reason), "behind");
         }
         expect
@@ -133,6 +146,27 @@ fn who_is_dropped_early() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn requests_beyond_the_limit_are_dropped_early_and_counted_once() {
+    for source in FREE {
+        let mut both = Both::new("nolog");
+        let request = frame(MAC, source, &[], 6);
+        for number in 0..BURST {
+            // However often it is looked at here, what counts is what gets to the hook behind.
+            for _ in 0..3 {
+                assert_eq!(both.early(&request), None, "{source}, request {number}");
+            }
+            let mut headers = Headers::default();
+            (&request[..]).parse(&mut headers).unwrap();
+            assert!(!exceeds(&both.memory, &headers));
+            let behind = both.kernel.run_from(VM, Direction::In, &request, UPLINK);
+            assert_eq!(behind.unwrap().action, PASS, "{source}, request {number}");
+        }
+        assert_eq!(both.early(&request), Some(Reason::SynLimit), "{source}");
+        assert_eq!(both.early(&frame(MAC, source, &[], 17)), None, "{source}");
     }
 }
 

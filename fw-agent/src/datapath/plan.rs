@@ -30,7 +30,7 @@ use crate::image::{
 use crate::inventory::host_devices::HostDevice;
 use crate::policy::{GuestKind, PortId};
 
-pub use uplinks::plan_uplinks;
+pub use uplinks::{Edge, plan_uplinks};
 
 /// One step of a [`Plan`].
 #[derive(Clone, Debug, PartialEq, Eq)]

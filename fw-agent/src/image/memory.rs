@@ -304,9 +304,18 @@ impl Stations for &Memory {
     fn station(&self, mac: u64) -> Option<Station> {
         let ports = self.ports.iter().map(|(_, port)| port);
         let stations = ports.filter(|port| port.mac == mac).map(Station::of);
-        stations.reduce(|one, other| Station {
-            flags: one.flags & other.flags,
-        })
+        stations.reduce(Station::both)
+    }
+
+    /// Of the host there are no hardware addresses here, and so no stations.
+    fn is_own(&self, _address: &Address) -> bool {
+        false
+    }
+
+    fn has_syn(&self, source: &Address, interval: u64, burst: u32) -> bool {
+        let limits = self.syn_limits.borrow();
+        let bucket = limits.get(source).copied().unwrap_or_default();
+        bucket.has(self.now.get(), interval, burst)
     }
 }
 

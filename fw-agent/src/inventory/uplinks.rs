@@ -50,6 +50,7 @@ mod tests {
         let device = |layer, kind: &str| Device {
             ifindex: 1,
             master: None,
+            mac: 0,
             layer,
             kind: kind.to_owned(),
         };

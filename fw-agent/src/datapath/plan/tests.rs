@@ -201,6 +201,14 @@ fn without_room_for_a_prefilter_every_address_is_looked_up() {
     assert_eq!(state.ports[&7].prefilter, [NO_PREFILTER, 0]);
 }
 
+fn edge(uplinks: &BTreeMap<String, u32>, bans: bool) -> Edge {
+    Edge {
+        uplinks: uplinks.clone(),
+        bans,
+        ..Edge::default()
+    }
+}
+
 #[test]
 fn an_uplink_gets_its_program_when_there_is_something_to_drop_early() {
     let eno1 = BTreeMap::from([("eno1".to_owned(), 2)]);
@@ -208,7 +216,7 @@ fn an_uplink_gets_its_program_when_there_is_something_to_drop_early() {
     let mut state = State::default();
     let mut step = |image: &MapImage, uplinks: &BTreeMap<String, u32>, bans| {
         plan(&mut state, image, &devices(7), |_| false);
-        words(&plan_uplinks(&mut state, uplinks, bans))
+        words(&plan_uplinks(&mut state, &edge(uplinks, bans)))
     };
     let (plain, listed) = (image(CLUSTER, &guest("")), image(&listed, &guest("")));
     let quiet = ["station bc2411000001 0"];
@@ -240,14 +248,14 @@ fn an_uplink_that_refuses_is_tried_again_only_when_it_is_another() {
     plan(&mut state, &image(&listed, &guest("")), &devices(7), |_| {
         false
     });
-    let first = words(&plan_uplinks(&mut state, &uplinks(2), false));
+    let first = words(&plan_uplinks(&mut state, &edge(&uplinks(2), false)));
     assert_eq!(first, ["station bc2411000001 1", "attach uplink eno1 2"]);
     state.refused_uplink("eno1", "no".to_owned());
     assert_eq!(
-        plan_uplinks(&mut state, &uplinks(2), false),
+        plan_uplinks(&mut state, &edge(&uplinks(2), false)),
         Plan::default()
     );
-    let other = words(&plan_uplinks(&mut state, &uplinks(3), false));
+    let other = words(&plan_uplinks(&mut state, &edge(&uplinks(3), false)));
     assert_eq!(other, ["attach uplink eno1 3"]);
 }
 
@@ -262,7 +270,7 @@ fn ports_that_share_an_address_are_dropped_early_only_for_what_both_drop() {
     other.flags = 0;
     state.ports.insert(8, other);
     // Not attached: nobody's yet.
-    let words_of = |state: &mut State| words(&plan_uplinks(state, &BTreeMap::new(), false));
+    let words_of = |state: &mut State| words(&plan_uplinks(state, &Edge::default()));
     assert_eq!(words_of(&mut state), ["station bc2411000001 1"]);
     state.attached.insert("tap101i0".to_owned(), 8);
     assert_eq!(words_of(&mut state), ["station bc2411000001 0"]);
@@ -303,12 +311,12 @@ fn guards_and_vlans_are_in_place_before_the_port_refers_to_them() {
         image(CLUSTER, &guest)
     };
     let first = [
-        "settings",
         "classes 0",
         "policy",
         "policy",
         "policy",
         "policy",
+        "settings",
         "port 7 epoch 1",
         "attach tap100i0 7",
     ];

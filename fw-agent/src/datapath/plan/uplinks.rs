@@ -11,15 +11,26 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fw_common::maps::{Station, station_flag};
+use fw_common::maps::{Station, port_flag, station_flag};
 use fw_common::wire::is_group_mac;
 
 use super::{Action, Plan, State};
 
-/// Plans the uplinks. `devices`: those that stand for wires (name → interface index). `bans`: there are bans.
-pub fn plan_uplinks(state: &mut State, devices: &BTreeMap<String, u32>, bans: bool) -> Plan {
+/// What there is at the edge of the node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Edge {
+    /// Devices that stand for wires: name and interface index.
+    pub uplinks: BTreeMap<String, u32>,
+    /// Hardware addresses of devices by interface index, as numbers; for those of the host's interfaces.
+    pub macs: BTreeMap<u32, u64>,
+    /// There may be bans.
+    pub bans: bool,
+}
+
+/// Plans the uplinks.
+pub fn plan_uplinks(state: &mut State, edge: &Edge) -> Plan {
     let mut plan = Plan::default();
-    let stations = stations(state);
+    let stations = stations(state, edge);
     let gone: Vec<u64> = state
         .stations
         .keys()
@@ -42,10 +53,13 @@ pub fn plan_uplinks(state: &mut State, devices: &BTreeMap<String, u32>, bans: bo
     let listed = stations
         .values()
         .any(|station| station.flags & station_flag::BLACKLIST != 0);
+    let limited = state
+        .settings
+        .is_some_and(|settings| settings.syn_interval != 0);
     let in_use = !state.uplinks.is_empty() || !state.inherited_uplinks.is_empty();
-    let wanted = !stations.is_empty() && (listed || bans || in_use);
+    let wanted = !stations.is_empty() && (listed || limited || edge.bans || in_use);
     let none = BTreeMap::new();
-    let wanted = if wanted { devices } else { &none };
+    let wanted = if wanted { &edge.uplinks } else { &none };
     state
         .refused_uplinks
         .retain(|device, (ifindex, _)| wanted.get(device) == Some(ifindex));
@@ -78,17 +92,21 @@ pub fn plan_uplinks(state: &mut State, devices: &BTreeMap<String, u32>, bans: bo
 }
 
 /// The stations behind the uplinks: hardware addresses of attached ports. Of ports that share one, what all of them do.
-fn stations(state: &State) -> BTreeMap<u64, Station> {
+fn stations(state: &State, edge: &Edge) -> BTreeMap<u64, Station> {
     let attached: BTreeSet<u32> = state.attached.values().copied().collect();
     let mut stations: BTreeMap<u64, Station> = BTreeMap::new();
     for (ifindex, port) in &state.ports {
-        if port.mac == 0 || is_group_mac(port.mac) || !attached.contains(ifindex) {
+        let mac = match port.flags & port_flag::HOST {
+            0 => port.mac,
+            _ => edge.macs.get(ifindex).copied().unwrap_or(0),
+        };
+        if mac == 0 || is_group_mac(mac) || !attached.contains(ifindex) {
             continue;
         }
         let station = Station::of(port);
         stations
-            .entry(port.mac)
-            .and_modify(|known| known.flags &= station.flags)
+            .entry(mac)
+            .and_modify(|known| *known = known.both(station))
             .or_insert(station);
     }
     stations
