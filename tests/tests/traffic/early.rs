@@ -7,9 +7,10 @@ use fw_agent::datapath::Bans;
 use fw_agent::datapath::pins::Pins;
 use fw_common::maps::ABI;
 use tapwall_tests::netns;
-use tapwall_tests::node::{STRANGER_V4, STRANGER_V6};
+use tapwall_tests::node::{STRANGER_V4, STRANGER_V6, Station};
 use tapwall_tests::probe::Answer::{Answered, Silent};
 use tapwall_tests::probe::{Session, TIMEOUT, TcpServer, UdpServer, connect, exchange, ping};
+use tapwall_tests::tree::NODE;
 
 use crate::bed::{Bed, both};
 
@@ -24,11 +25,17 @@ fn counters<const N: usize>(bed: &Bed, names: [&str; N]) -> Result<[u64; N]> {
     Ok(names.map(|name| packets[name]))
 }
 
-/// What each source gets from each guest by each kind of probe, in a fixed order.
+/// Both guests and the host.
+fn places(bed: &Bed) -> [&Station; 3] {
+    let [vm, container] = bed.guests();
+    [vm, container, &bed.node.host]
+}
+
+/// What each source gets from each place by each kind of probe, in a fixed order.
 fn answers(bed: &Bed) -> Vec<(String, tapwall_tests::probe::Answer)> {
     let outside = &bed.node.outside;
     let mut seen = Vec::new();
-    for guest in bed.guests() {
+    for guest in places(bed) {
         for (to, own, stranger) in [
             (both(guest, 80)[0], outside.v4(), STRANGER_V4),
             (both(guest, 80)[1], outside.v6(), STRANGER_V6),
@@ -52,14 +59,17 @@ fn answers(bed: &Bed) -> Vec<(String, tapwall_tests::probe::Answer)> {
 fn blacklisted_and_banned_sources_get_the_same_with_and_without_it() {
     let rules = "IN ACCEPT -p tcp -dport 80\nIN ACCEPT -p udp -dport 80\nIN Ping(ACCEPT)\n";
     let bed = Bed::new(rules).unwrap();
-    let places = bed
-        .guests()
+    let host = format!("[RULES]\n{rules}");
+    bed.agent
+        .after(|| bed.tree.write(&format!("nodes/{NODE}/host.fw"), &host))
+        .unwrap();
+    let places = places(&bed)
         .into_iter()
-        .flat_map(|guest| both(guest, 80).map(|to| (guest, to)));
+        .flat_map(|place| both(place, 80).map(|to| (place, to)));
     let _servers: Vec<_> = places
-        .map(|(guest, to)| {
-            let tcp = TcpServer::start(&guest.namespace, to).unwrap();
-            (tcp, UdpServer::start(&guest.namespace, to).unwrap())
+        .map(|(place, to)| {
+            let tcp = TcpServer::start(&place.namespace, to).unwrap();
+            (tcp, UdpServer::start(&place.namespace, to).unwrap())
         })
         .collect();
     let before = answers(&bed);
@@ -96,7 +106,8 @@ fn blacklisted_and_banned_sources_get_the_same_with_and_without_it() {
     let with = counters(&bed, NAMES).unwrap();
     let [listed, banned, early] = with;
     assert!(listed > 0 && banned > 0, "{with:?}");
-    assert_eq!(early, listed + banned, "{with:?}");
+    // Questions for neighbours go to groups, and are left to the hooks behind.
+    assert!(early > 0 && early <= listed + banned, "{with:?}");
 
     // Large frames of a source that is not concerned pass the program.
     let to = bed.node.vm.v4_port(80);

@@ -241,6 +241,31 @@ fn an_uplink_gets_its_program_when_there_is_something_to_drop_early() {
 }
 
 #[test]
+fn an_interface_of_the_host_is_a_station_by_the_address_of_its_device() {
+    let listed = format!("{CLUSTER}[IPSET blacklist]\n198.51.100.0/24\n");
+    let mut state = State::default();
+    plan(&mut state, &image(&listed, &guest("")), &devices(7), |_| {
+        false
+    });
+    let mut host = state.ports[&7];
+    host.flags |= port_flag::HOST;
+    host.mac = 0;
+    state.ports.insert(8, host);
+    state.ports.insert(9, host);
+    state.attached.insert("vmbr0".to_owned(), 8);
+    state.attached.insert("wg0".to_owned(), 9);
+    let at = |macs: &[(u32, u64)]| Edge {
+        macs: macs.iter().copied().collect(),
+        ..Edge::default()
+    };
+    let first = words(&plan_uplinks(&mut state, &at(&[(8, 0x02_00), (9, 0)])));
+    assert_eq!(first, ["station 200 3", "station bc2411000001 1"]);
+    // With the guest's address it is only dropped what both drop, and is not forwarded.
+    let same = words(&plan_uplinks(&mut state, &at(&[(8, 0xbc24_1100_0001)])));
+    assert_eq!(same, ["forget station 200", "station bc2411000001 3"]);
+}
+
+#[test]
 fn an_uplink_that_refuses_is_tried_again_only_when_it_is_another() {
     let uplinks = |ifindex| BTreeMap::from([("eno1".to_owned(), ifindex)]);
     let listed = format!("{CLUSTER}[IPSET blacklist]\n198.51.100.0/24\n");
