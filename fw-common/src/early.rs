@@ -4,8 +4,8 @@
 //! optimisation: a frame is dropped here only if the hook it is on its way to would drop it, whatever its policy says else.
 //!
 //! 1. The frame is for a station: the hardware address of a port that judges what comes in. Broadcast and multicast are for many. 2. It parses as IP.
-//! 3. To the host's own hardware address: it is for one of the host's addresses, not to be forwarded. 4. Its source is banned, or has asked for more
-//! connections than the limit lets it, or the blacklist holds it and the station's policy drops that without a log line.
+//! 3. To the host's own hardware address: it is for one of the host's addresses, not to be forwarded. 4. Its source is banned, or has asked for
+//!    more connections than the limit lets it, or the blacklist holds it and the station's policy drops that without a log line.
 //!
 //! Invariant: the verdict of a packet is the same with and without this. Doubt goes on to the hook behind.
 

@@ -46,7 +46,6 @@ pub fn judge<P: Packet, T: Tables>(
 
 /// The error is a judgement too, not a reason: of two kinds of values at one place the compiler leaves bytes undefined that it believes not to
 /// matter, and the verifier refuses programs that so much as copy them.
-
 #[inline(always)]
 fn try_judge<P: Packet, T: Tables>(
     packet: &P,
