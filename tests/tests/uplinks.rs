@@ -1,6 +1,7 @@
 //! Early drop at uplinks: only what the hook behind drops too, for the same reason, in memory and in the kernel alike.
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use fw_agent::compile::{Compiled, compile};
@@ -17,6 +18,7 @@ use fw_common::wire::{Headers, Packet};
 use ipnet::IpNet;
 use tapwall_tests::frame::{Body, Datagram, Frame, Transport};
 use tapwall_tests::kernel::{PASS, SHOT, TestKernel};
+use tapwall_tests::shuffle::{End, Shuffle};
 use tapwall_tests::tree::{ConfigTree, NODE, facts};
 
 const VM: PortId = PortId { vmid: 100, net: 0 };
@@ -32,20 +34,21 @@ const FREE: [&str; 2] = ["203.0.113.8", "2001:db8::8"];
 /// Index of the uplink; no port has it.
 const UPLINK: u32 = 1 << 21;
 
+/// The least limit of connection requests there is.
+const LIMIT: &str =
+    "protection_synflood: 1\nprotection_synflood_rate: 1\nprotection_synflood_burst: 4";
 /// Requests of one source at once.
 const BURST: usize = 4;
 
-/// Guests that accept everything, with the least limit of requests there is; blacklisted sources are logged at this level.
-fn compiled(log_level: &str) -> Compiled {
+/// Guests that accept everything, on a host with these options.
+fn compiled(options: &str) -> Compiled {
     let tree = ConfigTree::with_demo_guests().unwrap();
     let cluster = "[OPTIONS]\nenable: 1\n[IPSET blacklist]\n198.51.100.0/24\n!198.51.100.8\n2001:db8:bad::/48\n!2001:db8:bad::8\n";
     tree.write("firewall/cluster.fw", cluster).unwrap();
     let nic = "net0: virtio=BC:24:11:00:01:00,bridge=vmbr0,firewall=1,trunks=7;8\n";
     tree.write(&format!("nodes/{NODE}/qemu-server/100.conf"), nic)
         .unwrap();
-    let host = format!(
-        "[OPTIONS]\nlog_level_in: {log_level}\nprotection_synflood: 1\nprotection_synflood_rate: 1\nprotection_synflood_burst: {BURST}\n"
-    );
+    let host = format!("[OPTIONS]\n{options}\n");
     tree.write(&format!("nodes/{NODE}/host.fw"), &host).unwrap();
     let text = "[OPTIONS]\nenable: 1\npolicy_in: ACCEPT\n";
     tree.write_firewall(VM.vmid, text).unwrap();
@@ -98,8 +101,8 @@ struct Both {
 }
 
 impl Both {
-    fn new(log_level: &str) -> Self {
-        let compiled = compiled(log_level);
+    fn new(options: &str) -> Self {
+        let compiled = compiled(options);
         let mut kernel = TestKernel::new().unwrap();
         kernel.load_as_is(&compiled.policy).unwrap();
         let memory = Memory::new(&compiled.image);
@@ -112,11 +115,17 @@ impl Both {
         Self { memory, kernel }
     }
 
-    /// What both say; and the hook behind says the same of what is dropped.
-    fn early(&mut self, frame: &[u8]) -> Option<Reason> {
+    /// What both say.
+    fn both(&mut self, frame: &[u8]) -> Option<Reason> {
         let mut headers = Headers::default();
         let expect = early(&frame, &self.memory, &mut headers);
         assert_eq!(self.kernel.run_uplink(frame).unwrap(), expect, "kernel");
+        expect
+    }
+
+    /// What both say; and the hook behind says the same of what is dropped.
+    fn early(&mut self, frame: &[u8]) -> Option<Reason> {
+        let expect = self.both(frame);
         if let Some(reason) = expect {
             let behind = self.kernel.run_from(VM, Direction::In, frame, UPLINK);
             let behind = behind.unwrap();
@@ -128,7 +137,7 @@ impl Both {
 
 #[test]
 fn who_is_dropped_early() {
-    let mut both = Both::new("nolog");
+    let mut both = Both::new("");
     for v6 in [0, 1] {
         for protocol in [6, 17, 58] {
             for tags in [&[][..], &[7], &[7, 8]] {
@@ -152,7 +161,7 @@ fn who_is_dropped_early() {
 #[test]
 fn requests_beyond_the_limit_are_dropped_early_and_counted_once() {
     for source in FREE {
-        let mut both = Both::new("nolog");
+        let mut both = Both::new(LIMIT);
         let request = frame(MAC, source, &[], 6);
         for number in 0..BURST {
             // However often it is looked at here, what counts is what gets to the hook behind.
@@ -171,8 +180,44 @@ fn requests_beyond_the_limit_are_dropped_early_and_counted_once() {
 }
 
 #[test]
+fn whatever_is_dropped_early_is_dropped_behind() {
+    let mut both = Both::new("");
+    let addresses = |texts: &[&str]| -> Vec<IpAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    };
+    let end = End {
+        port: VM,
+        mac: MAC,
+        addresses: addresses(&["192.0.2.100", "2001:db8:1::100"]),
+    };
+    let others = [LISTED, EXCEPTED, BANNED, FREE].concat();
+    let mut shuffle = Shuffle::new(vec![end], addresses(&others), 7);
+    let mut dropped = HashMap::new();
+    for number in 0..20_000 {
+        let step = shuffle.step();
+        if step.direction == Direction::Out {
+            continue;
+        }
+        if let Some(reason) = both.both(&step.frame) {
+            *dropped.entry(reason).or_insert(0) += 1;
+            let behind = both.kernel.run_from(VM, Direction::In, &step.frame, UPLINK);
+            let behind = behind.unwrap();
+            assert_eq!(
+                behind.action, SHOT,
+                "frame {number}, {reason:?}: {behind:?}"
+            );
+        }
+    }
+    let often = |reason| dropped.get(&reason).is_some_and(|count| *count > 100);
+    assert!(
+        often(Reason::Ban) && often(Reason::Blacklist),
+        "{dropped:?}"
+    );
+}
+
+#[test]
 fn what_is_logged_is_left_to_the_hook_that_logs_it() {
-    let mut both = Both::new("info");
+    let mut both = Both::new("log_level_in: info");
     for v6 in [0, 1] {
         assert_eq!(both.early(&frame(MAC, LISTED[v6], &[], 17)), None);
         let banned = both.early(&frame(MAC, BANNED[v6], &[], 17));
@@ -182,7 +227,7 @@ fn what_is_logged_is_left_to_the_hook_that_logs_it() {
 
 #[test]
 fn what_does_not_parse_is_left_to_the_hook_behind() {
-    let mut both = Both::new("nolog");
+    let mut both = Both::new("");
     for source in LISTED.into_iter().chain(BANNED) {
         let whole = frame(MAC, source, &[], 17);
         let three_tags = frame(MAC, source, &[7, 8, 9], 17);
