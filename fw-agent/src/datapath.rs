@@ -9,6 +9,7 @@
 
 mod arena;
 mod attach;
+mod bans;
 pub mod batch;
 mod clsact;
 mod kernel;
@@ -18,8 +19,10 @@ pub mod plan;
 mod slots;
 mod spaces;
 pub mod sweep;
+mod uplink;
 
 pub use attach::{AttachMode, Hook, Role};
+pub use bans::Bans;
 pub use kernel::{Kernel, TestPlace, missing_privilege};
 pub use plan::{Action, Plan, State};
 
@@ -28,6 +31,7 @@ use std::path::PathBuf;
 use aya::programs::ProgramError;
 use aya::programs::tc::TcError;
 use fw_common::maps::{Port, name};
+use rustix::time::{ClockId, clock_gettime};
 
 /// The kernel programs, as built by `cargo xtask build`.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TAPWALL_BPF_OBJECT"));
@@ -186,6 +190,12 @@ pub enum Error {
     },
 }
 
+/// Now, in nanoseconds of the clock that the programs go by.
+pub fn monotonic() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
 /// Takes every program of ours off every device and removes all pins: nothing is filtered any more.
 ///
 /// # Errors
@@ -206,6 +216,9 @@ pub fn detach_all(pins: &pins::Pins, mode: AttachMode) -> Result<(), Error> {
     }
     for device in devices {
         attach::detach(pins, mode, &device)?;
+    }
+    for device in pins.uplinks() {
+        uplink::detach(pins, &device)?;
     }
     pins.remove_all()
 }

@@ -27,7 +27,7 @@ use fw_common::verdict::{Direction, Reason};
 
 pub use books::{Books, Counted, Logged};
 pub use classes::{ClassSpace, Classes};
-pub use memory::Memory;
+pub use memory::{Memory, ban_prefix};
 pub(crate) use memory::{PlacedSpace, Places, port_value};
 pub use rules::{RuleInfo, RuleTable};
 pub use vectors::PolicyError;
@@ -155,9 +155,7 @@ impl MapImage {
             };
             let guard = guard.flatten().map(|[index]| index);
             let mut built = port_image(port, policies, guard);
-            if image.space.has_blacklist && drops_blacklisted(&port.inbound) {
-                built.flags |= port_flag::BLACKLIST;
-            }
+            built.flags |= image.blacklist_flags(&port.inbound);
             image.ports.insert(port.port, built);
         }
         if let Some(host) = &node.host {
@@ -190,15 +188,23 @@ impl MapImage {
         let interfaces = host.interfaces().into_iter();
         let interfaces = interfaces.map(|name| place(&name).map(|indices| (name, indices)));
         let interfaces = interfaces.collect::<Option<_>>()?;
-        let flags = match self.space.has_blacklist && drops_blacklisted(&host.inbound) {
-            true => port_flag::BLACKLIST,
-            false => 0,
-        };
+        let flags = self.blacklist_flags(&host.inbound);
         Some(HostImage {
             interfaces,
             elsewhere,
             flags,
         })
+    }
+
+    /// What a port's flags say of the blacklist's rule in its policy for what comes in.
+    fn blacklist_flags(&self, policy: &Policy) -> u16 {
+        let mut rules = policy.rules.iter();
+        let rule = rules.find(|rule| rule.reason == Reason::Blacklist);
+        match rule.filter(|_| self.space.has_blacklist) {
+            None => 0,
+            Some(rule) if rule.log.is_some() => port_flag::BLACKLIST,
+            Some(_) => port_flag::BLACKLIST | port_flag::QUIET_BLACKLIST,
+        }
     }
 
     /// Builds policies; answers their indices, or none if one cannot be built.
@@ -238,12 +244,6 @@ pub fn directions(port: &PortPolicy) -> [(Direction, &Policy); 2] {
         (Direction::In, &port.inbound),
         (Direction::Out, &port.outbound),
     ]
-}
-
-/// Whether a policy asks for the blacklist.
-fn drops_blacklisted(policy: &Policy) -> bool {
-    let mut rules = policy.rules.iter();
-    rules.any(|rule| rule.reason == Reason::Blacklist)
 }
 
 fn port_image(port: &PortPolicy, policies: [usize; 2], guard: Option<usize>) -> PortImage {

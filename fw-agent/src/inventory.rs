@@ -7,6 +7,7 @@ pub mod devices;
 pub mod facts;
 mod guest;
 pub mod host_devices;
+pub mod uplinks;
 mod vmlist;
 
 use std::net::IpAddr;

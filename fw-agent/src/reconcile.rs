@@ -34,15 +34,17 @@ use self::sweeper::Sweeper;
 use self::watch::FileWatch;
 use crate::compile::{Compiled, compile};
 use crate::config::Sources;
+use crate::datapath::pins::Pins;
 use crate::datapath::{
-    Action, AttachMode, Kernel, State,
-    plan::{Present, plan_node},
+    Action, AttachMode, Bans, Kernel, Plan, State, monotonic,
+    plan::{Edge, Present, plan_node, plan_uplinks},
 };
 use crate::diagnostic::Severity;
 use crate::image::{HOST, MapImage};
 use crate::inventory::devices::{self, Devices};
 use crate::inventory::facts::HostFacts;
-use crate::record::{PortRecord, Record, RunDirectory};
+use crate::inventory::uplinks::uplinks;
+use crate::record::{PortRecord, Record, RunDirectory, UplinkRecord};
 
 /// Where the agent finds and puts things.
 #[derive(Clone, Debug)]
@@ -92,6 +94,7 @@ pub async fn run(options: Options) -> Result<()> {
         .await
         .context("cannot list the host's addresses and routes")?;
     let state = kernel.recover(&present.indices())?;
+    let bans = Bans::open(&Pins::new(&options.pin_directory))?;
     let (suppressed, suppressions) = tokio::sync::mpsc::unbounded_channel();
     let (logger, names) = Logger::new(&mut kernel, options.log_file.clone(), suppressions)?;
     let logging = tokio::spawn(logger.run());
@@ -105,6 +108,7 @@ pub async fn run(options: Options) -> Result<()> {
         options,
         run_directory,
         kernel,
+        bans,
         state,
         state_is_unknown: false,
         sources: Sources::default(),
@@ -143,6 +147,7 @@ pub async fn run(options: Options) -> Result<()> {
             // Devices are listed again in any case: netlink drops messages when many come at once.
             _ = ticks.tick() => {
                 let news = std::mem::take(&mut facts_are_old) && agent.look_around(&netlink).await;
+                agent.look_after_bans();
                 files.look() || agent.is_due() || news
             }
         };
@@ -175,6 +180,7 @@ struct Agent {
     options: Options,
     run_directory: RunDirectory,
     kernel: Kernel,
+    bans: Bans,
     state: State,
     /// An action failed, and then so did reading back what the kernel holds: `state` is not to be planned from.
     state_is_unknown: bool,
@@ -199,6 +205,30 @@ impl Agent {
             crate::policy::is_enabled(enable, unix_time()) != compiled.policy.enabled
         });
         self.retry || expired
+    }
+
+    /// Removes bans that have ended, and has others dropped early. Anyone may have made them meanwhile.
+    fn look_after_bans(&mut self) {
+        match self.bans.expire(monotonic()) {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "bans have ended"),
+            Err(error) => tracing::error!("{:#}", anyhow::Error::from(error)),
+        }
+        if self.state_is_unknown || !self.has_bans() {
+            return;
+        }
+        let edge = self.edge();
+        let plan = plan_uplinks(&mut self.state, &edge);
+        if plan == Plan::default() {
+            return;
+        }
+        let mut degraded = Vec::new();
+        self.execute(&plan, &self.devices.indices(), &mut degraded);
+        self.record.degraded.extend(degraded);
+        self.record.uplinks = self.uplink_records();
+        if let Err(error) = self.run_directory.write(&self.record) {
+            tracing::error!(%error, "cannot write the record");
+        }
     }
 
     /// Asks for the host's addresses and routes; says whether they are others than before.
@@ -341,6 +371,36 @@ impl Agent {
             return degraded;
         }
         let plan = plan_node(&mut self.state, image, present, leave);
+        let sound = self.execute(&plan, devices, &mut degraded);
+        if sound {
+            let edge = self.edge();
+            let plan = plan_uplinks(&mut self.state, &edge);
+            self.execute(&plan, devices, &mut degraded);
+        }
+        degraded
+    }
+
+    fn edge(&self) -> Edge {
+        let devices = self.devices.0.values();
+        Edge {
+            uplinks: uplinks(&self.devices),
+            macs: devices.map(|device| (device.ifindex, device.mac)).collect(),
+            bans: self.has_bans(),
+        }
+    }
+
+    /// Whether there are bans. If the kernel does not tell there may be: the programs look them up.
+    fn has_bans(&self) -> bool {
+        self.bans.may_exist().unwrap_or(true)
+    }
+
+    /// Carries out a plan and adds what is not as it should be. False: what the kernel holds had to be read back.
+    fn execute(
+        &mut self,
+        plan: &Plan,
+        devices: &BTreeMap<String, u32>,
+        degraded: &mut Vec<String>,
+    ) -> bool {
         for port in &plan.no_room {
             degraded.push(format!(
                 "{}: no room for its policy; its last one stays, or it is closed",
@@ -351,6 +411,13 @@ impl Agent {
             let Err(error) = self.kernel.apply(action) else {
                 continue;
             };
+            if let Action::AttachUplink { device, .. } = action {
+                // No harm: the hooks behind it decide the same.
+                let why = format!("{:#}", anyhow::Error::from(error));
+                tracing::info!(device, "nothing is dropped early here: {why}");
+                self.state.refused_uplink(device, why);
+                continue;
+            }
             let retry = std::mem::replace(&mut self.retry, true);
             let gone = error.is_no_device();
             let error = anyhow::Error::from(error);
@@ -380,12 +447,16 @@ impl Agent {
                 | Action::RemoveLocals(_)
                 | Action::Detach { .. }
                 | Action::RemovePort { .. }
+                | Action::SetStation { .. }
+                | Action::RemoveStation { .. }
+                | Action::AttachUplink { .. }
+                | Action::DetachUplink { .. }
                 | Action::AwaitReaders
                 | Action::RemoveClasses { .. } => {
                     tracing::error!("{error:#}; reading back what the kernel holds");
                     degraded.push(format!("{error:#}"));
                     self.recover(devices);
-                    break;
+                    return false;
                 }
             }
         }
@@ -396,7 +467,7 @@ impl Agent {
                 "policy enforced"
             );
         }
-        degraded
+        true
     }
 
     /// Reads back what the kernel holds; until that works nothing is planned. Says whether it did.
@@ -413,6 +484,19 @@ impl Agent {
             }
         }
         !self.state_is_unknown
+    }
+
+    fn uplink_records(&self) -> Vec<UplinkRecord> {
+        let attached = self.state.uplinks.keys().map(|device| UplinkRecord {
+            device: device.clone(),
+            refused: None,
+        });
+        let refused = self.state.refused_uplinks.iter();
+        let refused = refused.map(|(device, (_, why))| UplinkRecord {
+            device: device.clone(),
+            refused: Some(why.clone()),
+        });
+        attached.chain(refused).collect()
     }
 
     /// Writes the record of this round.
@@ -441,6 +525,7 @@ impl Agent {
             applied_at: jiff::Timestamp::now().to_string(),
             ports: ports.collect(),
             host: self.host_record(compiled, present),
+            uplinks: self.uplink_records(),
             degraded: degraded.to_vec(),
             not_enforced: compiled.policy.not_enforced(),
             errors: count(Severity::Error),

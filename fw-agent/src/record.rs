@@ -28,6 +28,9 @@ pub struct Record {
     /// The host's interfaces under its policy.
     #[serde(default)]
     pub host: Vec<HostRecord>,
+    /// Devices at which packets are dropped before anything else looks at them, or could be.
+    #[serde(default)]
+    pub uplinks: Vec<UplinkRecord>,
     /// Scopes that are not enforced as written, and what holds in their place.
     pub degraded: Vec<String>,
     /// Policies that are resolved but that nothing enforces yet.
@@ -63,6 +66,15 @@ pub struct HostRecord {
     pub ifindex: u32,
     /// The programs are on the device.
     pub attached: bool,
+}
+
+/// One device that stands for a wire in a [`Record`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UplinkRecord {
+    /// Device name.
+    pub device: String,
+    /// Why the program is not on it; nothing is less safe for that.
+    pub refused: Option<String>,
 }
 
 /// The directory of the record and of the lock that one agent holds.

@@ -26,7 +26,7 @@ pub fn classes<T: Tables>(tables: T, port: &Port, headers: &Headers) -> [u32; 2]
 /// The class of an address in a port's policies.
 #[inline(always)]
 pub fn class<T: Tables>(tables: T, port: &Port, version: IpVersion, address: &Address) -> u32 {
-    let small = tables.class(port.space, version, address);
+    let small = tables.longest_prefix(port.space, version, address);
     let big = big_value(tables, port.big_space, port.prefilter, version, address);
     small | (big & !BLACKLISTED) << (port.class_bits & 31)
 }
@@ -76,7 +76,7 @@ fn big_value<T: Tables>(
     if word.is_some_and(|word| word >> (bit & 63) & 1 == 0) {
         return 0;
     }
-    tables.class(space, version, address)
+    tables.longest_prefix(space, version, address)
 }
 
 /// The bit of a prefilter that speaks for an address.

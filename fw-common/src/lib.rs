@@ -6,8 +6,10 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod address;
+pub mod ban;
 pub mod classify;
 pub mod conntrack;
+pub mod early;
 pub mod event;
 pub mod flow;
 pub mod fragment;

@@ -13,6 +13,13 @@ pub struct Bucket {
 pub const EPOCH: u64 = 1 << 62;
 
 impl Bucket {
+    /// Whether [`Bucket::take`] would get a token.
+    #[inline(always)]
+    pub fn has(&self, now: u64, interval: u64, burst: u32) -> bool {
+        let mut copy = *self;
+        copy.take(now, interval, burst)
+    }
+
     /// Takes a token if there is one. `now` and `interval` are nanoseconds.
     #[inline(always)]
     pub fn take(&mut self, now: u64, interval: u64, burst: u32) -> bool {

@@ -56,6 +56,13 @@ pub mod name {
     /// Array of one [`super::Settings`].
     pub const SETTINGS: &str = "SETTINGS";
 
+    /// Hash: hardware address as a number → [`super::Station`].
+    pub const STATIONS: &str = "STATIONS";
+    /// LPM trie: 128-bit address → [`crate::ban::Ban`].
+    pub const BANS: &str = "BANS";
+    /// Array of one `u32`: not 0 while [`BANS`] may have entries.
+    pub const HAS_BANS: &str = "HAS_BANS";
+
     /// LRU hash: [`super::RuleKey`] → [`crate::ledger::LogLimit`] of a rule's log lines.
     pub const LOG_LIMITS: &str = "LOG_LIMITS";
     /// LRU hash: source of connection requests (see [`crate::syn_limit`]) → its token bucket.
@@ -65,7 +72,7 @@ pub mod name {
     pub const LOCALS: &str = "LOCALS";
 
     /// All of them.
-    pub const ALL: [&str; 17] = [
+    pub const ALL: [&str; 20] = [
         PORTS,
         ARENA,
         CLASSES_V4,
@@ -79,6 +86,9 @@ pub mod name {
         RULE_COUNTERS,
         REJECTS,
         EVENTS,
+        STATIONS,
+        BANS,
+        HAS_BANS,
         LOG_LIMITS,
         SYN_LIMITS,
         LOCALS,
@@ -94,6 +104,10 @@ pub mod capacity {
     pub const ARENA: u32 = 2 << 20;
     /// Prefixes of one IP version, all class spaces together.
     pub const CLASSES: u32 = 4 << 20;
+    /// Stations.
+    pub const STATIONS: u32 = PORTS;
+    /// Bans.
+    pub const BANS: u32 = 1 << 16;
     /// Flows that both ends have taken part in (as `nf_conntrack_max` of the reference).
     pub const FLOWS: u32 = 262_144;
     /// Flows that wait for an answer.
@@ -133,8 +147,10 @@ pub mod counter {
     pub const FLOWS_OVER_QUOTA: u32 = REASONS as u32 + 4;
     /// Packets that a rule decided for whose counter there was no room.
     pub const RULES_UNCOUNTED: u32 = REASONS as u32 + 5;
+    /// Packets that were dropped at an uplink; they are counted under their reason too.
+    pub const EARLY_DROPS: u32 = REASONS as u32 + 6;
     /// Entries in all.
-    pub const ENTRIES: u32 = REASONS as u32 + 6;
+    pub const ENTRIES: u32 = REASONS as u32 + 7;
 }
 
 /// Mark of replies that a hook made itself, so that the hook they come back through knows them. Compared as a whole: guests cannot set
@@ -208,6 +224,8 @@ pub mod port_flag {
     pub const LAYER2: u16 = 1 << 3;
     /// As [`MACFILTER`], for frames that are not IP.
     pub const MACFILTER_LAYER2: u16 = 1 << 4;
+    /// As [`BLACKLIST`], and no log line tells of it.
+    pub const QUIET_BLACKLIST: u16 = 1 << 5;
 }
 
 /// Classes of addresses: which sets hold an address, as a number.
@@ -262,6 +280,46 @@ pub type ClassKeyV6 = [u32; 5];
 
 /// Bits of a class key that hold the class space.
 pub const SPACE_BITS: u32 = 32;
+
+/// Key of the LPM trie of bans: an address as in packets. Prefix lengths of IPv4 count the [`crate::ban::V4_BITS`] in front.
+pub type BanKey = [u32; 4];
+
+/// What may be decided at an uplink for the port with some hardware address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Station {
+    /// Bits of [`station_flag`].
+    pub flags: u32,
+}
+
+impl Station {
+    /// What may be decided for a port.
+    pub const fn of(port: &Port) -> Self {
+        let mut flags = 0;
+        if port.flags & port_flag::QUIET_BLACKLIST != 0 {
+            flags |= station_flag::BLACKLIST;
+        }
+        if port.flags & port_flag::HOST != 0 {
+            flags |= station_flag::HOST;
+        }
+        Self { flags }
+    }
+
+    /// What may be decided if two ports have one address: no more than for either.
+    pub const fn both(self, other: Self) -> Self {
+        let all = self.flags & other.flags & station_flag::BLACKLIST;
+        let any = (self.flags | other.flags) & station_flag::HOST;
+        Self { flags: all | any }
+    }
+}
+
+/// Switches of a [`Station`].
+pub mod station_flag {
+    /// Its policy drops blacklisted sources, without a log line.
+    pub const BLACKLIST: u32 = 1 << 0;
+    /// An interface of the host: what is not to one of the host's addresses may be forwarded.
+    pub const HOST: u32 = 1 << 1;
+}
 
 /// A fragmented datagram of a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -514,4 +572,8 @@ mod pod {
     unsafe impl aya::Pod for crate::flow::Flow {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::limit::Bucket {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::ban::Ban {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Station {}
 }

@@ -1,9 +1,9 @@
 //! One packet at one port: the whole way from bytes to verdict.
 //!
-//! 1. Parse. At interfaces of the host, what is forwarded ends here. 2. Limit connection requests. 3. Guard: checks that hold for *every* packet,
-//!    whatever flow it belongs to. 4. Fragments get the ports of their first part. 5. An address that a guest claims by neighbour discovery
-//!    must be its own. 6. Find the flow and track it; an established one ends here, and so does an error about a known one. 7. Classify against
-//!    the port's policy. 8. Accepted: commit the flow.
+//! 1. Parse. At interfaces of the host, what is forwarded ends here. 2. Of what comes in, drop whose source is banned. 3. Limit connection
+//!    requests. 4. Guard: checks that hold for *every* packet, whatever flow it belongs to. 5. Fragments get the ports of their first part.
+//! 6. An address that a guest claims by neighbour discovery must be its own. 7. Find the flow and track it; an established one ends here, and so
+//!    does an error about a known one. 8. Classify against the port's policy. 9. Accepted: commit the flow.
 //!
 //! The addresses a guest uses are checked by rules, which its policy for new flows begins with. For flows that run these rules stand alone
 //! in the port's *guard*. A flow remembers the guard that accepted its local address, so that its packets pay one comparison;
@@ -40,11 +40,12 @@ pub fn judge<P: Packet, T: Tables>(
     headers: &mut Headers,
 ) -> Judgement {
     match try_judge(packet, tables, port, direction, headers) {
-        Ok(judgement) => judgement,
-        Err(reason) => Judgement::drop(reason),
+        Ok(judgement) | Err(judgement) => judgement,
     }
 }
 
+/// The error is a judgement too, not a reason: of two kinds of values at one place the compiler leaves bytes undefined that it believes not to
+/// matter, and the verifier refuses programs that so much as copy them.
 #[inline(always)]
 fn try_judge<P: Packet, T: Tables>(
     packet: &P,
@@ -52,21 +53,24 @@ fn try_judge<P: Packet, T: Tables>(
     port: &Port,
     direction: Direction,
     headers: &mut Headers,
-) -> Result<Judgement, Reason> {
+) -> Result<Judgement, Judgement> {
     packet.parse(headers)?;
     if headers.version != IpVersion::None {
         match packet.passage(direction, headers) {
             Passage::Judged => {}
             Passage::Forwarded => return Ok(Judgement::accept(Reason::Forwarded)),
             Passage::Translated => return Ok(expect_answers(tables, port, direction, headers)),
-            Passage::Martian => return Err(Reason::Martian),
+            Passage::Martian => return Err(Reason::Martian.into()),
         }
+    }
+    if direction == Direction::In && tables.is_banned(headers) {
+        return Err(Reason::Ban.into());
     }
     if syn_limit::is_request(headers)
         && syn_limit::enters_here(packet, tables, port, direction)
         && tables.exceeds_syn_limit(headers)
     {
-        return Err(Reason::SynLimit);
+        return Err(Reason::SynLimit.into());
     }
     check_vlan(tables, port, headers)?;
     if direction == Direction::Out {
@@ -145,9 +149,9 @@ fn try_judge<P: Packet, T: Tables>(
 
 /// The judgement of a policy, given by its first word.
 #[inline(always)]
-fn classify<T: Tables>(tables: T, start: u32, values: &Values) -> Result<Judgement, Reason> {
+fn classify<T: Tables>(tables: T, start: u32, values: &Values) -> Result<Judgement, Judgement> {
     if start == 0 {
-        return Err(Reason::NoPolicy);
+        return Err(Reason::NoPolicy.into());
     }
     let word = tables.classify(start, values);
     Ok(word.ok_or(Reason::BadPolicy)?.judgement())

@@ -48,12 +48,17 @@ pub fn exceeds<T: Tables>(tables: T, headers: &Headers) -> bool {
     if settings.syn_interval == 0 {
         return false;
     }
-    let source = match headers.version {
+    !tables.take_syn(&source(headers), settings.syn_interval, settings.syn_burst)
+}
+
+/// Whom a request is counted for.
+#[inline(always)]
+pub fn source(headers: &Headers) -> Address {
+    match headers.version {
         IpVersion::V6 => {
             let [a, b, _, _] = headers.source.0;
             Address([a, b, 0, 0])
         }
         IpVersion::V4 | IpVersion::None => headers.source,
-    };
-    !tables.take_syn(&source, settings.syn_interval, settings.syn_burst)
+    }
 }

@@ -1,6 +1,7 @@
 //! What the pipeline looks up and writes down: in the kernel BPF maps, elsewhere plain memory.
 
 use crate::address;
+use crate::ban::{Ban, is_banned};
 use crate::classify::{Values, classify};
 use crate::conntrack::{CtState, Tracked};
 use crate::flow::{Flow, FlowKey, FlowRef};
@@ -21,7 +22,13 @@ pub trait Tables: Copy {
     fn word(&self, index: u32) -> Option<u64>;
 
     /// The value of an address in a class space: that of the longest prefix that holds it, or 0.
-    fn class(&self, space: u32, version: IpVersion, address: &Address) -> u32;
+    fn longest_prefix(&self, space: u32, version: IpVersion, address: &Address) -> u32;
+
+    /// Whether there may be bans at all.
+    fn has_bans(&self) -> bool;
+
+    /// The ban with the longest prefix, of `bits` bits at the most, that holds an address.
+    fn ban(&self, address: &Address, bits: u32) -> Option<Ban>;
 
     /// A flow that both ends have taken part in.
     fn flow(&self, key: &FlowKey) -> Option<FlowRef<'_>>;
@@ -105,6 +112,12 @@ pub trait Tables: Copy {
         headers: &mut Headers,
     ) -> Result<(), Reason> {
         complete_fragment(*self, port, direction, headers)
+    }
+
+    /// The stage [`is_banned`] for a packet's source.
+    #[inline(always)]
+    fn is_banned(&self, headers: &Headers) -> bool {
+        is_banned(*self, headers.version, &headers.source)
     }
 
     /// The stage [`address::classes`].

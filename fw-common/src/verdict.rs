@@ -205,6 +205,14 @@ impl Judgement {
     }
 }
 
+impl From<Reason> for Judgement {
+    /// A drop that no rule made.
+    #[inline(always)]
+    fn from(reason: Reason) -> Self {
+        Self::drop(reason)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

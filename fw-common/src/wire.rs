@@ -369,7 +369,8 @@ const fn join(first: u16, second: u16) -> u32 {
     }
 }
 
-const fn mac48(high: u16, middle: u16, low: u16) -> u64 {
+/// A hardware address of three words of a packet as a number, see [`Headers::source_mac`].
+pub(crate) const fn mac48(high: u16, middle: u16, low: u16) -> u64 {
     (u16::from_be(high) as u64) << 32
         | (u16::from_be(middle) as u64) << 16
         | u16::from_be(low) as u64

@@ -160,6 +160,15 @@ impl Here<'_> {
     }
 }
 
+/// Whether the agent says that an address is one of the host's own.
+#[inline(always)]
+pub fn is_own(address: &Address) -> bool {
+    // Kernels before 6.3 take a key from the stack, not from a stage's argument.
+    let key = black_box(*address);
+    // SAFETY: only whether there is an entry matters.
+    unsafe { LOCALS.get(key) }.is_some()
+}
+
 impl Surroundings for Here<'_> {
     #[inline(always)]
     fn quoted_dest(&self, headers: &Headers) -> Option<Address> {
@@ -173,10 +182,7 @@ impl Surroundings for Here<'_> {
 
     #[inline(always)]
     fn is_own(&self, address: &Address) -> bool {
-        // Kernels before 6.3 take a key from the stack, not from a stage's argument.
-        let key = black_box(*address);
-        // SAFETY: only whether there is an entry matters.
-        unsafe { LOCALS.get(key) }.is_some()
+        is_own(address)
     }
 
     #[inline(always)]

@@ -1,4 +1,5 @@
-//! Tapwall's kernel programs: the two TC hooks of a guest's tap or veth device, and (in [`host`]) those of the host's interfaces.
+//! Tapwall's kernel programs: the two TC hooks of a guest's tap or veth device, (in [`host`]) those of the host's interfaces, and (in
+//! [`uplink`]) the XDP hook of network cards.
 //!
 //! What a guest sends comes in at the device (hook ingress, direction Out); what it is to receive goes out of it (hook egress, direction
 //! In). Both hooks run the pipeline of `fw-common` on BPF maps, then
@@ -24,6 +25,7 @@ mod stage;
 mod tables;
 #[cfg(feature = "debug-log")]
 mod trace;
+mod uplink;
 mod usage;
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};

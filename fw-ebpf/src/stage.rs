@@ -4,8 +4,9 @@
 //! with those of the next, and their stack frames are not alive together. The price: arguments are at most five scalars or pointers, and
 //! pointers may be null as far as the verifier knows. A null (which no caller passes) is closed.
 
-use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use fw_common::address;
+use fw_common::ban;
 use fw_common::classify::{self, Values};
 use fw_common::conntrack::{self, CtState, Tracked};
 use fw_common::fragment;
@@ -23,6 +24,7 @@ use crate::host;
 use crate::log;
 use crate::skb::Skb;
 use crate::tables::Maps;
+use crate::uplink::XdpFrame;
 
 /// What a stage returns that went well; else the number of the reason why not.
 const DONE: u32 = u32::MAX;
@@ -87,6 +89,13 @@ pub extern "C" fn passage(
     host::passage(&Skb::of(skb), headers, direction, bare != 0) as u32
 }
 
+/// [`wire::parse`] at an uplink.
+#[unsafe(no_mangle)]
+pub extern "C" fn parse_early(frame: *mut xdp_md, headers: *mut Headers) -> u32 {
+    let headers = argument!(headers.as_mut or Reason::Malformed as u32);
+    returned(wire::parse(&XdpFrame::of(frame), headers))
+}
+
 /// [`fragment::complete_fragment`].
 #[unsafe(no_mangle)]
 pub extern "C" fn complete_fragment(
@@ -127,6 +136,13 @@ pub extern "C" fn related(
         direction,
         headers,
     ))
+}
+
+/// [`ban::is_banned`] for the source: 1 if it is.
+#[unsafe(no_mangle)]
+pub extern "C" fn is_banned(headers: *const Headers) -> u32 {
+    let headers = argument!(headers.as_ref or 1);
+    u32::from(ban::is_banned(Maps, headers.version, &headers.source))
 }
 
 /// [`address::classes`]; the destination's class in the upper half.

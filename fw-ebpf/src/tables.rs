@@ -6,13 +6,14 @@ use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_loop};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
+use fw_common::ban::Ban;
 use fw_common::classify::Values;
 use fw_common::conntrack::{CtState, Tracked};
 use fw_common::flow::{Flow, FlowKey, FlowRef};
 use fw_common::limit::Bucket;
 use fw_common::maps::{
-    ClassKeyV4, ClassKeyV6, FragmentKey, FragmentValue, Port, RuleWord, SPACE_BITS, Settings,
-    capacity, counter,
+    BanKey, ClassKeyV4, ClassKeyV6, FragmentKey, FragmentValue, Port, RuleWord, SPACE_BITS,
+    Settings, capacity, counter,
 };
 use fw_common::tables::{Step, Tables};
 use fw_common::verdict::{Direction, Reason};
@@ -29,6 +30,10 @@ static ARENA: Array<u64> = Array::with_max_entries(capacity::ARENA, 0);
 static CLASSES_V4: LpmTrie<ClassKeyV4, u32> = LpmTrie::with_max_entries(capacity::CLASSES, 0);
 #[map]
 static CLASSES_V6: LpmTrie<ClassKeyV6, u32> = LpmTrie::with_max_entries(capacity::CLASSES, 0);
+#[map]
+static BANS: LpmTrie<BanKey, Ban> = LpmTrie::with_max_entries(capacity::BANS, 0);
+#[map]
+static HAS_BANS: Array<u32> = Array::with_max_entries(1, 0);
 #[map]
 static FLOWS: HashMap<FlowKey, Flow> = HashMap::with_max_entries(capacity::FLOWS, 0);
 #[map]
@@ -64,6 +69,17 @@ const EXISTS: i32 = -17;
 #[derive(Clone, Copy)]
 pub struct Maps;
 
+/// Whether the bucket of a source of connection requests has a token.
+#[inline(always)]
+pub fn has_syn(source: &Address, interval: u64, burst: u32) -> bool {
+    let bucket = match SYN_LIMITS.get_ptr(source) {
+        // SAFETY: map values stay readable until the program ends; one word is read.
+        Some(bucket) => unsafe { *bucket },
+        None => Bucket::default(),
+    };
+    bucket.has(Maps.now(), interval, burst)
+}
+
 #[inline(always)]
 fn flow_ref<'a>(entry: Option<*mut Flow>) -> Option<FlowRef<'a>> {
     // SAFETY: map values are aligned, and stay readable until the program ends even if the entry is deleted meanwhile.
@@ -93,7 +109,7 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn class(&self, space: u32, version: IpVersion, address: &Address) -> u32 {
+    fn longest_prefix(&self, space: u32, version: IpVersion, address: &Address) -> u32 {
         let space = space.to_be();
         let class = match version {
             IpVersion::V4 => CLASSES_V4.get(Key::new(SPACE_BITS + 32, [space, address.0[3]])),
@@ -104,6 +120,16 @@ impl Tables for Maps {
             IpVersion::None => None,
         };
         class.copied().unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn has_bans(&self) -> bool {
+        HAS_BANS.get(0).is_none_or(|some| *some != 0)
+    }
+
+    #[inline(always)]
+    fn ban(&self, address: &Address, bits: u32) -> Option<Ban> {
+        BANS.get(Key::new(bits, address.0)).copied()
     }
 
     #[inline(always)]
@@ -242,6 +268,11 @@ impl Tables for Maps {
         headers: &mut Headers,
     ) -> Result<(), Reason> {
         stage::result(stage::complete_fragment(port, direction as u32, headers))
+    }
+
+    #[inline(always)]
+    fn is_banned(&self, headers: &Headers) -> bool {
+        self.has_bans() && stage::is_banned(headers) != 0
     }
 
     #[inline(always)]

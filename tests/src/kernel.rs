@@ -20,8 +20,8 @@ use aya::Pod;
 use aya::maps::{HashMap, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::TestRunResult;
 use fw_agent::datapath::pins::Pins;
-use fw_agent::datapath::plan::{Present, plan_node};
-use fw_agent::datapath::{Action, AttachMode, Hook, Kernel, Role, State, TestPlace};
+use fw_agent::datapath::plan::{Edge, Present, plan_node, plan_uplinks};
+use fw_agent::datapath::{Action, AttachMode, Bans, Hook, Kernel, Role, State, TestPlace};
 use fw_agent::image::MapImage;
 use fw_agent::policy::{NodePolicy, PortId};
 use fw_common::event::{EVENT_BYTES, Event};
@@ -52,6 +52,11 @@ const LOOPBACK: u32 = 1;
 const FIRST_INDEX: u32 = 1 << 20;
 /// Bytes of the longest frame that a test run takes.
 const LONGEST: usize = 4096;
+
+/// `XDP_DROP`.
+const XDP_DROP: u32 = 1;
+/// `XDP_PASS`.
+const XDP_PASS: u32 = 2;
 
 /// `TC_ACT_UNSPEC`: go on.
 pub const PASS: i32 = -1;
@@ -144,7 +149,10 @@ pub fn fill_flows(pins: &Pins) -> Result<usize> {
 /// Carries out an action, but for those on devices that there are not.
 pub fn apply_to_maps(kernel: &mut Kernel, action: &Action) -> Result<()> {
     match action {
-        Action::Attach { .. } | Action::Detach { .. } => Ok(()),
+        Action::Attach { .. }
+        | Action::Detach { .. }
+        | Action::AttachUplink { .. }
+        | Action::DetachUplink { .. } => Ok(()),
         Action::WriteClasses { .. }
         | Action::WritePolicy { .. }
         | Action::WriteSettings(_)
@@ -155,6 +163,8 @@ pub fn apply_to_maps(kernel: &mut Kernel, action: &Action) -> Result<()> {
         | Action::RemovePort { .. }
         | Action::ResizeFlows { .. }
         | Action::FetchFlows
+        | Action::SetStation { .. }
+        | Action::RemoveStation { .. }
         | Action::AwaitReaders
         | Action::RemoveClasses { .. } => Ok(kernel.apply(action)?),
     }
@@ -247,7 +257,8 @@ impl TestKernel {
         self.indices = ports.map(|((id, _), index)| (*id, index)).collect();
         let plan = plan_node(&mut self.state, &image, &present, |_| false);
         ensure!(plan.no_room.is_empty(), "no room for {:?}", plan.no_room);
-        for action in &plan.actions {
+        let uplinks = plan_uplinks(&mut self.state, &Edge::default());
+        for action in plan.actions.iter().chain(&uplinks.actions) {
             apply_to_maps(&mut self.kernel, action)?;
         }
         Ok(image)
@@ -364,6 +375,28 @@ impl TestKernel {
         })
     }
 
+    /// Runs the XDP program on a frame: why it drops it, or nothing. By the ledger it counts a drop twice, and nothing else.
+    pub fn run_uplink(&mut self, frame: &[u8]) -> Result<Option<Reason>> {
+        let action = self.kernel.test_run_uplink(frame)?.return_value;
+        let now = self.read_counters()?;
+        let moved: Vec<(usize, u64)> = now
+            .iter()
+            .zip(&self.counted)
+            .enumerate()
+            .map(|(entry, (now, before))| (entry, now - before))
+            .filter(|(_, by)| *by > 0)
+            .collect();
+        self.counted = now;
+        let early = counter::EARLY_DROPS as usize;
+        match (action, &moved[..]) {
+            (XDP_PASS, []) => Ok(None),
+            (XDP_DROP, [(entry, 1), (other, 1)]) if *other == early => Ok(Some(
+                Reason::from_u8(*entry as u8).context("a counter without a reason")?,
+            )),
+            _ => bail!("action {action} moved these counters: {moved:?}"),
+        }
+    }
+
     /// The ledger: which reason one packet was counted under since the last call, and what else was.
     fn settle(&mut self) -> Result<Settled> {
         let now = self.read_counters()?;
@@ -445,6 +478,17 @@ impl TestKernel {
             found.push(u64::from_ne_bytes(number));
         }
         Ok(found)
+    }
+
+    /// The bans.
+    pub fn bans(&self) -> Result<Bans> {
+        Ok(Bans::open(&self.directory.pins())?)
+    }
+
+    /// Whether the programs look bans up.
+    pub fn has_bans(&self) -> Result<bool> {
+        let map = self.directory.pins().array::<u32>(name::HAS_BANS)?;
+        Ok(map.get(&0, 0).context("reading a map")? != 0)
     }
 
     /// Forgets all flows, fragments and limits.

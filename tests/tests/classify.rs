@@ -14,10 +14,10 @@ use fw_agent::policy::{
     AddressSet, Family, GuestKind, Matches, NodePolicy, Policy, PortId, PortPolicy, Rule, SetEntry,
     Vlans,
 };
+use fw_common::address;
 use fw_common::classify::{Values, classify};
 use fw_common::maps::{policy as layout, traits};
 use fw_common::pipeline;
-use fw_common::tables::Tables;
 use fw_common::verdict::{Direction, NO_RULE};
 use fw_common::wire::{Address, Headers, IpVersion};
 use proptest::collection::vec;
@@ -97,7 +97,7 @@ impl Built {
             Family::V4 => (IpVersion::V4, 0),
             Family::V6 => (IpVersion::V6, layout::PROTOCOL_V6),
         };
-        let class = |address| (&self.memory).class(port.space, version, &wire_address(address));
+        let class = |address| address::class(&self.memory, port, version, &wire_address(address));
         let number = |port: Option<u16>| port.map_or(layout::NO_PORT, u32::from);
         let mut values: Values = [0; layout::FIELDS];
         values[layout::SOURCE] = class(packet.source);

@@ -40,7 +40,11 @@ pub(super) fn run(place: &Place, arguments: &Arguments) -> Result<Outcome> {
         Arguments::Dump {
             name: Some(name),
             json,
-        } => print(&mut out, &rows::of(&pins, name)?, *json)?,
+        } => print(
+            &mut out,
+            &rows::of(&pins, &name.to_ascii_uppercase())?,
+            *json,
+        )?,
         Arguments::Dump { name: None, json } => {
             let mut all = serde_json::Map::new();
             for name in name::ALL {

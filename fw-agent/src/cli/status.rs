@@ -77,6 +77,12 @@ fn print(out: &mut impl Write, status: &Status) -> std::io::Result<()> {
     for policy in &record.not_enforced {
         writeln!(out, "not enforced yet: {policy}")?;
     }
+    for uplink in &record.uplinks {
+        match &uplink.refused {
+            None => writeln!(out, "early drop at {}", uplink.device)?,
+            Some(why) => writeln!(out, "no early drop at {}: {why}", uplink.device)?,
+        }
+    }
     let mut rows = table(["guest", "NIC", "device", "state"]);
     for device in &record.host {
         let state = match device.attached {

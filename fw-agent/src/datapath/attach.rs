@@ -180,7 +180,7 @@ fn attach_tcx(
 }
 
 /// The link's device is gone (`ENOLINK`); one of that name that exists now is another.
-fn is_stale(error: &ProgramError) -> bool {
+pub(super) fn is_stale(error: &ProgramError) -> bool {
     let ProgramError::SyscallError(error) = error else {
         return false;
     };

@@ -14,13 +14,14 @@ use aya::maps::{
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use aya_log::EbpfLogger;
+use fw_common::ban::Ban;
 use fw_common::flow::{Flow, FlowKey};
 use fw_common::ledger::LogLimit;
 use fw_common::limit::Bucket;
 use fw_common::maps::classes::PREFILTER_WORDS;
 use fw_common::maps::{
-    ANY_VLAN, ClassKeyV4, ClassKeyV6, Counter, FragmentKey, FragmentValue, NO_VLAN, Port,
-    PortCounters, PortKey, RuleKey, Settings, VLAN_WORDS, capacity, counter, name,
+    ANY_VLAN, BanKey, ClassKeyV4, ClassKeyV6, Counter, FragmentKey, FragmentValue, NO_VLAN, Port,
+    PortCounters, PortKey, RuleKey, Settings, Station, VLAN_WORDS, capacity, counter, name,
 };
 use fw_common::wire::Address;
 use rustix::fs::{StatFs, statfs};
@@ -33,7 +34,7 @@ use super::batch::Batch;
 use super::pins::Pins;
 use super::plan::{Action, State};
 use super::spaces::Tries;
-use super::{Error, OBJECT};
+use super::{Error, OBJECT, uplink};
 
 /// Programs and maps of one node.
 pub struct Kernel {
@@ -41,6 +42,7 @@ pub struct Kernel {
     pins: Pins,
     mode: AttachMode,
     ports: HashMap<MapData, u32, Port>,
+    stations: HashMap<MapData, u64, Station>,
     arena: Array<MapData, u64>,
     tries: Tries,
     port_counters: PerCpuArray<MapData, PortCounters>,
@@ -89,6 +91,7 @@ impl Kernel {
         pin_all(&mut loader, &pins);
         let mut ebpf = load_programs(loader, OBJECT)?;
         Ok(Self {
+            stations: typed(&mut ebpf, name::STATIONS)?,
             ports: typed(&mut ebpf, name::PORTS)?,
             arena: typed(&mut ebpf, name::ARENA)?,
             tries: Tries {
@@ -171,6 +174,11 @@ impl Kernel {
         state.locals = locals.map_err(failed("read", name::LOCALS))?;
         state.flow_capacity = self.flow_capacity()?;
         state.fetch_flows = self.is_resizing();
+        for entry in self.stations.iter() {
+            let (mac, station) = entry.map_err(failed("read", name::STATIONS))?;
+            state.stations.insert(mac, station);
+        }
+        state.inherited_uplinks = self.pins.uplinks();
         state.inherited = self.pins.devices();
         let known = devices
             .iter()
@@ -234,6 +242,15 @@ impl Kernel {
             Action::RemovePort { ifindex } => removed(self.ports.remove(ifindex), name::PORTS),
             Action::ResizeFlows { entries } => self.begin_resize(*entries),
             Action::FetchFlows => self.end_resize(),
+            Action::SetStation { mac, station } => self
+                .stations
+                .insert(mac, station, 0)
+                .map_err(failed("write", name::STATIONS)),
+            Action::RemoveStation { mac } => removed(self.stations.remove(mac), name::STATIONS),
+            Action::AttachUplink { device, ifindex } => {
+                uplink::attach(&mut self.ebpf, &self.pins, device, *ifindex)
+            }
+            Action::DetachUplink { device } => uplink::detach(&self.pins, device),
             Action::AwaitReaders => await_readers(),
             Action::RemoveClasses { space, classes } => {
                 self.tries.remove(*space, classes.as_deref())
@@ -276,6 +293,9 @@ fn load_programs(mut loader: EbpfLoader<'_>, object: &[u8]) -> Result<Ebpf, Erro
                 source,
             })?;
     }
+    uplink::program(&mut ebpf)?
+        .load()
+        .map_err(uplink::refused)?;
     Ok(ebpf)
 }
 
@@ -332,6 +352,9 @@ fn layout(map: &str) -> Option<(u32, u32, u32)> {
         name::COUNTERS => bytes::<u32, Counter>(counter::ENTRIES),
         name::PORT_COUNTERS => bytes::<u32, PortCounters>(capacity::PORT_COUNTERS),
         name::RULE_COUNTERS => bytes::<RuleKey, Counter>(capacity::RULE_COUNTERS),
+        name::STATIONS => bytes::<u64, Station>(capacity::STATIONS),
+        name::BANS => bytes::<Key<BanKey>, Ban>(capacity::BANS),
+        name::HAS_BANS => bytes::<u32, u32>(1),
         name::SETTINGS => bytes::<u32, Settings>(1),
         _ => None,
     }
@@ -345,12 +368,12 @@ where
     T::try_from(map).map_err(failed("open", name))
 }
 
-fn failed(verb: &'static str, map: &'static str) -> impl Fn(MapError) -> Error {
+pub(super) fn failed(verb: &'static str, map: &'static str) -> impl Fn(MapError) -> Error {
     move |source| Error::Map { verb, map, source }
 }
 
 /// That an entry was not there is fine: gone is what was asked for.
-fn removed(result: Result<(), MapError>, map: &'static str) -> Result<(), Error> {
+pub(super) fn removed(result: Result<(), MapError>, map: &'static str) -> Result<(), Error> {
     match result {
         Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
         Err(MapError::SyscallError(error))

@@ -3,6 +3,7 @@
 //! ```text
 //! <pin directory>/v<ABI>/maps/<NAME>            see fw_common::maps::name
 //! <pin directory>/v<ABI>/links/<device>-<hook>  TCX links (kernel 6.6 and later)
+//! <pin directory>/v<ABI>/links/<device>-uplink  XDP links
 //! ```
 
 use std::collections::BTreeSet;
@@ -16,6 +17,9 @@ use super::{Error, Hook};
 
 /// Where the agent pins unless told otherwise.
 pub const DEFAULT: &str = "/sys/fs/bpf/tapwall";
+
+/// Last part of the name of an uplink's pin.
+const UPLINK: &str = "uplink";
 
 /// A pin directory.
 #[derive(Clone, Debug)]
@@ -62,16 +66,30 @@ impl Pins {
         self.links().join(format!("{device}-{}", hook.name()))
     }
 
-    /// Devices that have a pinned link.
+    /// Pin of an uplink's link.
+    pub(super) fn uplink(&self, device: &str) -> PathBuf {
+        self.links().join(format!("{device}-{UPLINK}"))
+    }
+
+    /// Devices that have a pinned link of a TC hook.
     pub fn devices(&self) -> BTreeSet<String> {
+        self.linked(|kind| Hook::ALL.iter().any(|hook| hook.name() == kind))
+    }
+
+    /// Devices that have a pinned link of the XDP program.
+    pub fn uplinks(&self) -> BTreeSet<String> {
+        self.linked(|kind| kind == UPLINK)
+    }
+
+    fn linked(&self, wanted: impl Fn(&str) -> bool) -> BTreeSet<String> {
         let Ok(entries) = std::fs::read_dir(self.links()) else {
             return BTreeSet::new();
         };
         entries
             .filter_map(|entry| {
                 let name = entry.ok()?.file_name().into_string().ok()?;
-                let (device, _) = name.rsplit_once('-')?;
-                Some(device.to_owned())
+                let (device, kind) = name.rsplit_once('-')?;
+                wanted(kind).then(|| device.to_owned())
             })
             .collect()
     }

@@ -17,12 +17,13 @@
 //! Invariant: no action takes away anything that a port in use still refers to. An image equal to the last one gives an empty plan.
 
 mod host;
+mod uplinks;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use fw_common::maps::classes::NO_PREFILTER;
-use fw_common::maps::{ANY_VLAN, NO_VLAN, Port, Settings, capacity, port_flag};
+use fw_common::maps::{ANY_VLAN, NO_VLAN, Port, Settings, Station, capacity, port_flag};
 use fw_common::wire::Address;
 
 use self::host::{host_ports, is_failed, note_locals};
@@ -34,6 +35,8 @@ use crate::image::{
 };
 use crate::inventory::host_devices::HostDevice;
 use crate::policy::{GuestKind, PortId};
+
+pub use uplinks::{Edge, plan_uplinks};
 
 /// One step of a [`Plan`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,6 +101,30 @@ pub enum Action {
     },
     /// Fetch what programs with the old flow table did to it before they were replaced.
     FetchFlows,
+    /// Let the uplinks know of a station.
+    SetStation {
+        /// Its hardware address.
+        mac: u64,
+        /// The value.
+        station: Station,
+    },
+    /// Let the uplinks forget a station.
+    RemoveStation {
+        /// Its hardware address.
+        mac: u64,
+    },
+    /// Attach the XDP program to an uplink, or update it there.
+    AttachUplink {
+        /// Name.
+        device: String,
+        /// Interface index.
+        ifindex: u32,
+    },
+    /// Take the XDP program off an uplink.
+    DetachUplink {
+        /// Name.
+        device: String,
+    },
     /// Wait until every program that was running has ended: it may still use what ports referred to when it began.
     AwaitReaders,
     /// Remove a class space that no port uses.
@@ -129,6 +156,14 @@ pub struct State {
     pub inherited: BTreeSet<String>,
     /// Class spaces that may have contents, with what they hold; none: what that is, is not known.
     pub spaces: BTreeMap<u32, Option<Arc<Classes>>>,
+    /// Uplinks with the XDP program attached by this agent, and their interface index.
+    pub uplinks: BTreeMap<String, u32>,
+    /// Uplinks with the program of an earlier agent.
+    pub inherited_uplinks: BTreeSet<String>,
+    /// Uplinks that do not take the program: interface index, and why not.
+    pub refused_uplinks: BTreeMap<String, (u32, String)>,
+    /// What the uplinks know of stations, by hardware address.
+    pub stations: BTreeMap<u64, Station>,
     /// Addresses of the host.
     pub locals: BTreeSet<Address>,
     /// Entries of the flow table.
@@ -154,6 +189,10 @@ impl Default for State {
             locals: BTreeSet::new(),
             flow_capacity: capacity::FLOWS,
             fetch_flows: false,
+            uplinks: BTreeMap::new(),
+            inherited_uplinks: BTreeSet::new(),
+            refused_uplinks: BTreeMap::new(),
+            stations: BTreeMap::new(),
             policies: HashMap::new(),
             arena: Arena::new(capacity::ARENA),
             slots: Slots::default(),
@@ -185,6 +224,14 @@ impl State {
     pub fn lost(&mut self, device: &str) {
         self.attached.remove(device);
         self.inherited.remove(device);
+    }
+
+    /// Notes that an uplink does not take the program, and why.
+    pub fn refused_uplink(&mut self, device: &str, why: String) {
+        if let Some(ifindex) = self.uplinks.remove(device) {
+            self.refused_uplinks
+                .insert(device.to_owned(), (ifindex, why));
+        }
     }
 }
 

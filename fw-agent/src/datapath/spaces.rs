@@ -20,7 +20,6 @@ use super::batch::Batch;
 use crate::image::Classes;
 
 /// Both tries.
-#[derive(Debug)]
 pub(super) struct Tries {
     pub(super) v4: LpmTrie<MapData, ClassKeyV4, u32>,
     pub(super) v6: LpmTrie<MapData, ClassKeyV6, u32>,

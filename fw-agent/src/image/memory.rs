@@ -6,17 +6,20 @@ use std::cell::{Cell, RefCell, UnsafeCell};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use fw_common::ban::{Ban, V4_BITS};
+use fw_common::early::Stations;
 use fw_common::flow::{Flow, FlowKey, FlowRef};
 use fw_common::ledger::{Frame, Ledger};
 use fw_common::limit::Bucket;
 use fw_common::maps::{
-    ANY_VLAN, FragmentKey, FragmentValue, NO_VLAN, Port, PortKey, Settings, counter, port_flag,
+    ANY_VLAN, FragmentKey, FragmentValue, NO_VLAN, Port, PortKey, Settings, Station, counter,
+    port_flag,
 };
 use fw_common::pipeline;
 use fw_common::tables::{Step, Tables};
 use fw_common::verdict::{Direction, Judgement};
 use fw_common::wire::{Address, Headers, IpVersion};
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 
 use super::books::{Books, Logged};
@@ -89,6 +92,8 @@ pub struct Memory {
     room: Option<usize>,
     syn_limits: RefCell<HashMap<Address, Bucket>>,
     settings: Settings,
+    /// Bans by prefix, in 128 bits.
+    bans: RefCell<BTreeMap<(u128, u32), Ban>>,
     now: Cell<u64>,
     books: Books,
 }
@@ -195,6 +200,7 @@ impl Memory {
         self.syn_limits = old.syn_limits;
         self.now = old.now;
         self.books = old.books;
+        self.bans = old.bans;
     }
 
     /// Judges a frame at a port and counts it, as the kernel programs do.
@@ -214,6 +220,18 @@ impl Memory {
     /// What was counted.
     pub fn books(&self) -> &Books {
         &self.books
+    }
+
+    /// Bans an address with its prefix until a time of [`Tables::now`]; 0: for ever.
+    pub fn ban(&self, net: IpNet, until: u64) {
+        let (address, length) = ban_prefix(net);
+        let ban = Ban {
+            until,
+            length,
+            reason: 0,
+        };
+        let mut bans = self.bans.borrow_mut();
+        bans.insert((number(&address), length), ban);
     }
 
     /// Moves the clock.
@@ -309,6 +327,42 @@ pub(crate) fn port_value(id: PortId, port: &PortImage, places: Places, epoch: u3
     }
 }
 
+impl Stations for &Memory {
+    fn station(&self, mac: u64) -> Option<Station> {
+        let ports = self.ports.iter().map(|(_, port)| port);
+        let stations = ports.filter(|port| port.mac == mac).map(Station::of);
+        stations.reduce(Station::both)
+    }
+
+    /// Of the host there are no hardware addresses here, and so no stations.
+    fn is_own(&self, _address: &Address) -> bool {
+        false
+    }
+
+    fn has_syn(&self, source: &Address, interval: u64, burst: u32) -> bool {
+        let limits = self.syn_limits.borrow();
+        let bucket = limits.get(source).copied().unwrap_or_default();
+        bucket.has(self.now.get(), interval, burst)
+    }
+}
+
+/// A prefix as bans are looked up by: its first address, and its length in bits of 128.
+pub fn ban_prefix(net: IpNet) -> (Address, u32) {
+    let length = match net {
+        IpNet::V4(_) => V4_BITS + u32::from(net.prefix_len()),
+        IpNet::V6(_) => u32::from(net.prefix_len()),
+    };
+    (net.network().into(), length)
+}
+
+/// An address as a number of 128 bits.
+fn number(address: &Address) -> u128 {
+    let words = address.0.iter();
+    words.fold(0, |number, word| {
+        number << 32 | u128::from(u32::from_be(*word))
+    })
+}
+
 impl Tables for &Memory {
     fn port(&self, ifindex: u32) -> Option<&Port> {
         let index = (ifindex as usize).checked_sub(1)?;
@@ -319,7 +373,7 @@ impl Tables for &Memory {
         self.arena.get(index as usize).copied()
     }
 
-    fn class(&self, space: u32, version: IpVersion, address: &Address) -> u32 {
+    fn longest_prefix(&self, space: u32, version: IpVersion, address: &Address) -> u32 {
         let Some(tries) = self.spaces.get(space as usize) else {
             return 0;
         };
@@ -329,15 +383,25 @@ impl Tables for &Memory {
                 tries.v4.get_lpm(&net).map(|(_, class)| *class)
             }
             IpVersion::V6 => {
-                let number = address.0.iter().fold(0, |number, word| {
-                    number << 32 | u128::from(u32::from_be(*word))
-                });
-                let net = Ipv6Net::from(std::net::Ipv6Addr::from(number));
+                let net = Ipv6Net::from(std::net::Ipv6Addr::from(number(address)));
                 tries.v6.get_lpm(&net).map(|(_, class)| *class)
             }
             IpVersion::None => None,
         };
         class.unwrap_or(0)
+    }
+
+    fn has_bans(&self) -> bool {
+        !self.bans.borrow().is_empty()
+    }
+
+    fn ban(&self, address: &Address, bits: u32) -> Option<Ban> {
+        let bans = self.bans.borrow();
+        let address = number(address);
+        (0..=bits.min(128)).rev().find_map(|length| {
+            let mask = u128::MAX.checked_shl(128 - length).unwrap_or(0);
+            bans.get(&(address & mask, length)).copied()
+        })
     }
 
     fn flow(&self, key: &FlowKey) -> Option<FlowRef<'_>> {

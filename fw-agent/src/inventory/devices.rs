@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::image::mac_number;
 use futures_util::stream::{Stream, StreamExt, TryStreamExt};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
 use rtnetlink::{Handle, MulticastGroup};
@@ -15,6 +16,8 @@ pub struct Device {
     pub ifindex: u32,
     /// Interface index of the bridge (or bond, …) it is a port of.
     pub master: Option<u32>,
+    /// Its hardware address as a number; 0 if it has none of an Ethernet device.
+    pub mac: u64,
     /// What its frames begin with.
     pub layer: Layer,
     /// Its kind, as `ip -details link` names it; empty for most hardware.
@@ -86,11 +89,14 @@ fn read(link: &LinkMessage) -> Option<(String, Device)> {
     let mut name = None;
     let mut master = None;
     let mut kind = String::new();
+    let mut mac = 0;
     for attribute in &link.attributes {
         if let LinkAttribute::IfName(text) = attribute {
             name = Some(text.clone());
         } else if let LinkAttribute::Controller(index) = attribute {
             master = Some(*index);
+        } else if let LinkAttribute::Address(bytes) = attribute {
+            mac = <[u8; 6]>::try_from(&bytes[..]).map_or(0, mac_number);
         } else if let LinkAttribute::LinkInfo(infos) = attribute {
             for info in infos {
                 if let LinkInfo::Kind(found) = info {
@@ -102,6 +108,7 @@ fn read(link: &LinkMessage) -> Option<(String, Device)> {
     let device = Device {
         ifindex: link.header.index,
         master,
+        mac,
         layer: layer(link.header.link_layer_type),
         kind,
     };

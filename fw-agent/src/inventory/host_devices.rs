@@ -124,6 +124,7 @@ mod tests {
                     let device = Device {
                         ifindex: *ifindex,
                         master: *master,
+                        mac: 0,
                         layer: *layer,
                         kind: (*kind).to_owned(),
                     };

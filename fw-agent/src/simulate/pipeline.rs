@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use fw_common::ban::Ban;
 use fw_common::conntrack::{CtState, Tracked};
 use fw_common::flow::{Flow, FlowKey, FlowRef};
 use fw_common::maps::{FragmentKey, FragmentValue, Port, Settings};
@@ -154,8 +155,16 @@ impl Tables for Forced<'_> {
         self.memory.word(index)
     }
 
-    fn class(&self, space: u32, version: IpVersion, address: &Address) -> u32 {
-        self.memory.class(space, version, address)
+    fn longest_prefix(&self, space: u32, version: IpVersion, address: &Address) -> u32 {
+        self.memory.longest_prefix(space, version, address)
+    }
+
+    fn has_bans(&self) -> bool {
+        self.memory.has_bans()
+    }
+
+    fn ban(&self, address: &Address, bits: u32) -> Option<Ban> {
+        Tables::ban(&self.memory, address, bits)
     }
 
     fn flow(&self, key: &FlowKey) -> Option<FlowRef<'_>> {

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use fw_agent::compile::Compiled;
 use fw_agent::image::{MapImage, Memory};
 use fw_agent::policy::{Family, PortId};
+use fw_common::ban::Ban;
 use fw_common::conntrack::{CtState, Tracked};
 use fw_common::flow::{Flow, FlowKey, FlowRef};
 use fw_common::maps::{FragmentKey, FragmentValue, Port, Settings};
@@ -216,8 +217,16 @@ impl Tables for Watched<'_> {
         self.tables.word(index)
     }
 
-    fn class(&self, space: u32, version: IpVersion, address: &Address) -> u32 {
-        self.tables.class(space, version, address)
+    fn longest_prefix(&self, space: u32, version: IpVersion, address: &Address) -> u32 {
+        self.tables.longest_prefix(space, version, address)
+    }
+
+    fn has_bans(&self) -> bool {
+        self.tables.has_bans()
+    }
+
+    fn ban(&self, address: &Address, bits: u32) -> Option<Ban> {
+        Tables::ban(&self.tables, address, bits)
     }
 
     fn flow(&self, key: &FlowKey) -> Option<FlowRef<'_>> {

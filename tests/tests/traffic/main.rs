@@ -6,6 +6,7 @@
 mod bed;
 mod blacklist;
 mod changes;
+mod early;
 mod errors;
 mod frames;
 mod guards;

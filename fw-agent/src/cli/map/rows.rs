@@ -12,15 +12,15 @@ use fw_common::limit::{Bucket, EPOCH};
 use fw_common::maps::classes::BLACKLISTED;
 use fw_common::maps::{
     ANY_VLAN, ClassKeyV4, ClassKeyV6, FragmentKey, FragmentValue, NO_VLAN, Port, PortKey, RuleWord,
-    SPACE_BITS, Settings, VLAN_WORDS, name, policy, port_flag,
+    SPACE_BITS, Settings, Station, VLAN_WORDS, name, policy, port_flag, station_flag,
 };
 use fw_common::verdict::Direction;
 use fw_common::wire::{Address, IpVersion};
-use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
 use crate::config::registry;
 use crate::datapath::pins::Pins;
+use crate::datapath::{Bans, monotonic};
 
 /// A map's contents.
 pub(super) struct Rows {
@@ -90,6 +90,9 @@ pub(super) fn of(pins: &Pins, map: &str) -> Result<Rows> {
         name::LOG_LIMITS => counts::log_limits(pins),
         name::SYN_LIMITS => syn_limits(pins),
         name::LOCALS => locals(pins),
+        name::STATIONS => stations(pins),
+        name::BANS => bans(pins),
+        name::HAS_BANS => has_bans(pins),
         name::SETTINGS => settings(pins),
         _ => Ok(Rows::new(&["records"], Vec::new())),
     }
@@ -235,8 +238,7 @@ fn classes(pins: &Pins, v6: bool) -> Result<Rows> {
 }
 
 fn flows(pins: &Pins, map: &'static str) -> Result<Rows> {
-    let now = clock_gettime(ClockId::Monotonic);
-    let now = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
+    let now = monotonic();
     let mut cells = Vec::new();
     for entry in pins.hash::<FlowKey, Flow>(map)?.iter() {
         let (key, flow) = entry?;
@@ -364,6 +366,40 @@ fn locals(pins: &Pins) -> Result<Rows> {
     addresses.sort_unstable();
     let cells = addresses.iter().map(|found| vec![json!(found.to_string())]);
     Ok(Rows::new(&["address"], cells.collect()))
+}
+
+fn stations(pins: &Pins) -> Result<Rows> {
+    let map = pins.hash::<u64, Station>(name::STATIONS)?;
+    let mut stations: Vec<(u64, Station)> = map.iter().collect::<Result<_, MapError>>()?;
+    stations.sort_by_key(|(mac, _)| *mac);
+    let cells = stations.into_iter().map(|(number, station)| {
+        let blacklist = station.flags & station_flag::BLACKLIST != 0;
+        vec![json!(mac(number)), json!(blacklist)]
+    });
+    Ok(Rows::new(&["mac", "blacklist"], cells.collect()))
+}
+
+fn bans(pins: &Pins) -> Result<Rows> {
+    let now = monotonic();
+    let cells = Bans::open(pins)?.list()?.into_iter().map(|(net, ban)| {
+        let left = ban.until.saturating_sub(now) / 1_000_000_000;
+        vec![
+            json!(net.to_string()),
+            json!(ban.lasts(now)),
+            match ban.until {
+                0 => Value::Null,
+                _ => json!(left),
+            },
+            json!(ban.reason),
+        ]
+    });
+    let header = &["prefix", "lasts", "seconds_left", "reason"];
+    Ok(Rows::new(header, cells.collect()))
+}
+
+fn has_bans(pins: &Pins) -> Result<Rows> {
+    let some = pins.array::<u32>(name::HAS_BANS)?.get(&0, 0)?;
+    Ok(Rows::new(&["has_bans"], vec![vec![json!(some != 0)]]))
 }
 
 fn settings(pins: &Pins) -> Result<Rows> {

@@ -3,8 +3,8 @@
 use aya::programs::{TestRun, TestRunOptions, TestRunResult};
 
 use super::Kernel;
-use crate::datapath::Error;
 use crate::datapath::attach::{self, Hook, Role};
+use crate::datapath::{Error, uplink};
 
 /// What the kernel would know of a frame under test.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,5 +72,19 @@ impl Kernel {
                 program: hook.program(role),
                 source,
             })
+    }
+
+    /// Runs the XDP program on a frame.
+    ///
+    /// # Errors
+    /// The kernel refuses the frame.
+    pub fn test_run_uplink(&mut self, frame: &[u8]) -> Result<TestRunResult, Error> {
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            ..TestRunOptions::default()
+        };
+        uplink::program(&mut self.ebpf)?
+            .test_run(options)
+            .map_err(uplink::refused)
     }
 }

@@ -2,6 +2,7 @@
 
 mod host;
 use fw_common::maps::classes::PREFILTER_WORDS;
+use fw_common::maps::port_flag;
 
 use super::*;
 use crate::compile::compile;
@@ -68,6 +69,10 @@ fn words(plan: &Plan) -> Vec<String> {
         Action::RemovePort { ifindex } => format!("forget {ifindex}"),
         Action::ResizeFlows { entries } => format!("flows {entries}"),
         Action::FetchFlows => "fetch flows".to_owned(),
+        Action::SetStation { mac, station } => format!("station {mac:x} {}", station.flags),
+        Action::RemoveStation { mac } => format!("forget station {mac:x}"),
+        Action::AttachUplink { device, ifindex } => format!("attach uplink {device} {ifindex}"),
+        Action::DetachUplink { device } => format!("detach uplink {device}"),
         Action::AwaitReaders => "await".to_owned(),
         Action::RemoveClasses { space, .. } => format!("remove classes {space}"),
     };
@@ -144,7 +149,7 @@ fn big_sets_stay_where_they_are_when_small_ones_change() {
     ];
     assert_eq!(words(&first), expect);
     let before = state.ports[&7];
-    assert_ne!(before.flags & fw_common::maps::port_flag::BLACKLIST, 0);
+    assert_ne!(before.flags & port_flag::BLACKLIST, 0);
 
     let other = plan(&mut state, &image(&next, &rules), &devices(7), |_| false);
     let expect = ["classes 2", "port 7 epoch 2", "await", "remove classes 0"];
@@ -182,13 +187,8 @@ fn big_sets_stay_where_they_are_when_small_ones_change() {
         |_| false,
     );
     let port = state.ports[&7];
-    assert_eq!(
-        (port.flags, port.prefilter),
-        (
-            before.flags & !fw_common::maps::port_flag::BLACKLIST,
-            [0; 2]
-        )
-    );
+    let both = port_flag::BLACKLIST | port_flag::QUIET_BLACKLIST;
+    assert_eq!((port.flags, port.prefilter), (before.flags & !both, [0; 2]));
     assert_eq!(state.spaces.len(), 1);
 }
 
@@ -205,6 +205,106 @@ fn without_room_for_a_prefilter_every_address_is_looked_up() {
         |_| false,
     );
     assert_eq!(state.ports[&7].prefilter, [NO_PREFILTER, 0]);
+}
+
+fn edge(uplinks: &BTreeMap<String, u32>, bans: bool) -> Edge {
+    Edge {
+        uplinks: uplinks.clone(),
+        bans,
+        ..Edge::default()
+    }
+}
+
+#[test]
+fn an_uplink_gets_its_program_when_there_is_something_to_drop_early() {
+    let eno1 = BTreeMap::from([("eno1".to_owned(), 2)]);
+    let listed = format!("{CLUSTER}[IPSET blacklist]\n198.51.100.0/24\n");
+    let mut state = State::default();
+    let mut step = |image: &MapImage, uplinks: &BTreeMap<String, u32>, bans| {
+        plan(&mut state, image, &devices(7), |_| false);
+        words(&plan_uplinks(&mut state, &edge(uplinks, bans)))
+    };
+    let (plain, listed) = (image(CLUSTER, &guest("")), image(&listed, &guest("")));
+    let quiet = ["station bc2411000001 0"];
+    assert_eq!(step(&plain, &eno1, false), quiet);
+    assert_eq!(step(&plain, &eno1, true), ["attach uplink eno1 2"]);
+    // It keeps it.
+    assert_eq!(step(&plain, &eno1, false), [""; 0]);
+    assert_eq!(step(&listed, &eno1, false), ["station bc2411000001 1"]);
+    let again = BTreeMap::from([("eno1".to_owned(), 3), ("eno2".to_owned(), 4)]);
+    let both = ["attach uplink eno1 3", "attach uplink eno2 4"];
+    assert_eq!(step(&listed, &again, false), both);
+    assert_eq!(
+        step(&listed, &eno1, false),
+        ["attach uplink eno1 2", "detach uplink eno2"]
+    );
+    let off = ["forget station bc2411000001", "detach uplink eno1"];
+    assert_eq!(step(&MapImage::default(), &eno1, true), off);
+    assert_eq!(
+        step(&listed, &eno1, false),
+        ["station bc2411000001 1", "attach uplink eno1 2"]
+    );
+}
+
+#[test]
+fn an_interface_of_the_host_is_a_station_by_the_address_of_its_device() {
+    let listed = format!("{CLUSTER}[IPSET blacklist]\n198.51.100.0/24\n");
+    let mut state = State::default();
+    plan(&mut state, &image(&listed, &guest("")), &devices(7), |_| {
+        false
+    });
+    let mut host = state.ports[&7];
+    host.flags |= port_flag::HOST;
+    host.mac = 0;
+    state.ports.insert(8, host);
+    state.ports.insert(9, host);
+    state.attached.insert("vmbr0".to_owned(), 8);
+    state.attached.insert("wg0".to_owned(), 9);
+    let at = |macs: &[(u32, u64)]| Edge {
+        macs: macs.iter().copied().collect(),
+        ..Edge::default()
+    };
+    let first = words(&plan_uplinks(&mut state, &at(&[(8, 0x02_00), (9, 0)])));
+    assert_eq!(first, ["station 200 3", "station bc2411000001 1"]);
+    // With the guest's address it is only dropped what both drop, and is not forwarded.
+    let same = words(&plan_uplinks(&mut state, &at(&[(8, 0xbc24_1100_0001)])));
+    assert_eq!(same, ["forget station 200", "station bc2411000001 3"]);
+}
+
+#[test]
+fn an_uplink_that_refuses_is_tried_again_only_when_it_is_another() {
+    let uplinks = |ifindex| BTreeMap::from([("eno1".to_owned(), ifindex)]);
+    let listed = format!("{CLUSTER}[IPSET blacklist]\n198.51.100.0/24\n");
+    let mut state = State::default();
+    plan(&mut state, &image(&listed, &guest("")), &devices(7), |_| {
+        false
+    });
+    let first = words(&plan_uplinks(&mut state, &edge(&uplinks(2), false)));
+    assert_eq!(first, ["station bc2411000001 1", "attach uplink eno1 2"]);
+    state.refused_uplink("eno1", "no".to_owned());
+    assert_eq!(
+        plan_uplinks(&mut state, &edge(&uplinks(2), false)),
+        Plan::default()
+    );
+    let other = words(&plan_uplinks(&mut state, &edge(&uplinks(3), false)));
+    assert_eq!(other, ["attach uplink eno1 3"]);
+}
+
+#[test]
+fn ports_that_share_an_address_are_dropped_early_only_for_what_both_drop() {
+    let listed = format!("{CLUSTER}[IPSET blacklist]\n198.51.100.0/24\n");
+    let mut state = State::default();
+    plan(&mut state, &image(&listed, &guest("")), &devices(7), |_| {
+        false
+    });
+    let mut other = state.ports[&7];
+    other.flags = 0;
+    state.ports.insert(8, other);
+    // Not attached: nobody's yet.
+    let words_of = |state: &mut State| words(&plan_uplinks(state, &Edge::default()));
+    assert_eq!(words_of(&mut state), ["station bc2411000001 1"]);
+    state.attached.insert("tap101i0".to_owned(), 8);
+    assert_eq!(words_of(&mut state), ["station bc2411000001 0"]);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: what the agent costs, measured in one run on one machine.
 //!
-//! 1. A set of N prefixes from its file to the map image, stage by stage, with the memory that the process needed at its peak. Each size runs
-//!    in a process of its own. 2. A pass of the sweep over a full flow table.
+//! 1. A set of N prefixes from its file to policies in force, stage by stage, with the memory that the process needed at its peak and that the
+//!    kernel's tries take. Each size runs in a process of its own. 2. A pass of the sweep over a full flow table.
 //!
 //! Prints a table for each and writes it as JSON below `target/bench`.
 

@@ -1,16 +1,22 @@
-//! A set of N prefixes from its file to the map image.
+//! A set of N prefixes from its file to policies in force.
 
 use std::fmt::Write as _;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use aya::maps::MapData;
 use comfy_table::Table;
 use fw_agent::config::{self, Sources};
+use fw_agent::datapath::plan::plan;
+use fw_agent::datapath::{AttachMode, Kernel, State};
 use fw_agent::image::MapImage;
 use fw_agent::policy;
+use fw_common::maps::name;
 use serde::{Deserialize, Serialize};
+use tapwall_tests::kernel::{PinDirectory, apply_to_maps};
 use tapwall_tests::tree::{ConfigTree, NODE, facts};
 
 /// Sizes, in prefixes.
@@ -28,7 +34,14 @@ pub struct Measured {
     parse: f64,
     resolve: f64,
     build: f64,
+    /// Writing the image to the kernel's maps, none of which hold anything.
+    write: f64,
+    /// From the files to policies in force.
     total: f64,
+    /// The same once more, after an edit that touches a small set and a rule.
+    edit: f64,
+    /// Memory of the kernel's tries, in KiB.
+    tries_kib: u64,
     /// Largest resident size of the process, in KiB.
     peak_kib: u64,
 }
@@ -38,8 +51,7 @@ pub fn measure(entries: usize) -> Result<Measured> {
     let tree = ConfigTree::with_demo_guests()?;
     let cluster = cluster(entries);
     tree.write("firewall/cluster.fw", &cluster)?;
-    let rules = "[OPTIONS]\nenable: 1\n[RULES]\nIN ACCEPT -p tcp -dport 443 -source +big\n";
-    tree.write_firewall(100, rules)?;
+    tree.write_firewall(100, &rules("10.0.0.1"))?;
     let file_bytes = cluster.len();
     drop(cluster);
 
@@ -52,7 +64,11 @@ pub fn measure(entries: usize) -> Result<Measured> {
     let (node, _) = policy::resolve(&config, &facts(NODE), 0);
     let resolve = start.elapsed() - read - parse;
     let image = MapImage::build(&node);
-    let total = start.elapsed();
+    let build = start.elapsed() - read - parse - resolve;
+    let mut maps = Maps::open()?;
+    let opened = Instant::now();
+    maps.apply(&image)?;
+    let write = opened.elapsed();
     let spaces = [&image.space.small, &image.space.big];
     let prefixes: usize = spaces
         .iter()
@@ -63,14 +79,25 @@ pub fn measure(entries: usize) -> Result<Measured> {
         "only {prefixes} of {entries} prefixes are in the image"
     );
     let seconds = |duration: Duration| duration.as_secs_f64();
+    let tries_kib = maps.tries_kib()?;
+    drop((image, node, config, sources));
+    tree.write_firewall(100, &rules("10.0.0.0/24"))?;
+    let start = Instant::now();
+    let (config, _) = config::parse(&Sources::read(tree.path(), NODE));
+    let (node, _) = policy::resolve(&config, &facts(NODE), 0);
+    maps.apply(&MapImage::build(&node))?;
+    let edit = start.elapsed();
     Ok(Measured {
         entries,
         file_bytes,
         read: seconds(read),
         parse: seconds(parse),
         resolve: seconds(resolve),
-        build: seconds(total - read - parse - resolve),
-        total: seconds(total),
+        build: seconds(build),
+        write: seconds(write),
+        total: seconds(read + parse + resolve + build + write),
+        edit: seconds(edit),
+        tries_kib,
         peak_kib: peak_kib()?,
     })
 }
@@ -86,8 +113,11 @@ pub fn run(out: &Path) -> Result<()> {
         "parse",
         "resolve",
         "build",
+        "write",
         "total",
         "min–max",
+        "small edit",
+        "tries",
         "peak memory",
     ]);
     let mut all = Vec::new();
@@ -114,12 +144,15 @@ pub fn run(out: &Path) -> Result<()> {
             milliseconds(median.parse),
             milliseconds(median.resolve),
             milliseconds(median.build),
+            milliseconds(median.write),
             milliseconds(median.total),
             format!(
                 "{}–{}",
                 milliseconds(runs[0].total),
                 milliseconds(runs[RUNS - 1].total)
             ),
+            milliseconds(median.edit),
+            format!("{} MiB", median.tries_kib / 1024),
             format!("{} MiB", median.peak_kib / 1024),
         ]);
         all.extend(runs);
@@ -135,11 +168,65 @@ fn milliseconds(seconds: f64) -> String {
     format!("{:.1} ms", seconds * 1e3)
 }
 
-/// A cluster file with one set of distinct prefixes: two thirds IPv4 (single addresses and /28), one third IPv6, a few of each excepted.
+/// A guest's rules: the long set, and a small one.
+fn rules(small: &str) -> String {
+    format!(
+        "[OPTIONS]\nenable: 1\n[RULES]\nIN ACCEPT -p tcp -dport 443 -dest +blacklist\nIN ACCEPT -source {small}\n"
+    )
+}
+
+/// The kernel's maps, on pins of their own, with no device attached.
+struct Maps {
+    kernel: Kernel,
+    state: State,
+    directory: PinDirectory,
+}
+
+impl Maps {
+    fn open() -> Result<Self> {
+        let directory = PinDirectory::new();
+        Ok(Self {
+            kernel: Kernel::open(directory.path(), AttachMode::of_this_kernel())
+                .context("loading the kernel programs (this needs root and /sys/fs/bpf)")?,
+            state: State::default(),
+            directory,
+        })
+    }
+
+    /// As the agent does, for devices that are not there.
+    fn apply(&mut self, image: &MapImage) -> Result<()> {
+        let ports = image.ports.values().zip(1 << 20..);
+        let devices = ports.map(|(port, index)| (port.device.clone(), index));
+        let plan = plan(&mut self.state, image, &devices.collect(), |_| false);
+        ensure!(plan.no_room.is_empty(), "no room for {:?}", plan.no_room);
+        plan.actions
+            .iter()
+            .try_for_each(|action| apply_to_maps(&mut self.kernel, action))
+    }
+
+    /// What the kernel says the tries take, nodes and all.
+    fn tries_kib(&self) -> Result<u64> {
+        let mut bytes = 0;
+        for name in [name::CLASSES_V4, name::CLASSES_V6] {
+            let map = MapData::from_pin(self.directory.pins().map(name))?;
+            let file = format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd());
+            let text = std::fs::read_to_string(&file).with_context(|| format!("reading {file}"))?;
+            let line = text.lines().find_map(|line| line.strip_prefix("memlock:"));
+            let number = line.context("the kernel tells no size")?;
+            bytes += number
+                .trim()
+                .parse::<u64>()
+                .context("understanding a size")?;
+        }
+        Ok(bytes / 1024)
+    }
+}
+
+/// A cluster file with one set of distinct prefixes, the blacklist: two thirds IPv4 (single addresses and /28), one third IPv6, a few of each excepted.
 fn cluster(entries: usize) -> String {
     let mut text =
         String::from("[OPTIONS]\nenable: 1\n\n[ALIASES]\nlocal_network 198.51.100.0/24\n");
-    text.push_str("\n[IPSET big]\n");
+    text.push_str("\n[IPSET blacklist]\n");
     for number in 0..entries as u32 {
         // An odd multiplier makes every number of 28 bits another one, in no order.
         let scattered = number.wrapping_mul(0x9e3_779b) & 0xfff_ffff;

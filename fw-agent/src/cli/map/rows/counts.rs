@@ -27,6 +27,7 @@ pub(super) fn entries(pins: &Pins) -> Result<Rows> {
             (counter::LOGS_LIMITED, _) => "logs-limited",
             (counter::FLOWS_OVER_QUOTA, _) => "flows-over-quota",
             (counter::RULES_UNCOUNTED, _) => "rules-uncounted",
+            (counter::EARLY_DROPS, _) => "early-drops",
             (_, Some(reason)) => reason.name(),
             (_, None) => "unknown",
         };
