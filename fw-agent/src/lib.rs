@@ -19,4 +19,5 @@ pub mod lint;
 pub mod policy;
 pub mod reconcile;
 pub mod record;
+pub mod settings;
 pub mod simulate;

@@ -41,6 +41,7 @@ use crate::inventory::facts::{HostFacts, address};
 use crate::inventory::host_devices::host_devices;
 use crate::policy::PortId;
 use crate::record::{HostRecord, PortRecord, Record, RunDirectory};
+use crate::settings::Interfaces;
 
 /// Where the agent finds and puts things.
 #[derive(Clone, Debug)]
@@ -53,9 +54,15 @@ pub struct Options {
     pub pin_directory: PathBuf,
     /// Directory for the record and the lock.
     pub run_directory: PathBuf,
+    /// Directory of the last good configuration.
+    pub state_directory: PathBuf,
+    /// Interfaces of the host's zone.
+    pub interfaces: Interfaces,
     /// The firewall's log.
     pub log_file: PathBuf,
-    /// Whether flows that were accepted under other rules are judged again.
+    /// The same as JSON lines, if there is to be one.
+    pub log_json: Option<PathBuf>,
+    /// Flows that were accepted under older rules are judged again.
     pub reevaluate: bool,
 }
 

@@ -1,38 +1,77 @@
 //! Tapwall's agent: keeps a node's eBPF firewall as Proxmox's files say.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use fw_agent::datapath::{missing_privilege, pins};
+use fw_agent::datapath::missing_privilege;
+use fw_agent::diagnostic::Severity;
 use fw_agent::reconcile::{self, Options};
-use fw_agent::{config, record};
+use fw_agent::settings::Settings;
 
 /// Keeps the eBPF firewall of this node as Proxmox's firewall files say.
 ///
-/// The policy stays in force when the agent ends; `fwctl stop` takes it away.
+/// The policy stays in force when the agent ends; `fwctl stop` takes it away. Options override the settings' file.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
+    /// The agent's settings [default: /etc/tapwall/agent.toml, which need not exist].
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Configuration tree, laid out like /etc/pve.
-    #[arg(long, value_name = "DIR", default_value = "/etc/pve")]
-    root: PathBuf,
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
     /// Name of this node in the tree [default: the host's name].
     #[arg(long)]
     node: Option<String>,
     /// Directory on a BPF file system where maps and links are pinned.
-    #[arg(long, value_name = "DIR", default_value = pins::DEFAULT)]
-    pin_dir: PathBuf,
-    /// Directory of the agent's lock and record.
-    #[arg(long, value_name = "DIR", default_value = record::DEFAULT_RUN_DIRECTORY)]
-    run_dir: PathBuf,
+    #[arg(long, value_name = "DIR")]
+    pin_dir: Option<PathBuf>,
+    /// Directory of the agent's lock, record and control socket.
+    #[arg(long, value_name = "DIR")]
+    run_dir: Option<PathBuf>,
+    /// Directory of the last good configuration.
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
     /// Log of packets that rules and policies log.
-    #[arg(long, value_name = "FILE", default_value = "/var/log/pve-firewall.log")]
-    log_file: PathBuf,
-    /// Judge flows again after a change of the rules, and cut those that are no longer allowed.
-    #[arg(long)]
-    reevaluate: bool,
+    #[arg(long, value_name = "FILE")]
+    log_file: Option<PathBuf>,
+    /// The same log as JSON lines.
+    #[arg(long, value_name = "FILE")]
+    log_json: Option<PathBuf>,
+}
+
+impl Arguments {
+    /// What the file says, and above it what the command line says.
+    fn settings(self) -> Result<Settings> {
+        let (mut settings, found) = Settings::read(self.config.as_deref())
+            .with_context(|| format!("cannot read {}", shown(self.config.as_deref())))?;
+        for diagnostic in found {
+            match diagnostic.severity {
+                Severity::Error => tracing::error!("{diagnostic}"),
+                Severity::Warning => tracing::warn!("{diagnostic}"),
+            }
+        }
+        for (place, given) in [
+            (&mut settings.root, self.root),
+            (&mut settings.pin_directory, self.pin_dir),
+            (&mut settings.run_directory, self.run_dir),
+            (&mut settings.state_directory, self.state_dir),
+            (&mut settings.log_file, self.log_file),
+        ] {
+            if let Some(given) = given {
+                *place = given;
+            }
+        }
+        settings.node = self.node.or(settings.node);
+        settings.log_json = self.log_json.or(settings.log_json);
+        Ok(settings)
+    }
+}
+
+fn shown(path: Option<&Path>) -> String {
+    path.map_or_else(String::new, |path| path.display().to_string())
 }
 
 fn main() -> ExitCode {
@@ -53,29 +92,30 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<()> {
-    if let Some(sentence) = missing_privilege(&arguments.pin_dir) {
+    let settings = arguments.settings()?;
+    if let Some(sentence) = missing_privilege(&settings.pin_directory) {
         anyhow::bail!(sentence);
     }
-    let node = match arguments.node {
-        Some(node) => node,
-        None => config::node_name(&arguments.root).with_context(|| {
-            format!(
-                "no node name: give --node, or check {}",
-                arguments.root.display()
-            )
-        })?,
-    };
+    let node = settings.node_name().with_context(|| {
+        format!(
+            "no node name: give --node, or check {}",
+            settings.root.display()
+        )
+    })?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
     runtime.block_on(reconcile::run(Options {
-        root: arguments.root,
+        root: settings.root,
         node,
-        pin_directory: arguments.pin_dir,
-        run_directory: arguments.run_dir,
-        log_file: arguments.log_file,
-        reevaluate: arguments.reevaluate,
+        pin_directory: settings.pin_directory,
+        run_directory: settings.run_directory,
+        state_directory: settings.state_directory,
+        interfaces: settings.interfaces,
+        log_file: settings.log_file,
+        log_json: settings.log_json,
+        reevaluate: settings.reevaluate,
     }))
 }
