@@ -3,42 +3,49 @@
 //! Something changed (a file, a device, the time): read the files, go through the pure stages, plan against what the kernel holds, apply, and
 //! write the record. Anything that fails leaves the last policy in force and is tried again.
 //!
-//! 1. [`watch`] says when files may have changed: at once by inotify, within a second by looking (`/etc/pve` is a FUSE file system whose
-//!    remote changes raise no events).
-//! 2. Netlink says when devices came or went.
-//! 3. Netlink also says when addresses changed; then, once a second at most, the host's addresses and routes are asked for.
-//! 4. Changes that come together are carried out together.
+//! 1. [`events`] says what happened, from a closed list; [`watch`] is its part about files: at once by inotify, within a second by looking
+//!    (`/etc/pve` is a FUSE file system whose remote changes raise no events).
+//! 2. Devices are listed with every round. The host's addresses and routes are asked for once a second at most.
+//! 3. Changes that come together are carried out together.
+//! 4. What was carried out is kept on disk ([`keeper`]); until the files can be read for the first time, that is enforced.
 //!
 //! Invariant: the firewall is opened only by a configuration that says so and that could be read. A root directory that is gone, or a file that
 //! exists and cannot be read, changes nothing.
 
+mod events;
+mod keeper;
 mod logger;
+mod outputs;
 mod sweeper;
 mod watch;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
-use futures_util::{FutureExt, StreamExt};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
 
+use self::events::{Event, Events};
+use self::keeper::Keeper;
 use self::logger::{LogNames, Logger};
+use self::outputs::Outputs;
 use self::sweeper::Sweeper;
-use self::watch::FileWatch;
+use crate::cache::{self, Cache, Cached};
 use crate::compile::{Compiled, compile};
 use crate::config::Sources;
+use crate::control::{Request, Status, server, socket};
 use crate::datapath::{
     Action, AttachMode, Kernel, State,
     plan::{Present, plan_node},
 };
-use crate::diagnostic::Severity;
+use crate::diagnostic::{Diagnostic, Severity};
 use crate::image::{HOST, MapImage};
 use crate::inventory::devices::{self, Devices};
 use crate::inventory::facts::{HostFacts, address};
 use crate::inventory::host_devices::host_devices;
+use crate::notify::Manager;
 use crate::policy::PortId;
 use crate::record::{HostRecord, PortRecord, Record, RunDirectory};
 use crate::settings::Interfaces;
@@ -66,13 +73,6 @@ pub struct Options {
     pub reevaluate: bool,
 }
 
-/// Changes of files that come within this time of each other are carried out together …
-const QUIET: Duration = Duration::from_millis(10);
-/// … but none waits longer than this.
-const PATIENCE: Duration = Duration::from_millis(100);
-/// Time between looks at the files, at the cluster's self-expiring switch, and between tries of what failed.
-const TICK: Duration = Duration::from_secs(1);
-
 /// Runs the agent until a signal ends it. The policy stays in force afterwards.
 ///
 /// # Errors
@@ -88,7 +88,14 @@ pub async fn run(options: Options) -> Result<()> {
             options.run_directory.display()
         );
     };
-    let (netlink, mut links) = devices::watch().context("cannot listen to netlink")?;
+    let (requests, control) = mpsc::channel(16);
+    let listener = server::bind(&options.run_directory).with_context(|| {
+        format!(
+            "cannot make the control socket in {}",
+            options.run_directory.display()
+        )
+    })?;
+    let (netlink, links) = devices::watch().context("cannot listen to netlink")?;
     let mut kernel = Kernel::open(&options.pin_directory, AttachMode::of_this_kernel())?;
     let present = Devices::list(&netlink)
         .await
@@ -97,14 +104,16 @@ pub async fn run(options: Options) -> Result<()> {
         .await
         .context("cannot list the host's addresses and routes")?;
     let state = kernel.recover(&present.indices())?;
-    let (logger, names) = Logger::new(&mut kernel, options.log_file.clone())?;
+    let outputs = Outputs::new(options.log_file.clone(), options.log_json.clone());
+    let (logger, names) = Logger::new(&mut kernel, outputs)?;
     let logging = tokio::spawn(logger.run());
 
-    let mut files = FileWatch::new(&options.root, &options.node);
-    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
-    let mut hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
-    let mut ticks = tokio::time::interval(TICK);
+    let mut events = Events::listen(&options.root, &options.node, links, control)?;
+    let cache = Cache::new(&options.state_directory, &options.root, &options.node);
+    let cached = cache.load().unwrap_or_else(|error| {
+        tracing::error!("{:#}; it is not used", anyhow::Error::from(error));
+        None
+    });
     let mut agent = Agent {
         options,
         run_directory,
@@ -113,6 +122,8 @@ pub async fn run(options: Options) -> Result<()> {
         state_is_unknown: false,
         sources: Sources::default(),
         compiled: None,
+        cached_at: None,
+        keeper: Keeper::start(cache),
         facts,
         devices: Devices::default(),
         names,
@@ -122,43 +133,53 @@ pub async fn run(options: Options) -> Result<()> {
         },
         retry: false,
         read_error: None,
+        started: Instant::now(),
     };
+    agent.start_from(cached);
     agent.reconcile(present, true);
     // After the settings are written: timeouts are among them.
     let sweeper = Sweeper::start(&agent.options.pin_directory)?;
+    let mut manager = Manager::of_this_process();
+    manager.round(&agent.sentence());
+    let serving = tokio::spawn(server::serve(listener, requests));
     let mut facts_are_old = false;
-    loop {
-        let files_changed = tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            _ = hangup.recv() => {
+    let ended_by = loop {
+        let mut answer = None;
+        let files_changed = match events.next().await {
+            Event::Files => {
+                events.settle().await;
+                true
+            }
+            Event::Links => false,
+            Event::Addresses => {
+                facts_are_old = true;
+                continue;
+            }
+            // Devices are listed again in any case: netlink drops messages when many come at once.
+            Event::Tick => {
+                let news = std::mem::take(&mut facts_are_old) && agent.look_around(&netlink).await;
+                events.look() || agent.is_due() || news
+            }
+            Event::Terminate(signal) => break signal,
+            Event::Hangup => {
+                tracing::info!("SIGHUP: reading everything again, opening the logs anew");
+                manager.reloading();
                 agent.names.send_modify(|names| names.reopen += 1);
                 true
             }
-            () = files.changed() => true,
-            // A new device must not wait: only what has come with it is taken together.
-            Some(()) = links.next() => {
-                while links.next().now_or_never().flatten().is_some() {}
-                facts_are_old = true;
-                false
+            Event::Control(Request::Status(to)) => {
+                reply(to, agent.status());
+                continue;
             }
-            // Devices are listed again in any case: netlink drops messages when many come at once.
-            _ = ticks.tick() => {
-                let news = std::mem::take(&mut facts_are_old) && agent.look_around(&netlink).await;
-                files.look() || agent.is_due() || news
+            Event::Control(Request::Diagnostics(to)) => {
+                reply(to, agent.diagnostics());
+                continue;
+            }
+            Event::Control(Request::Reload(to)) => {
+                answer = Some(to);
+                true
             }
         };
-        let deadline = tokio::time::Instant::now() + PATIENCE;
-        if files_changed {
-            loop {
-                tokio::select! {
-                    () = files.changed() => {}
-                    () = tokio::time::sleep(QUIET) => break,
-                    () = tokio::time::sleep_until(deadline) => break,
-                    Some(()) = links.next() => break,
-                }
-            }
-        }
         match Devices::list(&netlink).await {
             Ok(present) => {
                 facts_are_old |= files_changed || present != agent.devices;
@@ -166,10 +187,28 @@ pub async fn run(options: Options) -> Result<()> {
             }
             Err(error) => tracing::error!(%error, "cannot list the network devices"),
         }
+        if let Some(to) = answer {
+            reply(to, agent.status());
+        }
+        manager.round(&agent.sentence());
+    };
+    tracing::info!("{ended_by}: stopping; the policy stays in force");
+    manager.stopping();
+    serving.abort();
+    if let Err(error) = std::fs::remove_file(socket(&agent.options.run_directory)) {
+        tracing::warn!(%error, "cannot remove the control socket");
     }
-    tracing::info!("stopping; the policy stays in force");
-    drop((agent, sweeper));
+    let Agent { keeper, names, .. } = agent;
+    drop((names, sweeper));
+    keeper.finish().await;
     logging.await.context("the log reader failed")
+}
+
+/// Answers a request; whoever asked may have gone.
+fn reply<T>(to: oneshot::Sender<T>, answer: T) {
+    if to.send(answer).is_err() {
+        tracing::debug!("nobody waits for the answer any more");
+    }
 }
 
 /// What the loop keeps between rounds.
@@ -182,7 +221,10 @@ struct Agent {
     state_is_unknown: bool,
     sources: Sources,
     facts: HostFacts,
-    compiled: Option<Compiled>,
+    compiled: Option<Arc<Compiled>>,
+    /// When the files in force were kept, if they are from the cache and not yet from the tree.
+    cached_at: Option<String>,
+    keeper: Keeper,
     devices: Devices,
     names: tokio::sync::watch::Sender<LogNames>,
     record: Record,
@@ -190,9 +232,74 @@ struct Agent {
     retry: bool,
     /// Why the files could not be read last time; said once.
     read_error: Option<String>,
+    started: Instant,
 }
 
 impl Agent {
+    /// Takes what was applied last, before this boot perhaps: for files that cannot be read now, or for all of them.
+    fn start_from(&mut self, cached: Option<Cached>) {
+        let Some(cached) = cached else {
+            return;
+        };
+        self.sources = cached.sources;
+        let Err(error) = self.read() else {
+            return;
+        };
+        tracing::error!(
+            "{error:#}; the configuration of {} is enforced until it is there",
+            cached.saved_at
+        );
+        self.read_error = Some(format!("{error:#}"));
+        self.cached_at = Some(cached.saved_at);
+        let compiled = compile(&self.sources, &self.facts, unix_time());
+        self.report(&compiled);
+        self.compiled = Some(Arc::new(compiled));
+    }
+
+    /// How things are, in a sentence.
+    fn sentence(&self) -> String {
+        let Record { generation, .. } = self.record;
+        match (&self.read_error, self.record.degraded.len()) {
+            (Some(error), _) => format!("generation {generation}; {error}"),
+            (None, 0) => format!(
+                "generation {generation}, {} ports under policy",
+                self.record.ports.len()
+            ),
+            (None, degraded) => format!("generation {generation}, {degraded} scopes degraded"),
+        }
+    }
+
+    /// How things are, for those who ask.
+    fn status(&self) -> Status {
+        let mut record = self.record.clone();
+        if record.generation == 0 {
+            record.degraded.extend(self.unread());
+        }
+        let differs = self.read().is_ok_and(|now| now != self.sources);
+        Status {
+            running: true,
+            version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+            uptime: Some(self.started.elapsed().as_secs()),
+            pending: differs || record.incomplete,
+            record,
+        }
+    }
+
+    fn diagnostics(&self) -> Vec<Diagnostic> {
+        let compiled = self.compiled.as_ref();
+        compiled.map_or_else(Vec::new, |compiled| compiled.diagnostics.clone())
+    }
+
+    /// What holds because the files cannot be read, if so.
+    fn unread(&self) -> Option<String> {
+        let error = self.read_error.as_ref()?;
+        Some(match (&self.cached_at, self.record.generation) {
+            (Some(time), _) => format!("{error}; the configuration of {time} is enforced"),
+            (None, 0) => format!("{error}; what the kernel holds stays in force"),
+            (None, _) => format!("{error}; the last policy stays in force"),
+        })
+    }
+
     /// Something that is no event wants another round: a failure, or a switch that expires by itself.
     fn is_due(&self) -> bool {
         let expired = self.compiled.as_ref().is_some_and(|compiled| {
@@ -227,6 +334,7 @@ impl Agent {
             match self.read() {
                 Ok(sources) => {
                     self.read_error = None;
+                    self.cached_at = None;
                     let other = sources != self.sources || retry || self.is_due();
                     if self.compiled.is_none() || other {
                         let mut compiled = compile(&sources, &self.facts, unix_time());
@@ -235,7 +343,7 @@ impl Agent {
                         }
                         self.report(&compiled);
                         self.sources = sources;
-                        self.compiled = Some(compiled);
+                        self.compiled = Some(Arc::new(compiled));
                         news = true;
                     }
                 }
@@ -249,19 +357,20 @@ impl Agent {
                 }
             }
         }
-        if news && let Some(compiled) = self.compiled.take() {
+        if news && let Some(compiled) = self.compiled.clone() {
             self.carry_out(&compiled);
-            self.compiled = Some(compiled);
         }
     }
 
     /// Makes the kernel hold what the configuration says, for the devices that are there.
-    fn carry_out(&mut self, compiled: &Compiled) {
+    fn carry_out(&mut self, compiled: &Arc<Compiled>) {
         self.names.send_modify(|names| {
             if *names.rules != compiled.image.rules {
                 let rules = Arc::new(compiled.image.rules.clone());
                 names.previous = std::mem::replace(&mut names.rules, rules);
+                names.compiled_before = names.compiled.take();
             }
+            names.compiled = Some(Arc::clone(compiled));
             names.devices = self.devices.names();
         });
         let nothing = MapImage::default();
@@ -276,7 +385,8 @@ impl Agent {
             let known = compiled.config.guests.contains_key(&vmid);
             compiled.policy.enabled && !(certain && known)
         };
-        let degraded = self.apply(image, &present, leave);
+        let mut degraded = self.apply(image, &present, leave);
+        degraded.extend(self.unread());
         self.note(compiled, &present, &degraded);
     }
 
@@ -420,6 +530,12 @@ impl Agent {
                 device,
             }
         });
+        // A tree that could not be read has set `retry` too, but nothing of it was tried.
+        let incomplete = self.retry && self.read_error.is_none();
+        let digest = cache::digest(&self.sources);
+        if self.read_error.is_none() && !incomplete && digest != self.record.digest {
+            self.keeper.keep(self.sources.clone());
+        }
         self.record = Record {
             pid: self.record.pid,
             generation: self.record.generation + 1,
@@ -428,6 +544,8 @@ impl Agent {
             ports: ports.collect(),
             host: self.host_record(compiled, present),
             degraded: degraded.to_vec(),
+            digest,
+            incomplete,
             not_enforced: compiled.policy.not_enforced(),
             errors: count(Severity::Error),
             warnings: count(Severity::Warning),

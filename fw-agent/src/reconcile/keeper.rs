@@ -1,0 +1,65 @@
+//! Keeps the last good configuration on disk, apart from the loop: writing it waits for the disk.
+//!
+//! The loop hands over what it applied; if that happens faster than the disk writes, only the latest is written. When the loop ends, what was
+//! handed over last is still written.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::cache::Cache;
+use crate::config::Sources;
+
+/// Takes what is to be kept.
+pub(super) struct Keeper {
+    sender: watch::Sender<Option<Arc<Sources>>>,
+    writing: JoinHandle<()>,
+}
+
+impl Keeper {
+    pub(super) fn start(cache: Cache) -> Self {
+        let (sender, receiver) = watch::channel(None);
+        let writing = tokio::spawn(write(cache, receiver));
+        Self { sender, writing }
+    }
+
+    /// Keeps these files, soon.
+    pub(super) fn keep(&self, sources: Sources) {
+        self.sender.send_replace(Some(Arc::new(sources)));
+    }
+
+    /// Waits until everything is written.
+    pub(super) async fn finish(self) {
+        drop(self.sender);
+        if let Err(error) = self.writing.await {
+            tracing::error!(%error, "the last configuration may not have been kept");
+        }
+    }
+}
+
+async fn write(cache: Cache, mut receiver: watch::Receiver<Option<Arc<Sources>>>) {
+    let mut failing = false;
+    // A value that was sent before the sender went is still seen.
+    while receiver.changed().await.is_ok() {
+        let Some(sources) = receiver.borrow_and_update().clone() else {
+            continue;
+        };
+        let target = cache.clone();
+        let saved = tokio::task::spawn_blocking(move || target.save(&sources)).await;
+        let error = match saved {
+            Ok(Ok(())) => {
+                failing = false;
+                continue;
+            }
+            Ok(Err(error)) => anyhow::Error::from(error),
+            Err(error) => anyhow::Error::from(error),
+        };
+        if !failing {
+            failing = true;
+            tracing::error!(
+                "{error:#}: after a boot there will be no configuration until the real one is there"
+            );
+        }
+    }
+}
