@@ -6,9 +6,9 @@ mod check;
 mod compile;
 mod localnet;
 mod map;
+mod service;
 mod simulate;
 mod status;
-mod stop;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -105,8 +105,12 @@ enum Verb {
     Map(map::Arguments),
     /// Say whether the firewall is on, and which ports are under policy.
     Status(status::Arguments),
+    /// Start the agent, by systemd.
+    Start,
     /// Stop the agent and take the firewall away: nothing is filtered any more.
     Stop,
+    /// Read everything again, by systemd; start the agent if it does not run. The firewall stays in force.
+    Restart,
 }
 
 impl Verb {
@@ -118,7 +122,9 @@ impl Verb {
             Self::Localnet => localnet::run(place),
             Self::Map(arguments) => map::run(place, &arguments),
             Self::Status(arguments) => status::run(place, &arguments),
-            Self::Stop => stop::run(place),
+            Self::Start => service::start(),
+            Self::Stop => service::stop(place),
+            Self::Restart => service::restart(),
         }
     }
 }

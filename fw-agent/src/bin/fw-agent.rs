@@ -5,8 +5,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use fw_agent::conflicts;
 use fw_agent::datapath::missing_privilege;
 use fw_agent::diagnostic::Severity;
+use fw_agent::journal;
 use fw_agent::reconcile::{self, Options};
 use fw_agent::settings::Settings;
 
@@ -40,6 +42,9 @@ struct Arguments {
     /// The same log as JSON lines.
     #[arg(long, value_name = "FILE")]
     log_json: Option<PathBuf>,
+    /// Start although pve-firewall or proxmox-firewall runs.
+    #[arg(long)]
+    force: bool,
 }
 
 impl Arguments {
@@ -75,14 +80,9 @@ fn shown(path: Option<&Path>) -> String {
 }
 
 fn main() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env()
-                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
-        )
-        .with_writer(std::io::stderr)
-        .init();
-    match run(Arguments::parse()) {
+    let arguments = Arguments::parse();
+    journal::start();
+    match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("fw-agent: {error:#}");
@@ -91,8 +91,28 @@ fn main() -> ExitCode {
     }
 }
 
+/// Refuses to start beside another firewall, unless that is wanted. Their pid files are beside the agent's run directory.
+fn refuse_company(settings: &Settings, force: bool) -> Result<()> {
+    let run = settings.run_directory.parent().unwrap_or(Path::new("/run"));
+    for conflict in conflicts::find(run, Path::new(conflicts::SYSTEM_SLICE)) {
+        match force {
+            true => tracing::warn!("{conflict}"),
+            false => return Err(conflict.into()),
+        }
+    }
+    // Only a remark, which need not be waited for.
+    std::thread::spawn(|| {
+        for sentence in conflicts::leftovers() {
+            tracing::warn!("{sentence}");
+        }
+    });
+    Ok(())
+}
+
 fn run(arguments: Arguments) -> Result<()> {
+    let force = arguments.force;
     let settings = arguments.settings()?;
+    refuse_company(&settings, force)?;
     if let Some(sentence) = missing_privilege(&settings.pin_directory) {
         anyhow::bail!(sentence);
     }
