@@ -12,6 +12,7 @@
 //! Invariant: the firewall is opened only by a configuration that says so and that could be read. A root directory that is gone, or a file that
 //! exists and cannot be read, changes nothing.
 
+mod answers;
 mod events;
 mod keeper;
 mod logger;
@@ -32,15 +33,15 @@ use self::keeper::Keeper;
 use self::logger::{LogNames, Logger};
 use self::outputs::Outputs;
 use self::sweeper::Sweeper;
-use crate::cache::{self, Cache, Cached};
+use crate::cache::{self, Cache};
 use crate::compile::{Compiled, compile};
 use crate::config::Sources;
-use crate::control::{Request, Status, server, socket};
+use crate::control::{Request, server, socket};
 use crate::datapath::{
     Action, AttachMode, Kernel, State,
     plan::{Present, plan_node},
 };
-use crate::diagnostic::{Diagnostic, Severity};
+use crate::diagnostic::Severity;
 use crate::image::{HOST, MapImage};
 use crate::inventory::devices::{self, Devices};
 use crate::inventory::facts::{HostFacts, address};
@@ -236,70 +237,6 @@ struct Agent {
 }
 
 impl Agent {
-    /// Takes what was applied last, before this boot perhaps: for files that cannot be read now, or for all of them.
-    fn start_from(&mut self, cached: Option<Cached>) {
-        let Some(cached) = cached else {
-            return;
-        };
-        self.sources = cached.sources;
-        let Err(error) = self.read() else {
-            return;
-        };
-        tracing::error!(
-            "{error:#}; the configuration of {} is enforced until it is there",
-            cached.saved_at
-        );
-        self.read_error = Some(format!("{error:#}"));
-        self.cached_at = Some(cached.saved_at);
-        let compiled = compile(&self.sources, &self.facts, unix_time());
-        self.report(&compiled);
-        self.compiled = Some(Arc::new(compiled));
-    }
-
-    /// How things are, in a sentence.
-    fn sentence(&self) -> String {
-        let Record { generation, .. } = self.record;
-        match (&self.read_error, self.record.degraded.len()) {
-            (Some(error), _) => format!("generation {generation}; {error}"),
-            (None, 0) => format!(
-                "generation {generation}, {} ports under policy",
-                self.record.ports.len()
-            ),
-            (None, degraded) => format!("generation {generation}, {degraded} scopes degraded"),
-        }
-    }
-
-    /// How things are, for those who ask.
-    fn status(&self) -> Status {
-        let mut record = self.record.clone();
-        if record.generation == 0 {
-            record.degraded.extend(self.unread());
-        }
-        let differs = self.read().is_ok_and(|now| now != self.sources);
-        Status {
-            running: true,
-            version: Some(env!("CARGO_PKG_VERSION").to_owned()),
-            uptime: Some(self.started.elapsed().as_secs()),
-            pending: differs || record.incomplete,
-            record,
-        }
-    }
-
-    fn diagnostics(&self) -> Vec<Diagnostic> {
-        let compiled = self.compiled.as_ref();
-        compiled.map_or_else(Vec::new, |compiled| compiled.diagnostics.clone())
-    }
-
-    /// What holds because the files cannot be read, if so.
-    fn unread(&self) -> Option<String> {
-        let error = self.read_error.as_ref()?;
-        Some(match (&self.cached_at, self.record.generation) {
-            (Some(time), _) => format!("{error}; the configuration of {time} is enforced"),
-            (None, 0) => format!("{error}; what the kernel holds stays in force"),
-            (None, _) => format!("{error}; the last policy stays in force"),
-        })
-    }
-
     /// Something that is no event wants another round: a failure, or a switch that expires by itself.
     fn is_due(&self) -> bool {
         let expired = self.compiled.as_ref().is_some_and(|compiled| {

@@ -121,7 +121,16 @@ impl Agent {
     }
 
     /// Likewise, without waiting.
-    pub fn respawn(mut self, namespace: &Netns) -> Result<Self> {
+    pub fn respawn(self, namespace: &Netns) -> Result<Self> {
+        self.respawn_with(namespace, |_| ())
+    }
+
+    /// Likewise, with other arguments or another environment besides.
+    pub fn respawn_with(
+        mut self,
+        namespace: &Netns,
+        adjust: impl FnOnce(&mut Command),
+    ) -> Result<Self> {
         self.terminate()?;
         let run = temporary_directory("run")?;
         let places = Places {
@@ -131,7 +140,7 @@ impl Agent {
             options: self.places.options.clone(),
             state: Arc::clone(&self.places.state),
         };
-        let agent = Self::launch(namespace.path(), places, |_| ())?;
+        let agent = Self::launch(namespace.path(), places, adjust)?;
         // The pins are the new agent's now.
         self.stopped = true;
         Ok(agent)

@@ -145,11 +145,12 @@ pub fn packet_into(
             Fragment::Later if is_ip => Some("later"),
             Fragment::First | Fragment::Later | Fragment::Whole => None,
         },
-        undecoded: parsed.err().map(|reason| match reason {
-            Reason::Malformed if (event.length as usize) > filled => {
-                "longer than what was captured"
+        undecoded: parsed.err().map(|reason| {
+            let is_cut = (event.length as usize) > filled;
+            match reason == Reason::Malformed && is_cut {
+                true => "longer than what was captured",
+                false => reason.name(),
             }
-            other => other.name(),
         }),
     };
     line(out, &packet);

@@ -1,14 +1,16 @@
 //! Keeps the last good configuration on disk, apart from the loop: writing it waits for the disk.
 //!
 //! The loop hands over what it applied; if that happens faster than the disk writes, only the latest is written. When the loop ends, what was
-//! handed over last is still written.
+//! handed over last is still written. [`Agent::start_from`] is the other end: what the first round begins with.
 
 use std::sync::Arc;
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::cache::Cache;
+use super::{Agent, unix_time};
+use crate::cache::{Cache, Cached};
+use crate::compile::compile;
 use crate::config::Sources;
 
 /// Takes what is to be kept.
@@ -61,5 +63,27 @@ async fn write(cache: Cache, mut receiver: watch::Receiver<Option<Arc<Sources>>>
                 "{error:#}: after a boot there will be no configuration until the real one is there"
             );
         }
+    }
+}
+
+impl Agent {
+    /// Takes what was applied last, before this boot perhaps: for files that cannot be read now, or for all of them.
+    pub(super) fn start_from(&mut self, cached: Option<Cached>) {
+        let Some(cached) = cached else {
+            return;
+        };
+        self.sources = cached.sources;
+        let Err(error) = self.read() else {
+            return;
+        };
+        tracing::error!(
+            "{error:#}; the configuration of {} is enforced until it is there",
+            cached.saved_at
+        );
+        self.read_error = Some(format!("{error:#}"));
+        self.cached_at = Some(cached.saved_at);
+        let compiled = compile(&self.sources, &self.facts, unix_time());
+        self.report(&compiled);
+        self.compiled = Some(Arc::new(compiled));
     }
 }

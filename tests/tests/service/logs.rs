@@ -1,4 +1,5 @@
 //! The logs of packets, with real packets.
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use std::fs;
 use std::path::Path;

@@ -7,5 +7,6 @@ mod company;
 mod control;
 mod logs;
 mod manager;
+mod network;
 mod packaging;
 mod status;

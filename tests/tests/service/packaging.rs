@@ -1,11 +1,15 @@
 //! The files that are installed beside the programs.
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
+use tapwall_tests::agent::Agent;
 use tapwall_tests::netns::run;
-use tapwall_tests::tree::temporary_directory;
+use tapwall_tests::node::{DemoNode, TAP};
+use tapwall_tests::tree::{ConfigTree, temporary_directory};
 
 fn packaging(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -37,10 +41,45 @@ fn the_unit_keeps_the_agent_alive_and_small() {
     for other in ["pve-firewall.service", "proxmox-firewall.service"] {
         assert!(values(&unit, "Conflicts").contains(&other.to_owned()));
     }
-    let capabilities = values(&unit, "CapabilityBoundingSet");
-    for needed in ["CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"] {
-        assert!(capabilities.contains(&needed.to_owned()));
-    }
+}
+
+/// An agent with the capabilities of the unit and no others attaches to a guest, and a second one adopts what it finds.
+#[test]
+fn the_units_capabilities_are_enough() {
+    let unit = fs::read_to_string(packaging("tapwall.service")).unwrap();
+    let allowed: Vec<String> = values(&unit, "CapabilityBoundingSet")
+        .iter()
+        .map(|name| name.strip_prefix("CAP_").unwrap().to_lowercase())
+        .collect();
+    let bounding = format!("--bounding-set=-all,+{}", allowed.join(",+"));
+    let node = DemoNode::new().unwrap();
+    let tree = ConfigTree::with_demo_guests().unwrap();
+    let limit = |command: &mut Command| {
+        // nsenter itself needs more; what comes after its `--` is the agent.
+        let mut arguments: Vec<_> = command.get_args().map(OsStr::to_owned).collect();
+        let at = arguments
+            .iter()
+            .position(|argument| argument == "--")
+            .unwrap()
+            + 1;
+        let wrapper = ["setpriv", &bounding, "--no-new-privs", "--"];
+        arguments.splice(at..at, wrapper.map(Into::into));
+        let mut wrapped = Command::new(command.get_program());
+        wrapped.args(arguments);
+        wrapped.stdin(Stdio::null()).stdout(Stdio::null());
+        wrapped.stderr(Stdio::piped());
+        *command = wrapped;
+    };
+    let mut agent = Agent::spawn_with(&node.host.namespace, &tree, limit).unwrap();
+    let before = agent.wait_attached(TAP, None).unwrap();
+    let status = fs::read_to_string(format!("/proc/{}/status", agent.pid())).unwrap();
+    let held = status.lines().find(|line| line.starts_with("CapEff:"));
+    let held = u64::from_str_radix(held.unwrap()[7..].trim(), 16).unwrap();
+    assert_eq!(held.count_ones() as usize, allowed.len(), "{held:x}");
+    agent = agent.respawn_with(&node.host.namespace, limit).unwrap();
+    let after = agent.wait_attached(TAP, None).unwrap();
+    assert_ne!(before.pid, after.pid);
+    assert_eq!((before.degraded, after.degraded), (vec![], vec![]));
 }
 
 #[test]
