@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Outcome, Place};
+use crate::control::client;
 use crate::datapath::pins::Pins;
 use crate::datapath::{AttachMode, detach_all};
 
@@ -44,18 +45,16 @@ fn delegate(verb: &str) -> Result<Outcome> {
 pub(super) fn stop(place: &Place) -> Result<Outcome> {
     let directory = place.run_directory();
     if directory.is_locked() {
-        let record = directory
-            .read()?
-            .context("the agent has no record yet; try again")?;
+        let pid = agent(place)?;
         // A signal would not do: systemd starts an agent again that ended by itself.
-        match is_booted() && main_process() == Some(record.pid) {
+        match is_booted() && main_process() == Some(pid) {
             true => systemctl("stop")?,
-            false => terminate(record.pid)?,
+            false => terminate(pid)?,
         }
         let deadline = Instant::now() + PATIENCE;
         while directory.is_locked() {
             if Instant::now() > deadline {
-                anyhow::bail!("the agent (process {}) does not end", record.pid);
+                anyhow::bail!("the agent (process {pid}) does not end");
             }
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -68,6 +67,18 @@ pub(super) fn stop(place: &Place) -> Result<Outcome> {
         .context("cannot remove the agent's record")?;
     println!("stopped: nothing is filtered");
     Ok(Outcome::Done)
+}
+
+/// The agent's process, from the agent, or if it does not answer from its record.
+fn agent(place: &Place) -> Result<u32> {
+    let error = match client::status(&place.run_dir) {
+        Ok(status) => return Ok(status.record.pid),
+        Err(error) => error,
+    };
+    match place.run_directory().read()? {
+        Some(record) => Ok(record.pid),
+        None => Err(error.context("the agent has no record yet; try again")),
+    }
 }
 
 fn terminate(pid: u32) -> Result<()> {

@@ -112,3 +112,22 @@ fn a_damaged_cache_is_reported_and_not_used() {
         .wait_for(LIMIT, "the real configuration", |record| record.enabled)
         .unwrap();
 }
+
+#[test]
+fn without_a_tree_or_a_cache_the_agent_waits_and_can_be_asked_and_stopped() {
+    let node = DemoNode::new().unwrap();
+    let tree = ConfigTree::with_demo_guests().unwrap();
+    fs::rename(tree.path().join("nodes"), tree.path().join("away")).unwrap();
+    let agent = Agent::spawn(&node.host.namespace, &tree).unwrap();
+    agent.wait_said("cannot read").unwrap();
+    assert_eq!(agent.record().unwrap(), None);
+    let output = agent.fwctl(&["status"]).unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(
+        text.starts_with("Status: disabled/running\ndegraded: cannot read"),
+        "{text}"
+    );
+    let stopped = agent.fwctl(&["stop"]).unwrap();
+    assert!(stopped.status.success(), "{stopped:?}");
+}

@@ -1,5 +1,4 @@
 //! Changes of the host's addresses and routes.
-#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use std::time::Duration;
 

@@ -1,5 +1,4 @@
 //! The files that are installed beside the programs.
-#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use std::ffi::OsStr;
 use std::fs;
