@@ -151,7 +151,11 @@ pub async fn run(options: Options) -> Result<()> {
                 events.settle().await;
                 true
             }
-            Event::Links => false,
+            // Addresses may have come with it.
+            Event::Links => {
+                facts_are_old = true;
+                false
+            }
             Event::Addresses => {
                 facts_are_old = true;
                 continue;
@@ -274,10 +278,7 @@ impl Agent {
                     self.cached_at = None;
                     let other = sources != self.sources || retry || self.is_due();
                     if self.compiled.is_none() || other {
-                        let mut compiled = compile(&sources, &self.facts, unix_time());
-                        if self.options.reevaluate {
-                            compiled.image.reevaluate();
-                        }
+                        let compiled = self.compile(&sources);
                         self.report(&compiled);
                         self.sources = sources;
                         self.compiled = Some(Arc::new(compiled));
@@ -345,6 +346,15 @@ impl Agent {
         let mut sources = Sources::read(&self.options.root, &self.options.node);
         sources.keep_from(&self.sources);
         Ok(sources)
+    }
+
+    /// What the files mean here and now.
+    fn compile(&self, sources: &Sources) -> Compiled {
+        let mut compiled = compile(sources, &self.facts, unix_time());
+        if self.options.reevaluate {
+            compiled.image.reevaluate();
+        }
+        compiled
     }
 
     fn report(&self, compiled: &Compiled) {

@@ -122,11 +122,11 @@ impl Agent {
 
     /// Likewise, without waiting.
     pub fn respawn(self, namespace: &Netns) -> Result<Self> {
-        self.respawn_with(namespace, |_| ())
+        self.respawn_adjusted(namespace, |_| ())
     }
 
     /// Likewise, with other arguments or another environment besides.
-    pub fn respawn_with(
+    pub fn respawn_adjusted(
         mut self,
         namespace: &Netns,
         adjust: impl FnOnce(&mut Command),

@@ -42,6 +42,9 @@ struct Arguments {
     /// The same log as JSON lines.
     #[arg(long, value_name = "FILE")]
     log_json: Option<PathBuf>,
+    /// Judge flows again after a change of the rules, and cut those that are no longer allowed.
+    #[arg(long)]
+    reevaluate: bool,
     /// Start although pve-firewall or proxmox-firewall runs.
     #[arg(long)]
     force: bool,
@@ -70,6 +73,7 @@ impl Arguments {
             }
         }
         settings.node = self.node.or(settings.node);
+        settings.reevaluate |= self.reevaluate;
         settings.log_json = self.log_json.or(settings.log_json);
         Ok(settings)
     }

@@ -34,7 +34,7 @@ const TICK: Duration = Duration::from_secs(1);
 pub(super) enum Event {
     /// The configuration's files may have changed.
     Files,
-    /// Devices came, went or changed.
+    /// Devices came, went or changed, and perhaps addresses and routes, too.
     Links,
     /// Addresses or routes of the host changed.
     Addresses,
@@ -125,7 +125,6 @@ impl Events {
     /// One event for a change and all that came with it.
     fn changed(&mut self, first: Change) -> Event {
         let mut links = first == Change::Links;
-        // Addresses that come with a link are looked at because the devices are others.
         while let Some(change) = self.links.next().now_or_never().flatten() {
             links |= change == Change::Links;
         }

@@ -8,9 +8,8 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::{Agent, unix_time};
+use super::Agent;
 use crate::cache::{Cache, Cached};
-use crate::compile::compile;
 use crate::config::Sources;
 
 /// Takes what is to be kept.
@@ -82,7 +81,7 @@ impl Agent {
         );
         self.read_error = Some(format!("{error:#}"));
         self.cached_at = Some(cached.saved_at);
-        let compiled = compile(&self.sources, &self.facts, unix_time());
+        let compiled = self.compile(&self.sources);
         self.report(&compiled);
         self.compiled = Some(Arc::new(compiled));
     }

@@ -90,7 +90,7 @@ fn a_dead_agents_socket_is_replaced_and_a_living_ones_is_not() {
     let namespace = Netns::new("stale").unwrap();
     let tree = ConfigTree::with_demo_guests().unwrap();
     // What a killed agent leaves: a socket that nobody listens at.
-    let agent = Agent::spawn_with(&namespace, &tree, |command| {
+    let agent = Agent::spawn_adjusted(&namespace, &tree, |command| {
         let run = command
             .get_args()
             .skip_while(|argument| *argument != "--run-dir")

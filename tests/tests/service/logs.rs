@@ -55,7 +55,7 @@ fn json_lines_name_the_rule_and_follow_rotation_deletion_and_hup() {
     tree.write_firewall(100, RULES).unwrap();
     let place = temporary_directory("logs").unwrap();
     let file = place.path().join("tapwall.json");
-    let agent = Agent::spawn_with(&node.host.namespace, &tree, |command| {
+    let agent = Agent::spawn_adjusted(&node.host.namespace, &tree, |command| {
         command.arg("--log-json").arg(&file);
     })
     .unwrap();
@@ -122,7 +122,7 @@ fn a_full_disk_stops_neither_the_agent_nor_the_other_log_and_is_reported_later()
     let place = temporary_directory("full").unwrap();
     let file = place.path().join("tapwall.json");
     std::os::unix::fs::symlink("/dev/full", &file).unwrap();
-    let agent = Agent::spawn_with(&node.host.namespace, &tree, |command| {
+    let agent = Agent::spawn_adjusted(&node.host.namespace, &tree, |command| {
         command.arg("--log-json").arg(&file);
     })
     .unwrap();

@@ -67,7 +67,7 @@ fn readiness_status_reloads_and_the_end_are_told() {
     let place = temporary_directory("notify").unwrap();
     let path = place.path().join("notify");
     let mut manager = Manager::listen(&path);
-    let mut agent = Agent::spawn_with(&namespace, &tree, |command| {
+    let mut agent = Agent::spawn_adjusted(&namespace, &tree, |command| {
         command.env("NOTIFY_SOCKET", &path);
     })
     .unwrap();
@@ -95,7 +95,7 @@ fn the_watchdog_is_fed_by_the_loop_and_not_while_it_hangs() {
     let place = temporary_directory("watchdog").unwrap();
     let path = place.path().join("notify");
     let mut manager = Manager::listen(&path);
-    let agent = Agent::spawn_with(&namespace, &tree, |command| {
+    let agent = Agent::spawn_adjusted(&namespace, &tree, |command| {
         command
             .env("NOTIFY_SOCKET", &path)
             .env("WATCHDOG_USEC", "30000000");

@@ -69,13 +69,13 @@ fn the_units_capabilities_are_enough() {
         wrapped.stderr(Stdio::piped());
         *command = wrapped;
     };
-    let mut agent = Agent::spawn_with(&node.host.namespace, &tree, limit).unwrap();
+    let mut agent = Agent::spawn_adjusted(&node.host.namespace, &tree, limit).unwrap();
     let before = agent.wait_attached(TAP, None).unwrap();
     let status = fs::read_to_string(format!("/proc/{}/status", agent.pid())).unwrap();
     let held = status.lines().find(|line| line.starts_with("CapEff:"));
     let held = u64::from_str_radix(held.unwrap()[7..].trim(), 16).unwrap();
     assert_eq!(held.count_ones() as usize, allowed.len(), "{held:x}");
-    agent = agent.respawn_with(&node.host.namespace, limit).unwrap();
+    agent = agent.respawn_adjusted(&node.host.namespace, limit).unwrap();
     let after = agent.wait_attached(TAP, None).unwrap();
     assert_ne!(before.pid, after.pid);
     assert_eq!((before.degraded, after.degraded), (vec![], vec![]));
