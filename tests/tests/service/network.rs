@@ -1,4 +1,4 @@
-//! Changes of the host's addresses and routes.
+//! The host's interfaces, addresses and routes.
 
 use std::time::Duration;
 
@@ -35,4 +35,34 @@ fn a_route_or_an_address_that_comes_or_goes_is_seen_without_a_change_of_files_or
         let seen = settled(warnings);
         assert!(seen.is_ok(), "{change}: {seen:?}");
     }
+}
+
+#[test]
+fn interfaces_that_the_settings_exclude_are_not_the_hosts() {
+    let namespace = Netns::new("exclude").unwrap();
+    namespace
+        .ip("link add eno1 type veth peer name eno2\nlink add wg0 type veth peer name wg1")
+        .unwrap();
+    let tree = ConfigTree::with_demo_guests().unwrap();
+    let settings = tree.path().join("agent.toml");
+    tree.write(
+        "agent.toml",
+        "[interfaces]\ninclude = [\"eno*\", \"wg0\"]\nexclude = [\"*2\"]\nexlude = []\n",
+    )
+    .unwrap();
+    let agent = Agent::spawn_adjusted(&namespace, &tree, |command| {
+        command.arg("--config").arg(&settings);
+    })
+    .unwrap();
+    let record = agent
+        .wait_for(LIMIT, "the host's interfaces", |record| record.enabled)
+        .unwrap();
+    let names: Vec<&str> = record.host.iter().map(|own| own.device.as_str()).collect();
+    assert_eq!(names, ["eno1", "wg0"]);
+    assert!(record.host.iter().all(|own| own.attached), "{record:?}");
+    let said = agent.stderr();
+    assert!(
+        said.contains("agent.toml:4:1: warning: no setting is called `interfaces.exlude`"),
+        "{said}"
+    );
 }
