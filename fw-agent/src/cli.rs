@@ -6,9 +6,9 @@ mod check;
 mod compile;
 mod localnet;
 mod map;
+mod service;
 mod simulate;
 mod status;
-mod stop;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -19,39 +19,71 @@ use comfy_table::{ContentArrangement, Table, presets};
 
 use crate::compile::{Compiled, compile as compile_sources};
 use crate::config::{self, Sources};
-use crate::datapath::pins::{self, Pins};
+use crate::datapath::pins::Pins;
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::inventory::facts::HostFacts;
 use crate::reconcile::unix_time;
-use crate::record::{DEFAULT_RUN_DIRECTORY, RunDirectory};
-
-/// The configuration of the machine itself.
-const DEFAULT_ROOT: &str = "/etc/pve";
+use crate::record::RunDirectory;
+use crate::settings::{DEFAULT_ROOT, Settings};
 
 /// Looks at and controls Tapwall, the eBPF firewall of this node.
 #[derive(Debug, Parser)]
 #[command(name = "fwctl", version)]
 pub struct Cli {
     #[command(flatten)]
-    place: Place,
+    place: PlaceArguments,
     #[command(subcommand)]
     verb: Verb,
 }
 
-/// Where things are.
+/// Where things are, if it is not where the agent's settings say.
 #[derive(Debug, clap::Args)]
-struct Place {
-    /// Configuration tree, laid out like /etc/pve.
-    #[arg(long, value_name = "DIR", default_value = DEFAULT_ROOT, global = true)]
-    root: PathBuf,
+struct PlaceArguments {
+    /// The agent's settings [default: /etc/tapwall/agent.toml, which need not exist].
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+    /// Configuration tree, laid out like /etc/pve [default: /etc/pve].
+    #[arg(long, value_name = "DIR", global = true)]
+    root: Option<PathBuf>,
     /// Name of the node in the tree [default: the host's name].
     #[arg(long, global = true)]
     node: Option<String>,
-    /// Directory where the agent pins maps and links.
-    #[arg(long, value_name = "DIR", default_value = pins::DEFAULT, global = true)]
+    /// Directory where the agent pins maps and links [default: /sys/fs/bpf/tapwall].
+    #[arg(long, value_name = "DIR", global = true)]
+    pin_dir: Option<PathBuf>,
+    /// Directory of the agent's lock, record and control socket [default: /run/tapwall].
+    #[arg(long, value_name = "DIR", global = true)]
+    run_dir: Option<PathBuf>,
+}
+
+impl PlaceArguments {
+    /// What the command line says, and below it what the settings' file says.
+    fn resolve(self) -> Result<Place> {
+        let (settings, found) = Settings::read(self.config.as_deref())
+            .with_context(|| format!("cannot read the settings {:?}", self.config))?;
+        for diagnostic in found {
+            eprintln!("{diagnostic}");
+        }
+        // A tree that is named by hand is hardly the settings' node's.
+        let node = match self.root {
+            Some(_) => self.node,
+            None => self.node.or(settings.node),
+        };
+        Ok(Place {
+            root: self.root.unwrap_or(settings.root),
+            node,
+            pin_dir: self.pin_dir.unwrap_or(settings.pin_directory),
+            run_dir: self.run_dir.unwrap_or(settings.run_directory),
+        })
+    }
+}
+
+/// Where things are.
+#[derive(Debug)]
+struct Place {
+    root: PathBuf,
+    node: Option<String>,
     pin_dir: PathBuf,
-    /// Directory of the agent's lock and record.
-    #[arg(long, value_name = "DIR", default_value = DEFAULT_RUN_DIRECTORY, global = true)]
     run_dir: PathBuf,
 }
 
@@ -73,8 +105,28 @@ enum Verb {
     Map(map::Arguments),
     /// Say whether the firewall is on, and which ports are under policy.
     Status(status::Arguments),
+    /// Start the agent, by systemd.
+    Start,
     /// Stop the agent and take the firewall away: nothing is filtered any more.
     Stop,
+    /// Read everything again, by systemd; start the agent if it does not run. The firewall stays in force.
+    Restart,
+}
+
+impl Verb {
+    fn run(self, place: &Place) -> Result<Outcome> {
+        match self {
+            Self::Check(arguments) => check::run(place, &arguments),
+            Self::Compile(arguments) => compile::run(place, &arguments),
+            Self::Simulate(arguments) => simulate::run(place, &arguments),
+            Self::Localnet => localnet::run(place),
+            Self::Map(arguments) => map::run(place, &arguments),
+            Self::Status(arguments) => status::run(place, &arguments),
+            Self::Start => service::start(),
+            Self::Stop => service::stop(place),
+            Self::Restart => service::restart(),
+        }
+    }
 }
 
 /// How a verb ended.
@@ -98,15 +150,7 @@ impl Outcome {
 /// Runs `fwctl`.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let result = match cli.verb {
-        Verb::Check(arguments) => check::run(&cli.place, &arguments),
-        Verb::Compile(arguments) => compile::run(&cli.place, &arguments),
-        Verb::Simulate(arguments) => simulate::run(&cli.place, &arguments),
-        Verb::Localnet => localnet::run(&cli.place),
-        Verb::Map(arguments) => map::run(&cli.place, &arguments),
-        Verb::Status(arguments) => status::run(&cli.place, &arguments),
-        Verb::Stop => stop::run(&cli.place),
-    };
+    let result = cli.place.resolve().and_then(|place| cli.verb.run(&place));
     match result {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Diagnostics) => ExitCode::from(1),

@@ -7,16 +7,22 @@
 //! `config` is what the admin wrote, `inventory` what exists on this node, `policy` what it means, `lint` what of it was hardly meant, `image` what goes in each map,
 //! `datapath` how it gets there, `events` what the kernel said, `reconcile` when.
 
+pub mod cache;
 pub mod cli;
 pub mod compile;
 pub mod config;
+pub mod conflicts;
+pub mod control;
 pub mod datapath;
 pub mod diagnostic;
 pub mod events;
 pub mod image;
 pub mod inventory;
+pub mod journal;
 pub mod lint;
+pub mod notify;
 pub mod policy;
 pub mod reconcile;
 pub mod record;
+pub mod settings;
 pub mod simulate;

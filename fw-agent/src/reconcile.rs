@@ -3,37 +3,44 @@
 //! Something changed (a file, a device, the time): read the files, go through the pure stages, plan against what the kernel holds, apply, and
 //! write the record. Anything that fails leaves the last policy in force and is tried again.
 //!
-//! 1. [`watch`] says when files may have changed: at once by inotify, within a second by looking (`/etc/pve` is a FUSE file system whose
-//!    remote changes raise no events).
-//! 2. Netlink says when devices came or went.
-//! 3. Netlink also says when addresses changed; then, once a second at most, the host's addresses and routes are asked for.
-//! 4. Changes that come together are carried out together.
+//! 1. [`events`] says what happened, from a closed list; [`watch`] is its part about files: at once by inotify, within a second by looking
+//!    (`/etc/pve` is a FUSE file system whose remote changes raise no events).
+//! 2. Devices are listed with every round. The host's addresses and routes are asked for once a second at most.
+//! 3. Changes that come together are carried out together.
+//! 4. What was carried out is kept on disk ([`keeper`]); until the files can be read for the first time, that is enforced.
 //!
 //! Invariant: the firewall is opened only by a configuration that says so and that could be read. A root directory that is gone, or a file that
 //! exists and cannot be read, changes nothing.
 
+mod answers;
 mod debug_log;
+mod events;
 mod host;
+mod keeper;
 mod logger;
+mod outputs;
 mod sweeper;
 mod watch;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
-use futures_util::{FutureExt, StreamExt};
 use fw_common::maps::PortKey;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
 
+use self::events::{Event, Events};
 use self::host::scope;
+use self::keeper::Keeper;
 use self::logger::{LogNames, Logger};
+use self::outputs::Outputs;
 use self::sweeper::Sweeper;
-use self::watch::FileWatch;
+use crate::cache::{self, Cache};
 use crate::compile::{Compiled, compile};
 use crate::config::Sources;
+use crate::control::{Request, server, socket};
 use crate::datapath::pins::Pins;
 use crate::datapath::{
     Action, AttachMode, Bans, Kernel, Plan, State, monotonic,
@@ -44,7 +51,9 @@ use crate::image::{HOST, MapImage};
 use crate::inventory::devices::{self, Devices};
 use crate::inventory::facts::HostFacts;
 use crate::inventory::uplinks::uplinks;
+use crate::notify::Manager;
 use crate::record::{PortRecord, Record, RunDirectory, UplinkRecord};
+use crate::settings::Interfaces;
 
 /// Where the agent finds and puts things.
 #[derive(Clone, Debug)]
@@ -57,18 +66,17 @@ pub struct Options {
     pub pin_directory: PathBuf,
     /// Directory for the record and the lock.
     pub run_directory: PathBuf,
+    /// Directory of the last good configuration.
+    pub state_directory: PathBuf,
+    /// Interfaces of the host's zone.
+    pub interfaces: Interfaces,
     /// The firewall's log.
     pub log_file: PathBuf,
-    /// Whether flows that were accepted under other rules are judged again.
+    /// The same as JSON lines, if there is to be one.
+    pub log_json: Option<PathBuf>,
+    /// Flows that were accepted under older rules are judged again.
     pub reevaluate: bool,
 }
-
-/// Changes of files that come within this time of each other are carried out together …
-const QUIET: Duration = Duration::from_millis(10);
-/// … but none waits longer than this.
-const PATIENCE: Duration = Duration::from_millis(100);
-/// Time between looks at the files, at the cluster's self-expiring switch, and between tries of what failed.
-const TICK: Duration = Duration::from_secs(1);
 
 /// Runs the agent until a signal ends it. The policy stays in force afterwards.
 ///
@@ -85,7 +93,14 @@ pub async fn run(options: Options) -> Result<()> {
             options.run_directory.display()
         );
     };
-    let (netlink, mut links) = devices::watch().context("cannot listen to netlink")?;
+    let (requests, control) = mpsc::channel(16);
+    let listener = server::bind(&options.run_directory).with_context(|| {
+        format!(
+            "cannot make the control socket in {}",
+            options.run_directory.display()
+        )
+    })?;
+    let (netlink, links) = devices::watch().context("cannot listen to netlink")?;
     let mut kernel = Kernel::open(&options.pin_directory, AttachMode::of_this_kernel())?;
     let present = Devices::list(&netlink)
         .await
@@ -96,14 +111,16 @@ pub async fn run(options: Options) -> Result<()> {
     let state = kernel.recover(&present.indices())?;
     let bans = Bans::open(&Pins::new(&options.pin_directory))?;
     let (suppressed, suppressions) = tokio::sync::mpsc::unbounded_channel();
-    let (logger, names) = Logger::new(&mut kernel, options.log_file.clone(), suppressions)?;
+    let outputs = Outputs::new(options.log_file.clone(), options.log_json.clone());
+    let (logger, names) = Logger::new(&mut kernel, outputs, suppressions)?;
     let logging = tokio::spawn(logger.run());
 
-    let mut files = FileWatch::new(&options.root, &options.node);
-    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
-    let mut hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
-    let mut ticks = tokio::time::interval(TICK);
+    let mut events = Events::listen(&options.root, &options.node, links, control)?;
+    let cache = Cache::new(&options.state_directory, &options.root, &options.node);
+    let cached = cache.load().unwrap_or_else(|error| {
+        tracing::error!("{:#}; it is not used", anyhow::Error::from(error));
+        None
+    });
     let mut agent = Agent {
         options,
         run_directory,
@@ -113,6 +130,8 @@ pub async fn run(options: Options) -> Result<()> {
         state_is_unknown: false,
         sources: Sources::default(),
         compiled: None,
+        cached_at: None,
+        keeper: Keeper::start(cache),
         facts,
         devices: Devices::default(),
         names,
@@ -123,45 +142,59 @@ pub async fn run(options: Options) -> Result<()> {
         retry: false,
         read_error: None,
         sweeper: None,
+        started: Instant::now(),
     };
+    agent.start_from(cached);
     agent.reconcile(present, true);
     // After the settings are written: timeouts are among them.
     agent.sweeper = Some(Sweeper::start(&agent.options.pin_directory, suppressed)?);
     agent.keep_counters();
+    let mut manager = Manager::of_this_process();
+    manager.round(&agent.sentence());
+    let serving = tokio::spawn(server::serve(listener, requests));
     let mut facts_are_old = false;
-    loop {
-        let files_changed = tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            _ = hangup.recv() => {
-                agent.names.send_modify(|names| names.reopen += 1);
+    let ended_by = loop {
+        let mut answer = None;
+        let files_changed = match events.next().await {
+            Event::Files => {
+                events.settle().await;
                 true
             }
-            () = files.changed() => true,
-            // A new device must not wait: only what has come with it is taken together.
-            Some(()) = links.next() => {
-                while links.next().now_or_never().flatten().is_some() {}
+            // Addresses may have come with it.
+            Event::Links => {
                 facts_are_old = true;
                 false
             }
+            Event::Addresses => {
+                facts_are_old = true;
+                continue;
+            }
             // Devices are listed again in any case: netlink drops messages when many come at once.
-            _ = ticks.tick() => {
+            Event::Tick => {
                 let news = std::mem::take(&mut facts_are_old) && agent.look_around(&netlink).await;
                 agent.look_after_bans();
-                files.look() || agent.is_due() || news
+                events.look() || agent.is_due() || news
+            }
+            Event::Terminate(signal) => break signal,
+            Event::Hangup => {
+                tracing::info!("SIGHUP: reading everything again, opening the logs anew");
+                manager.reloading();
+                agent.names.send_modify(|names| names.reopen += 1);
+                true
+            }
+            Event::Control(Request::Status(to)) => {
+                reply(to, agent.status());
+                continue;
+            }
+            Event::Control(Request::Diagnostics(to)) => {
+                reply(to, agent.diagnostics());
+                continue;
+            }
+            Event::Control(Request::Reload(to)) => {
+                answer = Some(to);
+                true
             }
         };
-        let deadline = tokio::time::Instant::now() + PATIENCE;
-        if files_changed {
-            loop {
-                tokio::select! {
-                    () = files.changed() => {}
-                    () = tokio::time::sleep(QUIET) => break,
-                    () = tokio::time::sleep_until(deadline) => break,
-                    Some(()) = links.next() => break,
-                }
-            }
-        }
         match Devices::list(&netlink).await {
             Ok(present) => {
                 facts_are_old |= files_changed || present != agent.devices;
@@ -169,10 +202,33 @@ pub async fn run(options: Options) -> Result<()> {
             }
             Err(error) => tracing::error!(%error, "cannot list the network devices"),
         }
+        if let Some(to) = answer {
+            reply(to, agent.status());
+        }
+        manager.round(&agent.sentence());
+    };
+    tracing::info!("{ended_by}: stopping; the policy stays in force");
+    manager.stopping();
+    serving.abort();
+    if let Err(error) = std::fs::remove_file(socket(&agent.options.run_directory)) {
+        tracing::warn!(%error, "cannot remove the control socket");
     }
-    tracing::info!("stopping; the policy stays in force");
-    drop(agent);
+    let Agent {
+        keeper,
+        names,
+        sweeper,
+        ..
+    } = agent;
+    drop((names, sweeper));
+    keeper.finish().await;
     logging.await.context("the log reader failed")
+}
+
+/// Answers a request; whoever asked may have gone.
+fn reply<T>(to: oneshot::Sender<T>, answer: T) {
+    if to.send(answer).is_err() {
+        tracing::debug!("nobody waits for the answer any more");
+    }
 }
 
 /// What the loop keeps between rounds.
@@ -186,7 +242,10 @@ struct Agent {
     state_is_unknown: bool,
     sources: Sources,
     facts: HostFacts,
-    compiled: Option<Compiled>,
+    compiled: Option<Arc<Compiled>>,
+    /// When the files in force were kept, if they are from the cache and not yet from the tree.
+    cached_at: Option<String>,
+    keeper: Keeper,
     devices: Devices,
     names: tokio::sync::watch::Sender<LogNames>,
     record: Record,
@@ -195,6 +254,7 @@ struct Agent {
     /// Why the files could not be read last time; said once.
     read_error: Option<String>,
     sweeper: Option<Sweeper>,
+    started: Instant,
 }
 
 impl Agent {
@@ -256,15 +316,13 @@ impl Agent {
             match self.read() {
                 Ok(sources) => {
                     self.read_error = None;
+                    self.cached_at = None;
                     let other = sources != self.sources || retry || self.is_due();
                     if self.compiled.is_none() || other {
-                        let mut compiled = compile(&sources, &self.facts, unix_time());
-                        if self.options.reevaluate {
-                            compiled.image.reevaluate();
-                        }
+                        let compiled = self.compile(&sources);
                         self.report(&compiled);
                         self.sources = sources;
-                        self.compiled = Some(compiled);
+                        self.compiled = Some(Arc::new(compiled));
                         news = true;
                     }
                 }
@@ -278,9 +336,8 @@ impl Agent {
                 }
             }
         }
-        if news && let Some(compiled) = self.compiled.take() {
+        if news && let Some(compiled) = self.compiled.clone() {
             self.carry_out(&compiled);
-            self.compiled = Some(compiled);
             self.keep_counters();
             // Programs may have been loaded anew.
             debug_log::listen(&mut self.kernel);
@@ -288,12 +345,14 @@ impl Agent {
     }
 
     /// Makes the kernel hold what the configuration says, for the devices that are there.
-    fn carry_out(&mut self, compiled: &Compiled) {
+    fn carry_out(&mut self, compiled: &Arc<Compiled>) {
         self.names.send_modify(|names| {
             if *names.rules != compiled.image.rules {
                 let rules = Arc::new(compiled.image.rules.clone());
                 names.previous = std::mem::replace(&mut names.rules, rules);
+                names.compiled_before = names.compiled.take();
             }
+            names.compiled = Some(Arc::clone(compiled));
             names.devices = self.devices.names();
         });
         let nothing = MapImage::default();
@@ -308,7 +367,8 @@ impl Agent {
             let known = compiled.config.guests.contains_key(&vmid);
             compiled.policy.enabled && !(certain && known)
         };
-        let degraded = self.apply(image, &present, leave);
+        let mut degraded = self.apply(image, &present, leave);
+        degraded.extend(self.unread());
         self.note(compiled, &present, &degraded);
     }
 
@@ -334,6 +394,15 @@ impl Agent {
         let mut sources = Sources::read(&self.options.root, &self.options.node);
         sources.keep_from(&self.sources);
         Ok(sources)
+    }
+
+    /// What the files mean here and now.
+    fn compile(&self, sources: &Sources) -> Compiled {
+        let mut compiled = compile(sources, &self.facts, unix_time());
+        if self.options.reevaluate {
+            compiled.image.reevaluate();
+        }
+        compiled
     }
 
     fn report(&self, compiled: &Compiled) {
@@ -383,7 +452,10 @@ impl Agent {
     fn edge(&self) -> Edge {
         let devices = self.devices.0.values();
         Edge {
-            uplinks: uplinks(&self.devices),
+            uplinks: uplinks(&self.devices)
+                .into_iter()
+                .filter(|(name, _)| self.options.interfaces.wants(name))
+                .collect(),
             macs: devices.map(|device| (device.ifindex, device.mac)).collect(),
             bans: self.has_bans(),
         }
@@ -518,6 +590,12 @@ impl Agent {
                 device,
             }
         });
+        // A tree that could not be read has set `retry` too, but nothing of it was tried.
+        let incomplete = self.retry && self.read_error.is_none();
+        let digest = cache::digest(&self.sources);
+        if self.read_error.is_none() && !incomplete && digest != self.record.digest {
+            self.keeper.keep(self.sources.clone());
+        }
         self.record = Record {
             pid: self.record.pid,
             generation: self.record.generation + 1,
@@ -527,6 +605,8 @@ impl Agent {
             host: self.host_record(compiled, present),
             uplinks: self.uplink_records(),
             degraded: degraded.to_vec(),
+            digest,
+            incomplete,
             not_enforced: compiled.policy.not_enforced(),
             errors: count(Severity::Error),
             warnings: count(Severity::Warning),

@@ -36,6 +36,12 @@ pub struct Record {
     /// Policies that are resolved but that nothing enforces yet.
     #[serde(default)]
     pub not_enforced: Vec<String>,
+    /// Name of the files' contents that were carried out ([`crate::cache::digest`]).
+    #[serde(default)]
+    pub digest: String,
+    /// Something could not be carried out and will be tried again.
+    #[serde(default)]
+    pub incomplete: bool,
     /// Lines that are not enforced.
     pub errors: usize,
     /// Lines that may not mean what was meant.
@@ -129,6 +135,22 @@ impl RunDirectory {
         let temporary = self.0.join("record.json.new");
         std::fs::write(&temporary, serde_json::to_vec(record)?)?;
         std::fs::rename(temporary, self.record())
+    }
+
+    /// Removes the record, if there is one.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub fn forget(&self) -> std::io::Result<()> {
+        match std::fs::remove_file(self.record()) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
     }
 
     /// Reads the record; none if there is none.

@@ -49,6 +49,7 @@ struct Places {
     run: TempDir,
     /// Further options of the agent.
     options: Vec<String>,
+    state: Arc<TempDir>,
 }
 
 impl Places {
@@ -83,18 +84,53 @@ impl Agent {
     }
 
     fn spawn_with(namespace: &Netns, tree: &ConfigTree, options: &[&str]) -> Result<Self> {
+        Self::make(namespace, tree, options, |_| ())
+    }
+
+    /// Likewise, with another command or another environment besides.
+    pub fn spawn_adjusted(
+        namespace: &Netns,
+        tree: &ConfigTree,
+        adjust: impl FnOnce(&mut Command),
+    ) -> Result<Self> {
+        Self::make(namespace, tree, &[], adjust)
+    }
+
+    fn make(
+        namespace: &Netns,
+        tree: &ConfigTree,
+        options: &[&str],
+        adjust: impl FnOnce(&mut Command),
+    ) -> Result<Self> {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let places = Places {
             root: tree.path().to_path_buf(),
             pins: PathBuf::from(format!("/sys/fs/bpf/tapwall-test-{}-{number}", id())),
             run: temporary_directory("run")?,
             options: options.iter().map(|&option| option.to_owned()).collect(),
+            state: Arc::new(temporary_directory("state")?),
         };
-        Self::launch(namespace.path(), places)
+        Self::launch(namespace.path(), places, adjust)
     }
 
-    /// Ends the agent and starts another on the same tree, pins and record: what an upgrade does.
-    pub fn restart(mut self, namespace: &Netns) -> Result<Self> {
+    /// Ends the agent and starts another on the same tree, pins and state: what an upgrade does.
+    pub fn restart(self, namespace: &Netns) -> Result<Self> {
+        let agent = self.respawn(namespace)?;
+        agent.wait_for(START, "its first record", |_| true)?;
+        Ok(agent)
+    }
+
+    /// Likewise, without waiting.
+    pub fn respawn(self, namespace: &Netns) -> Result<Self> {
+        self.respawn_adjusted(namespace, |_| ())
+    }
+
+    /// Likewise, with other arguments or another environment besides.
+    pub fn respawn_adjusted(
+        mut self,
+        namespace: &Netns,
+        adjust: impl FnOnce(&mut Command),
+    ) -> Result<Self> {
         self.terminate()?;
         let run = temporary_directory("run")?;
         let places = Places {
@@ -102,15 +138,19 @@ impl Agent {
             pins: self.places.pins.clone(),
             run,
             options: self.places.options.clone(),
+            state: Arc::clone(&self.places.state),
         };
-        let agent = Self::launch(namespace.path(), places)?;
+        let agent = Self::launch(namespace.path(), places, adjust)?;
         // The pins are the new agent's now.
         self.stopped = true;
-        agent.wait_for(START, "its first record", |_| true)?;
         Ok(agent)
     }
 
-    fn launch(namespace: PathBuf, places: Places) -> Result<Self> {
+    fn launch(
+        namespace: PathBuf,
+        places: Places,
+        adjust: impl FnOnce(&mut Command),
+    ) -> Result<Self> {
         let mut command = inside(&namespace, &program("fw-agent")?);
         places.arguments(&mut command);
         command
@@ -120,6 +160,8 @@ impl Agent {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
+        command.arg("--state-dir").arg(places.state.path());
+        adjust(&mut command);
         let mut child = command.spawn().context("starting the agent")?;
         let stderr = Arc::new(Mutex::new(String::new()));
         let reader = child.stderr.take().map(|stream| {
@@ -155,6 +197,11 @@ impl Agent {
     /// Where it records.
     pub fn run_directory(&self) -> &Path {
         self.places.run.path()
+    }
+
+    /// Where it keeps what outlives a boot.
+    pub fn state_directory(&self) -> &Path {
+        self.places.state.path()
     }
 
     /// The latest record, if there is one.
@@ -215,6 +262,18 @@ impl Agent {
             }
             thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// Waits until it has said something with these words.
+    pub fn wait_said(&self, words: &str) -> Result<()> {
+        let deadline = Instant::now() + START;
+        while !self.stderr().contains(words) {
+            if Instant::now() > deadline || !self.is_running() {
+                bail!("it did not say {words:?}; it said:\n{}", self.stderr());
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
     }
 
     /// Everything it said so far.
@@ -298,6 +357,12 @@ impl Agent {
             bail!("the agent ended with {status}; it said:\n{}", self.stderr());
         }
         Ok(())
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
+        kill_process(pid.context("it has no number")?, signal).context("signalling the agent")
     }
 
     /// Without taking its exit status away from [`Self::terminate`].

@@ -1,12 +1,18 @@
-//! `fwctl status`: the reference's line, then the ports.
+//! `fwctl status`: the reference's line, then what the agent did last and the ports.
+//!
+//! A running agent is asked over its control socket. One that does not answer, or that ended, is known by its record; whether changes are pending
+//! is then told by comparing the files with those of the record.
 
 use std::io::Write;
 
 use anyhow::{Context, Result};
-use serde::Serialize;
 
 use super::{Outcome, Place, table};
-use crate::record::Record;
+use crate::cache::digest;
+use crate::config;
+use crate::control::{Status, client};
+use crate::policy::is_enabled;
+use crate::reconcile::unix_time;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -15,23 +21,8 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-#[derive(Serialize)]
-struct Status {
-    running: bool,
-    #[serde(flatten)]
-    record: Record,
-}
-
 pub(super) fn run(place: &Place, arguments: &Arguments) -> Result<Outcome> {
-    let directory = place.run_directory();
-    let record = directory
-        .read()
-        .context("cannot read the agent's record")?
-        .unwrap_or_default();
-    let status = Status {
-        running: directory.is_locked(),
-        record,
-    };
+    let (status, answered) = status(place)?;
     let mut out = std::io::stdout().lock();
     if arguments.json {
         serde_json::to_writer_pretty(&mut out, &status)?;
@@ -40,11 +31,44 @@ pub(super) fn run(place: &Place, arguments: &Arguments) -> Result<Outcome> {
         print(&mut out, &status)?;
     }
     let record = &status.record;
-    let sound = record.degraded.is_empty() && record.errors == 0;
+    let sound = answered && record.degraded.is_empty() && record.errors == 0;
     Ok(match sound {
         true => Outcome::Done,
         false => Outcome::Diagnostics,
     })
+}
+
+/// How things are; false if that is not from who should know.
+fn status(place: &Place) -> Result<(Status, bool)> {
+    let directory = place.run_directory();
+    let running = directory.is_locked();
+    if running {
+        match client::status(&place.run_dir) {
+            Ok(status) => return Ok((status, true)),
+            Err(error) => eprintln!("fwctl: {error:#}; this is what it did last"),
+        }
+    }
+    let mut record = directory
+        .read()
+        .context("cannot read the agent's record")?
+        .unwrap_or_default();
+    let sources = place.sources().ok();
+    if let Some(sources) = &sources
+        && !running
+    {
+        let (config, _) = config::parse(sources);
+        record.enabled = is_enabled(config.cluster.options.enable.value, unix_time());
+    }
+    // As in the reference, only a running agent has changes to carry out. What cannot be read is not known to have changed.
+    let differs =
+        sources.is_some_and(|now| now.unreadable.is_empty() && digest(&now) != record.digest);
+    let status = Status {
+        running,
+        pending: running && (differs || record.incomplete),
+        record,
+        ..Status::default()
+    };
+    Ok((status, !running))
 }
 
 fn print(out: &mut impl Write, status: &Status) -> std::io::Result<()> {
@@ -55,8 +79,16 @@ fn print(out: &mut impl Write, status: &Status) -> std::io::Result<()> {
         "disabled"
     };
     let running = if status.running { "running" } else { "stopped" };
-    writeln!(out, "Status: {enabled}/{running}")?;
+    let pending = if status.pending {
+        " (pending changes)"
+    } else {
+        ""
+    };
+    writeln!(out, "Status: {enabled}/{running}{pending}")?;
     if record.generation == 0 {
+        for degraded in &record.degraded {
+            writeln!(out, "degraded: {degraded}")?;
+        }
         return Ok(());
     }
     writeln!(

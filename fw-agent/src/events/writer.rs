@@ -64,7 +64,12 @@ pub struct LogWriter {
     cause: String,
     /// The file that ends in the middle of a line.
     torn: Option<Inode>,
+    /// How a status line is written.
+    form: StatusForm,
 }
+
+/// Appends a status line, newline included.
+pub type StatusForm = fn(&mut Vec<u8>, &Status<'_>, &Zoned);
 
 #[derive(Debug)]
 struct Open {
@@ -81,7 +86,13 @@ fn inode(metadata: &Metadata) -> Inode {
 impl LogWriter {
     /// A writer for the file at `path`, which is opened (and created) by the first flush.
     pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self::with_status(path, |out, status, time| status.write(out, time))
+    }
+
+    /// The same for a file whose status lines have another form.
+    pub fn with_status(path: impl Into<PathBuf>, form: StatusForm) -> Self {
         Self {
+            form,
             path: path.into(),
             open: None,
             checked: None,
@@ -122,7 +133,8 @@ impl LogWriter {
 
     /// Adds a status line to the batch.
     pub fn status(&mut self, status: &Status<'_>, time: &Zoned) {
-        self.compose(|batch| status.write(batch, time));
+        let form = self.form;
+        self.compose(|batch| form(batch, status, time));
     }
 
     /// Opens the path anew before the next write, whatever is there.
@@ -159,7 +171,7 @@ impl LogWriter {
             preface.push(b'\n');
         }
         if self.lost > 0 {
-            Status::Lost(self.lost, &self.cause).write(&mut preface, now);
+            (self.form)(&mut preface, &Status::Lost(self.lost, &self.cause), now);
         }
         let start = preface.len();
         if start > 0 {

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 
 use crate::image::mac_number;
 use futures_util::stream::{Stream, StreamExt, TryStreamExt};
+use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
 use rtnetlink::{Handle, MulticastGroup};
 
@@ -136,18 +138,48 @@ fn layer(found: LinkLayerType) -> Layer {
     }
 }
 
-/// Connects to netlink: a handle for questions, and a stream with an item for each change of any link or
-/// address. Must be called inside a tokio
-/// runtime, where the connection goes on by itself.
+/// What netlink said has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A device came, went, or is another; or messages were lost, and anything may have changed.
+    Links,
+    /// An address or a route.
+    Addresses,
+}
+
+impl Change {
+    /// What a message is about.
+    fn of(message: &NetlinkMessage<RouteNetlinkMessage>) -> Self {
+        let NetlinkPayload::InnerMessage(message) = &message.payload else {
+            return Self::Links;
+        };
+        let is_about_addresses = matches!(
+            message,
+            RouteNetlinkMessage::NewAddress(_)
+                | RouteNetlinkMessage::DelAddress(_)
+                | RouteNetlinkMessage::NewRoute(_)
+                | RouteNetlinkMessage::DelRoute(_)
+        );
+        match is_about_addresses {
+            true => Self::Addresses,
+            false => Self::Links,
+        }
+    }
+}
+
+/// Connects to netlink: a handle for questions, and a stream with an item for each change of any link, address or route. Must be called
+/// inside a tokio runtime, where the connection goes on by itself.
 ///
 /// # Errors
 /// The socket cannot be made.
-pub fn watch() -> std::io::Result<(Handle, impl Stream<Item = ()> + Unpin)> {
+pub fn watch() -> std::io::Result<(Handle, impl Stream<Item = Change> + Unpin)> {
     let (connection, handle, messages) = rtnetlink::new_multicast_connection(&[
         MulticastGroup::Link,
         MulticastGroup::Ipv4Ifaddr,
         MulticastGroup::Ipv6Ifaddr,
+        MulticastGroup::Ipv4Route,
+        MulticastGroup::Ipv6Route,
     ])?;
     tokio::spawn(connection);
-    Ok((handle, messages.map(|_| ())))
+    Ok((handle, messages.map(|(message, _)| Change::of(&message))))
 }

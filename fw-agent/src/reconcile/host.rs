@@ -15,7 +15,10 @@ impl Agent {
         let addresses = self.facts.addresses.iter();
         Present {
             devices: self.devices.indices(),
-            host: host_devices(&self.devices),
+            host: host_devices(&self.devices)
+                .into_iter()
+                .filter(|(name, _)| self.options.interfaces.wants(name))
+                .collect(),
             locals: addresses.map(|net| address(net.addr())).collect(),
         }
     }

@@ -5,7 +5,6 @@
 //! A task of its own: a slow apply does not delay it.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,15 +17,13 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 
+use super::outputs::Outputs;
 use super::sweeper::Suppressed;
+use crate::compile::Compiled;
 use crate::datapath::{Error, Kernel};
 use crate::events::clock::Clock;
-use crate::events::context::LogContext;
-use crate::events::line::format_into;
 use crate::events::status::Status;
-use crate::events::writer::LogWriter;
 use crate::image::{RuleInfo, RuleTable};
-use crate::policy::OriginKind;
 
 /// What the log calls things; the loop changes it with each round.
 #[derive(Clone, Debug, Default)]
@@ -35,6 +32,10 @@ pub(super) struct LogNames {
     pub(super) rules: Arc<RuleTable>,
     /// Rules that were in force before: events of theirs may still be on their way.
     pub(super) previous: Arc<RuleTable>,
+    /// The configuration in force, for the lines that rules stand on.
+    pub(super) compiled: Option<Arc<Compiled>>,
+    /// The one before.
+    pub(super) compiled_before: Option<Arc<Compiled>>,
     /// Device and bridge by interface index.
     pub(super) devices: BTreeMap<u32, (String, Option<String>)>,
     /// Counts requests to open the file anew.
@@ -66,12 +67,11 @@ pub(super) struct Logger {
     names: watch::Receiver<LogNames>,
     /// Suppressed lines that no event tells of.
     suppressions: UnboundedReceiver<Suppressed>,
-    writer: LogWriter,
+    outputs: Outputs,
     clock: Clock,
     lost: u64,
     refused: u64,
     reopened: u64,
-    failing: bool,
 }
 
 /// Time between looks at the counters.
@@ -81,7 +81,7 @@ impl Logger {
     /// A reader of the kernel's events, and where to tell it names. It ends when the sender is dropped.
     pub(super) fn new(
         kernel: &mut Kernel,
-        log_file: PathBuf,
+        outputs: Outputs,
         suppressions: UnboundedReceiver<Suppressed>,
     ) -> anyhow::Result<(Self, watch::Sender<LogNames>)> {
         let (sender, names) = watch::channel(LogNames::default());
@@ -94,12 +94,11 @@ impl Logger {
             counters: kernel.take_counters()?,
             names,
             suppressions,
-            writer: LogWriter::new(log_file),
+            outputs,
             clock: Clock::system(),
             lost: 0,
             refused: 0,
             reopened: 0,
-            failing: false,
         };
         logger.lost = logger.count(counter::LOST_EVENTS).unwrap_or(0);
         logger.refused = logger.count(counter::FLOWS_REFUSED).unwrap_or(0);
@@ -108,7 +107,7 @@ impl Logger {
 
     pub(super) async fn run(mut self) {
         let now = self.clock.now();
-        self.writer.status(&Status::Started, &now);
+        self.outputs.status(&Status::Started, &now);
         self.flush();
         let mut checks = tokio::time::interval(LOST_CHECK);
         loop {
@@ -133,7 +132,7 @@ impl Logger {
         }
         self.drain();
         let now = self.clock.now();
-        self.writer.status(&Status::Stopped, &now);
+        self.outputs.status(&Status::Stopped, &now);
         self.flush();
     }
 
@@ -142,7 +141,7 @@ impl Logger {
         let names = self.names.borrow_and_update().clone();
         if names.reopen != self.reopened {
             self.reopened = names.reopen;
-            self.writer.reopen();
+            self.outputs.reopen();
         }
         self.clock.refresh();
         while let Some(item) = self.events.get_mut().next() {
@@ -151,10 +150,6 @@ impl Logger {
                 continue;
             };
             let time = self.clock.at(event.time_ns);
-            let unknown = (format!("if{}", event.ifindex), None);
-            let (device, bridge) = names.devices.get(&event.ifindex).unwrap_or(&unknown);
-            let info = names.rule(event.rule);
-            let kind = info.map_or(&OriginKind::Rule, |info| &info.kind);
             if event.suppressed > 0 {
                 let rule = RuleKey {
                     vmid: event.vmid,
@@ -164,25 +159,16 @@ impl Logger {
                     reserved: 0,
                 };
                 let suppressed = suppression(&names, rule, event.suppressed);
-                self.writer.status(&suppressed, &time);
+                self.outputs.status(&suppressed, &time);
             }
-            let context = LogContext::of(&event, kind, device, bridge.as_deref());
-            self.writer
-                .compose(|line| format_into(line, &event, &context, &time));
+            self.outputs.packet(&event, &names, &time);
         }
         self.flush();
     }
 
     fn flush(&mut self) {
         let now = self.clock.now();
-        match self.writer.flush(&now) {
-            Ok(()) => self.failing = false,
-            Err(error) if !self.failing => {
-                self.failing = true;
-                tracing::error!("{:#}", anyhow::Error::from(error));
-            }
-            Err(_) => {}
-        }
+        self.outputs.flush(&now);
     }
 
     fn count(&self, index: u32) -> Result<u64, Error> {
@@ -198,7 +184,7 @@ impl Logger {
     fn report_suppressed(&mut self, rule: RuleKey, count: u64) {
         let now = self.clock.now();
         let names = self.names.borrow();
-        self.writer.status(&suppression(&names, rule, count), &now);
+        self.outputs.status(&suppression(&names, rule, count), &now);
     }
 
     fn report_lost(&mut self) {
@@ -207,7 +193,8 @@ impl Logger {
         };
         if lost > self.lost {
             let now = self.clock.now();
-            self.writer.status(&Status::Skipped(lost - self.lost), &now);
+            self.outputs
+                .status(&Status::Skipped(lost - self.lost), &now);
             self.lost = lost;
         }
     }

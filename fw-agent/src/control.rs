@@ -1,0 +1,60 @@
+//! The control socket: asking a running agent, over HTTP with JSON on `<run directory>/control.sock`.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /v1/status` | [`Status`] |
+//! | `POST /v1/reload` | reads everything again and carries it out now; then [`Status`] |
+//! | `GET /v1/diagnostics` | what is wrong with the files, as of the last compile: a list with file, line and column |
+//!
+//! Failures are `{"error": "…"}` with a status that fits. [`server`] hands each request to the agent's loop, which alone knows the answers;
+//! [`client`] is for `fwctl`.
+//!
+//! Invariant: only root may connect (mode 0600 from the moment the socket has its name), and only the agent that holds the run directory's lock
+//! makes the socket. So one that is there while nobody holds the lock is a dead agent's, and is replaced.
+
+pub mod client;
+pub mod server;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+use crate::diagnostic::Diagnostic;
+use crate::record::Record;
+
+/// How long a question may take, on both sides: a large configuration is applied in less.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The socket of an agent with this run directory.
+pub fn socket(run_directory: &Path) -> PathBuf {
+    run_directory.join("control.sock")
+}
+
+/// How the agent is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// An agent runs.
+    pub running: bool,
+    /// Its version.
+    pub version: Option<String>,
+    /// Seconds since it started.
+    pub uptime: Option<u64>,
+    /// What the files say now is not, or not wholly, what was carried out last.
+    pub pending: bool,
+    /// What it did last.
+    #[serde(flatten)]
+    pub record: Record,
+}
+
+/// A question to the agent's loop, and where the answer goes.
+#[derive(Debug)]
+pub enum Request {
+    /// How are you?
+    Status(oneshot::Sender<Status>),
+    /// Read everything again.
+    Reload(oneshot::Sender<Status>),
+    /// What is wrong with the files?
+    Diagnostics(oneshot::Sender<Vec<Diagnostic>>),
+}

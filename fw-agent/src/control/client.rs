@@ -1,0 +1,76 @@
+//! `fwctl`'s side of the control socket: one request, one answer, in bounded time.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::{Method, Request};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use super::{PATIENCE, Status, socket};
+
+/// Asks how the agent is.
+///
+/// # Errors
+/// Nobody answers, or not in time.
+pub fn status(run_directory: &Path) -> Result<Status> {
+    ask(run_directory, Method::GET, "/v1/status")
+}
+
+/// Has the agent read everything again and carry it out; answers how it is then.
+///
+/// # Errors
+/// Nobody answers, or not in time.
+pub fn reload(run_directory: &Path) -> Result<Status> {
+    ask(run_directory, Method::POST, "/v1/reload")
+}
+
+/// Sends a request without a body and reads the answer as JSON.
+///
+/// # Errors
+/// Nobody answers, not in time, with a failure, or with something else than a `T`.
+pub fn ask<T: DeserializeOwned>(run_directory: &Path, method: Method, path: &str) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let answer = runtime.block_on(async {
+        timeout(PATIENCE, exchange(run_directory, method, path))
+            .await
+            .context("no answer in time")?
+    });
+    answer.with_context(|| {
+        format!(
+            "cannot ask the agent at {}",
+            socket(run_directory).display()
+        )
+    })
+}
+
+async fn exchange<T: DeserializeOwned>(
+    run_directory: &Path,
+    method: Method,
+    path: &str,
+) -> Result<T> {
+    let stream = UnixStream::connect(socket(run_directory)).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let connection = tokio::spawn(connection);
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(hyper::header::HOST, "tapwall")
+        .body(Empty::<Bytes>::new())?;
+    let response = sender.send_request(request).await?;
+    let status = response.status();
+    let body = response.into_body().collect().await?.to_bytes();
+    connection.abort();
+    if !status.is_success() {
+        anyhow::bail!("{status}: {}", String::from_utf8_lossy(&body));
+    }
+    serde_json::from_slice(&body).context("the answer is not understood")
+}

@@ -1,0 +1,95 @@
+//! The agent's side of the control socket.
+
+use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::Serialize;
+use tokio::net::UnixListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+use super::{PATIENCE, Request, socket};
+
+type Loop = mpsc::Sender<Request>;
+
+/// Makes the socket. The caller holds the lock of the run directory.
+///
+/// # Errors
+/// The socket cannot be made.
+pub fn bind(run_directory: &Path) -> std::io::Result<UnixListener> {
+    // Made under another name, so that it never is under its own with another mode.
+    let new = run_directory.join("control.sock.new");
+    match std::fs::remove_file(&new) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let listener = UnixListener::bind(&new)?;
+    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::rename(new, socket(run_directory))?;
+    Ok(listener)
+}
+
+/// Answers requests, by way of the loop, until the task is ended.
+///
+/// # Errors
+/// The socket fails.
+pub async fn serve(listener: UnixListener, agent: Loop) -> std::io::Result<()> {
+    let router = Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/reload", post(reload))
+        .route("/v1/diagnostics", get(diagnostics))
+        .fallback(unknown)
+        .method_not_allowed_fallback(not_allowed)
+        .with_state(agent);
+    axum::serve(listener, router).await
+}
+
+async fn status(State(agent): State<Loop>) -> Response {
+    ask(&agent, Request::Status).await
+}
+
+async fn reload(State(agent): State<Loop>) -> Response {
+    ask(&agent, Request::Reload).await
+}
+
+async fn diagnostics(State(agent): State<Loop>) -> Response {
+    ask(&agent, Request::Diagnostics).await
+}
+
+async fn unknown() -> Response {
+    failure(StatusCode::NOT_FOUND, "no such path")
+}
+
+async fn not_allowed() -> Response {
+    failure(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "this path has another method",
+    )
+}
+
+/// Puts a question to the loop and waits for its answer.
+async fn ask<T: Serialize>(
+    agent: &Loop,
+    question: impl FnOnce(oneshot::Sender<T>) -> Request,
+) -> Response {
+    let (sender, answer) = oneshot::channel();
+    let asked = async {
+        agent.send(question(sender)).await.ok()?;
+        answer.await.ok()
+    };
+    match timeout(PATIENCE, asked).await {
+        Ok(Some(answer)) => Json(answer).into_response(),
+        Ok(None) => failure(StatusCode::SERVICE_UNAVAILABLE, "the agent is ending"),
+        Err(_elapsed) => failure(StatusCode::GATEWAY_TIMEOUT, "the agent is busy"),
+    }
+}
+
+fn failure(status: StatusCode, error: &str) -> Response {
+    (status, Json(serde_json::json!({ "error": error }))).into_response()
+}

@@ -1,0 +1,125 @@
+//! The files that are installed beside the programs.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use tapwall_tests::agent::Agent;
+use tapwall_tests::netns::run;
+use tapwall_tests::node::{DemoNode, TAP};
+use tapwall_tests::tree::{ConfigTree, temporary_directory};
+
+fn packaging(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../packaging")
+        .join(name)
+}
+
+/// Values of a key of the unit, in order.
+fn values(unit: &str, key: &str) -> Vec<String> {
+    let lines = unit.lines().filter_map(|line| line.split_once('='));
+    let lines = lines.filter(|(name, _)| *name == key);
+    let words = lines.flat_map(|(_, value)| value.split_whitespace());
+    words.map(str::to_owned).collect()
+}
+
+#[test]
+fn the_unit_keeps_the_agent_alive_and_small() {
+    let unit = fs::read_to_string(packaging("tapwall.service")).unwrap();
+    for (key, expect) in [
+        ("Type", "notify"),
+        ("Restart", "always"),
+        ("NoNewPrivileges", "yes"),
+        ("ProtectSystem", "strict"),
+        ("RuntimeDirectoryPreserve", "yes"),
+    ] {
+        assert_eq!(values(&unit, key), [expect], "{key}");
+    }
+    assert!(values(&unit, "Before").contains(&"network-pre.target".to_owned()));
+    for other in ["pve-firewall.service", "proxmox-firewall.service"] {
+        assert!(values(&unit, "Conflicts").contains(&other.to_owned()));
+    }
+}
+
+/// An agent with the capabilities of the unit and no others attaches to a guest, and a second one adopts what it finds.
+#[test]
+fn the_units_capabilities_are_enough() {
+    let unit = fs::read_to_string(packaging("tapwall.service")).unwrap();
+    let allowed: Vec<String> = values(&unit, "CapabilityBoundingSet")
+        .iter()
+        .map(|name| name.strip_prefix("CAP_").unwrap().to_lowercase())
+        .collect();
+    let bounding = format!("--bounding-set=-all,+{}", allowed.join(",+"));
+    let node = DemoNode::new().unwrap();
+    let tree = ConfigTree::with_demo_guests().unwrap();
+    let limit = |command: &mut Command| {
+        // nsenter itself needs more; what comes after its `--` is the agent.
+        let mut arguments: Vec<_> = command.get_args().map(OsStr::to_owned).collect();
+        let at = arguments
+            .iter()
+            .position(|argument| argument == "--")
+            .unwrap()
+            + 1;
+        let wrapper = ["setpriv", &bounding, "--no-new-privs", "--"];
+        arguments.splice(at..at, wrapper.map(Into::into));
+        let mut wrapped = Command::new(command.get_program());
+        wrapped.args(arguments);
+        wrapped.stdin(Stdio::null()).stdout(Stdio::null());
+        wrapped.stderr(Stdio::piped());
+        *command = wrapped;
+    };
+    let mut agent = Agent::spawn_adjusted(&node.host.namespace, &tree, limit).unwrap();
+    let before = agent.wait_attached(TAP, None).unwrap();
+    let status = fs::read_to_string(format!("/proc/{}/status", agent.pid())).unwrap();
+    let held = status.lines().find(|line| line.starts_with("CapEff:"));
+    let held = u64::from_str_radix(held.unwrap()[7..].trim(), 16).unwrap();
+    assert_eq!(held.count_ones() as usize, allowed.len(), "{held:x}");
+    agent = agent.respawn_adjusted(&node.host.namespace, limit).unwrap();
+    let after = agent.wait_attached(TAP, None).unwrap();
+    assert_ne!(before.pid, after.pid);
+    assert_eq!((before.degraded, after.degraded), (vec![], vec![]));
+}
+
+#[test]
+fn systemd_understands_every_line_of_the_unit() {
+    if Command::new("systemd-analyze")
+        .arg("--version")
+        .output()
+        .is_err()
+    {
+        return;
+    }
+    let place = temporary_directory("unit").unwrap();
+    let unit = fs::read_to_string(packaging("tapwall.service")).unwrap();
+    // The program is not installed here.
+    let unit = unit.replace("ExecStart=/usr/sbin/fw-agent", "ExecStart=/bin/true");
+    let unit = unit.replace("Documentation=", "# Documentation=");
+    let path = place.path().join("tapwall.service");
+    let verify = |text: &str| {
+        fs::write(&path, text).unwrap();
+        let mut command = Command::new("systemd-analyze");
+        command.args(["verify", "--man=no"]).arg(&path);
+        let output = command.output().unwrap();
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    assert_eq!(verify(&unit), "");
+    let wrong = unit.replace("NoNewPrivileges", "NoNewPrivilege");
+    assert!(
+        verify(&wrong).contains("NoNewPrivilege"),
+        "it would be noticed"
+    );
+}
+
+#[test]
+fn logrotate_understands_the_rotation() {
+    if Command::new("logrotate").arg("--version").output().is_err() {
+        return;
+    }
+    let place = temporary_directory("rotate").unwrap();
+    let copy = place.path().join("tapwall");
+    // It refuses files that others may write.
+    fs::copy(packaging("logrotate"), &copy).unwrap();
+    run(Command::new("chmod").arg("644").arg(&copy)).unwrap();
+    run(Command::new("logrotate").arg("--debug").arg(&copy)).unwrap();
+}
