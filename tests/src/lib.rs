@@ -8,6 +8,7 @@
 pub mod agent;
 pub mod background;
 pub mod conformance;
+pub mod counted;
 pub mod frame;
 pub mod kernel;
 pub mod model;

@@ -1,5 +1,5 @@
 //! The kernel programs and the pipeline in memory, side by side on a long stream of random and damaged frames: the same verdicts for the same
-//! reasons by the same rules, the same flows afterwards, and counters that say the same.
+//! reasons by the same rules, the same flows afterwards, and the same packets and bytes by reason, port and rule.
 //!
 //! Both start with the same tables and the same clock; frames come from [`Shuffle`] with a fixed seed. A difference names the frame.
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
@@ -8,12 +8,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use fw_agent::compile::compile;
 use fw_agent::config::Sources;
-use fw_agent::image::Memory;
+use fw_agent::image::{Counted, Memory};
 use fw_agent::policy::{NodePolicy, PortId};
 use fw_common::flow::{Flow, FlowKey};
-use fw_common::pipeline;
+use fw_common::maps::{Counter, RuleKey, counter};
 use fw_common::verdict::{NO_RULE, Reason, Verdict};
-use fw_common::wire::Headers;
+use tapwall_tests::counted;
 use tapwall_tests::kernel::{PASS, REDIRECT, Run, SHOT, TestKernel};
 use tapwall_tests::shuffle::{End, Shuffle, Step};
 use tapwall_tests::tree::{ConfigTree, NODE, facts};
@@ -202,9 +202,7 @@ impl Pair {
             .kernel
             .run(step.port, step.direction, &step.frame)
             .unwrap();
-        let mut headers = Headers::default();
-        let frame = step.frame.as_slice();
-        let said = pipeline::judge(&frame, &self.memory, &port, step.direction, &mut headers);
+        let (said, _) = self.memory.judge(&port, step.direction, &step.frame);
         let rule = (said.rule != NO_RULE).then_some((said.verdict, said.rule));
         let actions: &[i32] = match said.verdict {
             Verdict::Accept => &[PASS],
@@ -214,7 +212,7 @@ impl Pair {
         let Run { action, reason, .. } = run;
         assert!(
             actions.contains(&action) && reason == said.reason && run.rule == rule,
-            "the kernel: {action} {reason:?} {:?}, in memory: {said:?}\n{step:02x?}\n{headers:x?}",
+            "the kernel: {action} {reason:?} {:?}, in memory: {said:?}\n{step:02x?}",
             run.rule
         );
         *self.counted.entry(said.reason).or_default() += 1;
@@ -232,6 +230,44 @@ impl Pair {
         self.memory.forget_flows();
         kernel.len() + half_open.len()
     }
+
+    /// Compares what was counted in all: by reason, by port and by rule.
+    fn compare_counters(&self) {
+        let memory = self.memory.books().counted();
+        let in_kernel = |id| self.kernel.port(id).unwrap().counters;
+        let in_memory = |id| self.memory.port_of(id).unwrap().counters;
+        let ids: Vec<PortId> = ends().iter().map(|end| end.port).collect();
+        let slots: Vec<u32> = ids.iter().map(|id| in_kernel(*id)).collect();
+        let kernel = counted::read(&self.kernel.pins(), &slots).unwrap();
+        let by_entry = |counted: &Counted| -> BTreeMap<u32, (u64, u64)> {
+            let entries = counted.entries.iter();
+            // How many answers are held back depends on how fast this test is.
+            let entries = entries.filter(|(entry, _)| **entry != counter::REJECTS_LIMITED);
+            entries
+                .map(|(entry, found)| (*entry, size(found)))
+                .collect()
+        };
+        assert_eq!(by_entry(&kernel), by_entry(&memory));
+        for id in ids {
+            let sizes = |counted: &Counted, slot| {
+                counted.ports[&slot]
+                    .0
+                    .map(|row| row.map(|found| size(&found)))
+            };
+            let (kernel, memory) = (sizes(&kernel, in_kernel(id)), sizes(&memory, in_memory(id)));
+            assert_eq!(kernel, memory, "{id:?}");
+        }
+        let by_rule = |counted: &Counted| -> BTreeMap<RuleKey, (u64, u64)> {
+            let rules = counted.rules.iter();
+            rules.map(|(rule, found)| (*rule, size(found))).collect()
+        };
+        assert_eq!(by_rule(&kernel), by_rule(&memory));
+    }
+}
+
+/// Packets and bytes of a counter.
+fn size(counter: &Counter) -> (u64, u64) {
+    (counter.packets, counter.bytes)
 }
 
 /// `BPF_PROG_TEST_RUN` refuses frames whose EtherType promises a longer header than there is.
@@ -256,6 +292,7 @@ fn check(host: &str, seed: u8) {
             flows += pair.compare_flows();
         }
     }
+    pair.compare_counters();
     println!("{judged} frames, {flows} flows: {:?}", pair.counted);
     // A stream that reaches only few ends would prove little.
     for (reason, least) in [

@@ -7,23 +7,25 @@
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 mod cases;
-mod counted;
+mod moved;
 
 use fw_agent::compile::compile;
 use fw_agent::config::Sources;
 use fw_agent::datapath::leftovers::{forget_counters, suppressed_lines};
+use fw_agent::datapath::pins::Pins;
 use fw_agent::datapath::sweep::now;
-use fw_agent::image::{Logged, Memory};
+use fw_agent::image::{Counted, Logged, Memory};
 use fw_agent::policy::{NodePolicy, PortId};
 use fw_common::conntrack::SECOND;
 use fw_common::ledger::LogLimit;
 use fw_common::maps::{Port, PortKey, RuleKey, counter, name};
 use fw_common::verdict::{Direction, NO_RULE, Verdict};
+use tapwall_tests::counted;
 use tapwall_tests::kernel::TestKernel;
 use tapwall_tests::tree::{ConfigTree, NODE, facts};
 
 use self::cases::{ACK, IN, OUT, SYN, cases, tcp};
-use self::counted::{expected, moved, read, timeless};
+use self::moved::{expected, moved, timeless};
 
 const PORT: PortId = PortId { vmid: 100, net: 0 };
 /// The guest's policies. Lines are logged at most twice at once, and then once an hour.
@@ -44,6 +46,11 @@ fn policy() -> NodePolicy {
     let compiled = compile(&Sources::read(tree.path(), NODE), &facts(NODE), 0);
     assert_eq!(compiled.diagnostics, []);
     compiled.policy
+}
+
+/// Counters of the kernel: of the host, the port and its neighbour.
+fn read(pins: &Pins, port: &Port) -> Counted {
+    counted::read(pins, &[0, port.counters, port.counters + 1]).unwrap()
 }
 
 #[test]

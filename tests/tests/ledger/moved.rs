@@ -3,46 +3,11 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
-use fw_agent::datapath::pins::Pins;
 use fw_agent::image::{Counted, MapImage};
-use fw_common::maps::{Counter, Port, PortCounters, RuleKey, counter, name};
+use fw_common::maps::{Counter, Port, RuleKey};
 
 use crate::PORT;
 use crate::cases::{Case, SOME_RULE};
-
-/// Reads all counters of the kernel that are not zero.
-pub fn read(pins: &Pins, port: &Port) -> Counted {
-    let mut counted = Counted::default();
-    let entries = pins.per_cpu::<Counter>(name::COUNTERS).unwrap();
-    for entry in 0..counter::ENTRIES {
-        let sum = Counter::sum(entries.get(&entry, 0).unwrap().iter());
-        if sum != Counter::default() {
-            counted.entries.insert(entry, sum);
-        }
-    }
-    let ports = pins.per_cpu::<PortCounters>(name::PORT_COUNTERS).unwrap();
-    // The host's, the port's own, and its neighbours'.
-    for slot in [0, port.counters, port.counters + 1] {
-        let values = ports.get(&slot, 0).unwrap();
-        let mut sum = PortCounters::default();
-        for (direction, row) in sum.0.iter_mut().enumerate() {
-            for (verdict, counter) in row.iter_mut().enumerate() {
-                *counter = Counter::sum(values.iter().map(|value| &value.0[direction][verdict]));
-            }
-        }
-        if sum != PortCounters::default() {
-            counted.ports.insert(slot, sum);
-        }
-    }
-    let rules = pins
-        .per_cpu_hash::<RuleKey, Counter>(name::RULE_COUNTERS)
-        .unwrap();
-    for entry in rules.iter() {
-        let (key, values) = entry.unwrap();
-        counted.rules.insert(key, Counter::sum(values.iter()));
-    }
-    counted
-}
 
 /// What moved: packets and bytes by which each counter is higher, and the time of the last packet.
 pub fn moved(before: &Counted, after: &Counted) -> BTreeMap<String, (u64, u64, u64)> {
