@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{SocketType, ipproto};
 
+use super::udp::receive;
 use super::{Answer, bound_socket};
 use crate::netns::Netns;
 
@@ -55,7 +56,7 @@ pub fn ping_with(
         }
         let received = socket
             .set_read_timeout(Some(left))
-            .and_then(|()| socket.recv(&mut buffer));
+            .and_then(|()| receive(&socket, &mut buffer));
         match received {
             Ok(length) => {
                 let reply = &buffer[..length];

@@ -185,7 +185,10 @@ fn receive_pattern(stream: &mut TcpStream, bytes: u64) -> io::Result<bool> {
     let mut intact = true;
     while left > 0 {
         let wanted = chunk.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        let length = stream.read(&mut chunk[..wanted])?;
+        let length = match stream.read(&mut chunk[..wanted]) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            other => other?,
+        };
         if length == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
