@@ -78,7 +78,8 @@ fn open(
     }
     let timeout = Timespec::try_from(timeout).context("timeout of a connection")?;
     let mut waiting = [PollFd::new(&socket, PollFlags::OUT)];
-    if poll(&mut waiting, Some(&timeout)).context("waiting for a connection")? == 0 {
+    let ready = rustix::io::retry_on_intr(|| poll(&mut waiting, Some(&timeout)));
+    if ready.context("waiting for a connection")? == 0 {
         return Ok(Err(io::ErrorKind::TimedOut.into()));
     }
     if let Err(error) = rustix::net::sockopt::socket_error(&socket).context("asking a socket")? {
