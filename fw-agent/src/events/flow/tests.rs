@@ -14,8 +14,8 @@ pub(crate) fn event(change: FlowChange, version: u8, number: u8, state: u32) -> 
             v6([0x2001_0db8, 0x0001_0000, 0, 7]),
         ),
         _ => (
-            Address::v4(u32::from_be_bytes([192, 0, 2, 10])),
-            Address::v4(u32::from_be_bytes([198, 51, 100, 7])),
+            Address::v4(u32::from_ne_bytes([192, 0, 2, 10])),
+            Address::v4(u32::from_ne_bytes([198, 51, 100, 7])),
         ),
     };
     FlowEvent {
