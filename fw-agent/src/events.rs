@@ -6,6 +6,7 @@
 //! 1. [`context`] names what the record only numbers: chain, message, interfaces.
 //! 2. [`clock`] turns the record's monotonic time into local wall-clock time.
 //! 3. [`mod@line`] and `fields` write the line. They are pure and total: any bytes a guest sends give one line of bounded length.
+//!    [`flow`] writes those of [`fw_common::event::FlowEvent`] records.
 //! 4. [`json`] writes the same for programs.
 //! 5. [`status`] writes the log's lines about itself, [`writer`] appends batches to the file.
 //!
@@ -14,6 +15,7 @@
 pub mod clock;
 pub mod context;
 mod fields;
+pub mod flow;
 pub mod json;
 pub mod line;
 pub mod status;

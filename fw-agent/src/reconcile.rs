@@ -110,9 +110,8 @@ pub async fn run(options: Options) -> Result<()> {
         .context("cannot list the host's addresses and routes")?;
     let state = kernel.recover(&present.indices())?;
     let bans = Bans::open(&Pins::new(&options.pin_directory))?;
-    let (suppressed, suppressions) = tokio::sync::mpsc::unbounded_channel();
     let outputs = Outputs::new(options.log_file.clone(), options.log_json.clone());
-    let (logger, names) = Logger::new(&mut kernel, outputs, suppressions)?;
+    let (logger, names, news) = Logger::new(&mut kernel, outputs)?;
     let logging = tokio::spawn(logger.run());
 
     let mut events = Events::listen(&options.root, &options.node, links, control)?;
@@ -147,7 +146,7 @@ pub async fn run(options: Options) -> Result<()> {
     agent.start_from(cached);
     agent.reconcile(present, true);
     // After the settings are written: timeouts are among them.
-    agent.sweeper = Some(Sweeper::start(&agent.options.pin_directory, suppressed)?);
+    agent.sweeper = Some(Sweeper::start(&agent.options.pin_directory, news)?);
     agent.keep_counters();
     let mut manager = Manager::of_this_process();
     manager.round(&agent.sentence());

@@ -4,7 +4,7 @@
 //! new [`ABI`], and with it a new pin directory.
 
 /// Version of all layouts in this file and in [`crate::flow`] and [`crate::event`]; the last part of the pin directory's name.
-pub const ABI: u32 = 2;
+pub const ABI: u32 = 3;
 
 /// Conditions that are not an address, a port or a protocol, packed in one byte per packet.
 ///
@@ -49,7 +49,7 @@ pub mod name {
     pub const RULE_COUNTERS: &str = "RULE_COUNTERS";
     /// Per-CPU array of one: token bucket of REJECT answers.
     pub const REJECTS: &str = "REJECTS";
-    /// Ring buffer of [`crate::event::Event`].
+    /// Ring buffer of [`crate::event::Event`] and [`crate::event::FlowEvent`].
     pub const EVENTS: &str = "EVENTS";
     /// Hash: [`super::PortKey`] → number (`u64`) of its entries in [`FLOWS`].
     pub const FLOW_USAGE: &str = "FLOW_USAGE";
@@ -449,9 +449,19 @@ pub struct Settings {
     pub space: u32,
     /// First words of its prefilters, IPv4 and IPv6; 0: none.
     pub prefilter: [u32; 2],
+    /// Bits of [`settings_flag`].
+    pub flags: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<Settings>() == 48);
+const _: () = assert!(size_of::<Settings>() == 56);
+
+/// Switches of [`Settings`].
+pub mod settings_flag {
+    /// The agent is told of each flow that begins or is replaced ([`crate::event::FlowEvent`]).
+    pub const LOG_FLOWS: u32 = 1 << 0;
+}
 
 impl Default for Settings {
     /// The reference's defaults.
@@ -466,6 +476,8 @@ impl Default for Settings {
             flow_quota: capacity::FLOWS / 2,
             space: 0,
             prefilter: [0; 2],
+            flags: 0,
+            reserved: 0,
         }
     }
 }

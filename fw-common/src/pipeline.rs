@@ -20,10 +20,11 @@
 use crate::address;
 use crate::classify::Values;
 use crate::conntrack::{Commit, CtState, Tracked, is_error, tcp, track};
+use crate::event::{FlowChange, FlowNews};
 use crate::flow::{Flow, FlowKey, FlowRef};
 use crate::guard::{check_vlan, guard};
 use crate::host::Passage;
-use crate::maps::{Port, policy, port_flag, traits};
+use crate::maps::{Port, policy, port_flag, settings_flag, traits};
 use crate::syn_limit;
 use crate::tables::Tables;
 use crate::verdict::{Direction, Judgement, NO_RULE, Reason, Verdict};
@@ -292,6 +293,10 @@ pub fn commit_flow<T: Tables>(
         }
         Commit::Nothing | Commit::Establish => return,
     };
+    let is_told = tables.settings().flags & settings_flag::LOG_FLOWS != 0;
+    if is_told {
+        tell_replaced(&tables, &key);
+    }
     if over {
         tables.remove_flow(&key);
     }
@@ -311,7 +316,35 @@ pub fn commit_flow<T: Tables>(
         acknowledged: [if acknowledges { headers.acknowledge } else { 0 }, 0],
         ..Flow::default()
     };
-    tables.insert_half_open(&key, &flow);
+    let begins = tables.insert_half_open(&key, &flow);
+    if is_told && begins {
+        let news = FlowNews {
+            change: FlowChange::Begins,
+            state: state as u32,
+            origin: direction,
+            settled: false,
+        };
+        tables.tell_flow(&key, news);
+    }
+}
+
+/// Tells of the flow that another under the same key takes the place of, if there is one.
+#[inline(always)]
+fn tell_replaced<T: Tables>(tables: &T, key: &FlowKey) {
+    let settled = tables.flow(key);
+    let old = match settled {
+        Some(flow) => Some(flow),
+        None => tables.half_open(key),
+    };
+    if let Some(flow) = old {
+        let news = FlowNews {
+            change: FlowChange::Ends,
+            state: flow.state(),
+            origin: flow.origin(),
+            settled: settled.is_some(),
+        };
+        tables.tell_flow(key, news);
+    }
 }
 
 /// Fills in the packet's value in every field of a policy.

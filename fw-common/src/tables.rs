@@ -4,6 +4,7 @@ use crate::address;
 use crate::ban::{Ban, is_banned};
 use crate::classify::{Values, classify};
 use crate::conntrack::{CtState, Tracked};
+use crate::event::FlowNews;
 use crate::flow::{Flow, FlowKey, FlowRef};
 use crate::fragment::complete_fragment;
 use crate::maps::{FragmentKey, FragmentValue, Port, RuleWord, Settings};
@@ -44,6 +45,9 @@ pub trait Tables: Copy {
 
     /// Forgets a flow that both ends had taken part in.
     fn remove_flow(&self, key: &FlowKey);
+
+    /// Tells the agent of a flow. Called only if the settings ask for it.
+    fn tell_flow(&self, key: &FlowKey, news: FlowNews);
 
     /// Remembers a datagram's first fragment.
     fn remember_fragment(&self, key: &FragmentKey, value: &FragmentValue);

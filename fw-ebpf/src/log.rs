@@ -1,17 +1,19 @@
 //! Logged packets go to the agent through the ring buffer, each rule of each port at most as often as the settings say. Neither the limit nor
-//! a full buffer changes a verdict: they cost the event, and are counted.
+//! a full buffer changes a verdict: they cost the event, and are counted. Flows that begin and that are replaced go the same way, if the
+//! settings ask for them, and without a limit.
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{LruHashMap, RingBuf};
-use fw_common::event::{Event, HEADER_BYTES};
+use fw_common::event::{Event, FlowEvent, FlowNews, HEADER_BYTES};
+use fw_common::flow::FlowKey;
 use fw_common::ledger::LogLimit;
 use fw_common::maps::{Port, RuleKey, capacity, counter, port_flag};
 use fw_common::tables::Tables;
 use fw_common::verdict::{Direction, Judgement};
 use fw_common::wire::Packet;
 
-use crate::ledger::count;
+use crate::ledger::{count, count_once};
 use crate::skb::{BARE_LINK, Skb};
 use crate::tables::Maps;
 
@@ -99,5 +101,18 @@ pub fn emit(skb: &Skb, port: &Port, direction: Direction, judgement: &Judgement)
             (*event).captured = 0;
         }
     }
+    entry.submit(0);
+}
+
+/// Writes what became of a flow.
+#[inline(always)]
+pub fn tell_flow(key: &FlowKey, news: FlowNews) {
+    let Some(mut entry) = EVENTS.reserve::<FlowEvent>(0) else {
+        count_once(counter::LOST_EVENTS);
+        return;
+    };
+    let event = entry.as_mut_ptr();
+    // SAFETY: `event` is reserved memory for one `FlowEvent`, and all of it is written. The helper has no arguments.
+    unsafe { event.write(news.event(key, bpf_ktime_get_ns())) };
     entry.submit(0);
 }

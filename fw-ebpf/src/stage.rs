@@ -9,6 +9,8 @@ use fw_common::address;
 use fw_common::ban;
 use fw_common::classify::{self, Values};
 use fw_common::conntrack::{self, CtState, Tracked};
+use fw_common::event::FlowNews;
+use fw_common::flow::FlowKey;
 use fw_common::fragment;
 use fw_common::host::Passage;
 use fw_common::ledger::{self, Outcome};
@@ -245,6 +247,15 @@ pub extern "C" fn commit(
     let direction = Direction::from_u8(direction as u8);
     let tracked = Tracked::from_bits(tracked);
     pipeline::commit_flow(Maps, port, direction, headers, tracked, rule);
+    0
+}
+
+/// [`log::tell_flow`]. Returns 0: global functions return a number.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tell_flow(key: *const FlowKey, news: u64) -> u32 {
+    let key = argument!(key.as_ref or 0);
+    log::tell_flow(key, FlowNews::from_bits(news));
     0
 }
 

@@ -9,6 +9,7 @@ use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use fw_common::ban::Ban;
 use fw_common::classify::Values;
 use fw_common::conntrack::{CtState, Tracked};
+use fw_common::event::FlowNews;
 use fw_common::flow::{Flow, FlowKey, FlowRef};
 use fw_common::limit::Bucket;
 use fw_common::maps::{
@@ -176,6 +177,11 @@ impl Tables for Maps {
         if FLOWS.remove(key).is_ok() {
             usage::add(key, -1);
         }
+    }
+
+    #[inline(always)]
+    fn tell_flow(&self, key: &FlowKey, news: FlowNews) {
+        stage::tell_flow(key, news.to_bits());
     }
 
     #[inline(always)]

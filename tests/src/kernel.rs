@@ -24,7 +24,7 @@ use fw_agent::datapath::plan::{Edge, Present, plan_node, plan_uplinks};
 use fw_agent::datapath::{Action, AttachMode, Bans, Hook, Kernel, Role, State, TestPlace};
 use fw_agent::image::MapImage;
 use fw_agent::policy::{NodePolicy, PortId};
-use fw_common::event::{EVENT_BYTES, Event};
+use fw_common::event::{EVENT_BYTES, Event, FLOW_EVENT_BYTES, FlowEvent};
 use fw_common::flow::{Flow, FlowKey};
 use fw_common::limit::Bucket;
 use fw_common::maps::{Counter, FragmentKey, FragmentValue, Port, counter, name};
@@ -185,6 +185,7 @@ pub struct TestKernel {
     /// Frames went through since.
     uncounted: bool,
     events: RingBuf<MapData>,
+    told: Vec<FlowEvent>,
     // Last, so that it is removed when everything that could use it is closed.
     directory: PinDirectory,
 }
@@ -207,6 +208,7 @@ impl TestKernel {
             counted: Vec::new(),
             uncounted: false,
             events,
+            told: Vec::new(),
             directory,
         };
         made.counted = made.read_counters()?;
@@ -439,22 +441,33 @@ impl TestKernel {
 
     /// Verdict and rule of the only event, if there is one.
     fn take_event(&mut self, reason: Reason) -> Result<Option<(Verdict, u32)>> {
-        let Some(event) = self.events.next() else {
-            return Ok(None);
-        };
-        let bytes: &[u8; EVENT_BYTES] = event[..].try_into().context("an event's size")?;
-        let at = offset_of!(Event, rule);
-        let mut rule = [0; 4];
-        rule.copy_from_slice(&bytes[at..at + 4]);
-        let verdict = Verdict::from_u8(bytes[offset_of!(Event, verdict)]);
-        let said = bytes[offset_of!(Event, reason)];
-        drop(event);
-        ensure!(
-            said == reason as u8,
-            "the event says {said}, the counters {reason:?}"
-        );
-        ensure!(self.events.next().is_none(), "two events for one frame");
-        Ok(Some((verdict, u32::from_ne_bytes(rule))))
+        let mut found = None;
+        while let Some(event) = self.events.next() {
+            if event.len() == FLOW_EVENT_BYTES {
+                // SAFETY: these are the bytes of one `FlowEvent`, for which any are valid.
+                let told = unsafe { event.as_ptr().cast::<FlowEvent>().read_unaligned() };
+                self.told.push(told);
+                continue;
+            }
+            let bytes: &[u8; EVENT_BYTES] = event[..].try_into().context("an event's size")?;
+            let at = offset_of!(Event, rule);
+            let mut rule = [0; 4];
+            rule.copy_from_slice(&bytes[at..at + 4]);
+            let verdict = Verdict::from_u8(bytes[offset_of!(Event, verdict)]);
+            let said = bytes[offset_of!(Event, reason)];
+            ensure!(
+                said == reason as u8,
+                "the event says {said}, the counters {reason:?}"
+            );
+            ensure!(found.is_none(), "two events for one frame");
+            found = Some((verdict, u32::from_ne_bytes(rule)));
+        }
+        Ok(found)
+    }
+
+    /// What the frames of [`TestKernel::run`] told of flows since the last call.
+    pub fn take_told(&mut self) -> Vec<FlowEvent> {
+        std::mem::take(&mut self.told)
     }
 
     /// The pinned maps.

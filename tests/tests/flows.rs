@@ -9,6 +9,9 @@ use fw_agent::image::{MapImage, Memory};
 use fw_agent::policy::{NodePolicy, PortId};
 use fw_agent::simulate::pipeline::Pipeline;
 use fw_agent::simulate::{Query, run, text};
+use fw_common::conntrack::{ANSWERED, SECOND, State};
+use fw_common::event::{FlowChange, FlowEvent};
+use fw_common::maps::settings_flag;
 use fw_common::pipeline::judge;
 use fw_common::verdict::{Direction, Reason};
 use fw_common::wire::Headers;
@@ -164,6 +167,26 @@ impl Both {
         let refused = self.memory.refused_flows() > before;
         assert_eq!((judged.reason, refused), (run.reason, run.refused));
         (run.reason, run.refused)
+    }
+
+    /// What both told of flows: the change, the state and whether the flow was settled.
+    fn told(&mut self) -> Vec<(FlowChange, u32, bool)> {
+        let short = |events: Vec<FlowEvent>| -> Vec<_> {
+            let parts = events.iter().map(|event| {
+                let change = FlowChange::from_u8(event.change);
+                let news = (change, event.state, event.settled != 0);
+                (event.key, event.origin, event.time_ns != 0, news)
+            });
+            parts.collect()
+        };
+        let kernel = short(self.kernel.take_told());
+        assert_eq!(short(self.memory.take_told()), kernel);
+        kernel.into_iter().map(|(_, _, _, news)| news).collect()
+    }
+
+    fn advance(&mut self, seconds: u64) {
+        self.kernel.advance(seconds * SECOND).unwrap();
+        self.memory.advance(seconds * SECOND);
     }
 
     #[track_caller]
@@ -374,5 +397,60 @@ fn a_simulated_packet_has_the_state_that_it_is_said_to_have() {
             trace.contains(&format!("tracking finds {state}\n")),
             "{trace}"
         );
+    }
+}
+
+#[test]
+fn flows_that_begin_and_are_replaced_are_told_if_the_settings_ask() {
+    use FlowChange::{Begins, Ends};
+    let [tcp, udp] = [TCP, UDP].map(|protocol| Talk {
+        protocol,
+        v6: protocol == UDP,
+        port: 1000,
+    });
+    let mut node = policies("IN ACCEPT -p tcp -dport 22\nIN ACCEPT -p udp -dport 22\n");
+    let established = State::Established as u32 | ANSWERED;
+    let (sent, asked) = (State::SynSent as u32, State::Asked as u32);
+    node.settings.tcp_established = 30;
+    for is_told in [false, true] {
+        node.settings.flags = match is_told {
+            true => settings_flag::LOG_FLOWS,
+            false => 0,
+        };
+        let mut both = Both::new(&node, false);
+        let expect = |both: &mut Both, news: &[_]| {
+            assert_eq!(both.told(), if is_told { news } else { &[] });
+        };
+        let syn = tcp.frame(Direction::In, SYN);
+        both.expect(Direction::In, &syn, Reason::Rule);
+        expect(&mut both, &[(Begins, sent, false)]);
+        // One more packet of it, the answers, and what no rule accepts tell nothing.
+        both.expect(Direction::In, &syn, Reason::Rule);
+        let answer = tcp.frame(Direction::Out, SYN | ACK);
+        both.expect(Direction::Out, &answer, Reason::Established);
+        for _ in 0..2 {
+            let ack = tcp.frame(Direction::In, ACK);
+            both.expect(Direction::In, &ack, Reason::Established);
+        }
+        let ping = Talk {
+            protocol: ICMP,
+            ..tcp
+        };
+        let ping = ping.frame(Direction::In, 0);
+        both.expect(Direction::In, &ping, Reason::Policy);
+        expect(&mut both, &[]);
+        // Another flow takes the place of a settled one, and of a half-open one, that has expired.
+        both.advance(31);
+        both.expect(Direction::In, &syn, Reason::Rule);
+        expect(
+            &mut both,
+            &[(Ends, established, true), (Begins, sent, false)],
+        );
+        let datagram = udp.frame(Direction::In, 0);
+        both.expect(Direction::In, &datagram, Reason::Rule);
+        expect(&mut both, &[(Begins, asked, false)]);
+        both.advance(31);
+        both.expect(Direction::In, &datagram, Reason::Rule);
+        expect(&mut both, &[(Ends, asked, false), (Begins, asked, false)]);
     }
 }

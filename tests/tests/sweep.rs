@@ -135,7 +135,10 @@ fn a_flow_that_got_a_packet_after_the_look_is_put_back() {
     batch
         .write([(dead, flow(state, 10)), (alive, fresh)])
         .unwrap();
-    let returned = remove_expired(&batch, &[dead, alive, absent], &settings).unwrap();
+    let mut removed = Vec::new();
+    let note = |key: &FlowKey, _: &Flow| removed.push(*key);
+    let returned = remove_expired(&batch, &[dead, alive, absent], &settings, note).unwrap();
+    assert_eq!(removed, [dead]);
     assert_eq!(returned, [alive]);
     assert_eq!(batch.keys(|_, _| true).unwrap(), [alive]);
     assert_eq!(map.get(&alive, 0).unwrap(), fresh);

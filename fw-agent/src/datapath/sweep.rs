@@ -16,8 +16,10 @@ use std::ops::ControlFlow;
 
 use aya::maps::{HashMap, MapData};
 use fw_common::conntrack::{SECOND, timeout};
+use fw_common::event::{FlowChange, FlowEvent, FlowNews};
 use fw_common::flow::{Flow, FlowKey};
-use fw_common::maps::{PortKey, Settings, name};
+use fw_common::maps::{PortKey, Settings, name, settings_flag};
+use fw_common::verdict::Direction;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::Error;
@@ -42,6 +44,14 @@ pub struct Swept {
 /// # Errors
 /// A map cannot be opened, read or written; what was removed stays removed.
 pub fn sweep(pins: &Pins) -> Result<Swept, Error> {
+    sweep_telling(pins, |_| {})
+}
+
+/// The same; `tell` hears of each flow that was removed, if the settings ask for that.
+///
+/// # Errors
+/// As [`sweep`].
+pub fn sweep_telling(pins: &Pins, mut tell: impl FnMut(FlowEvent)) -> Result<Swept, Error> {
     let settings = pins
         .array::<Settings>(name::SETTINGS)?
         .get(&0, 0)
@@ -52,15 +62,38 @@ pub fn sweep(pins: &Pins) -> Result<Swept, Error> {
         })?;
     let mut swept = Swept::default();
     let half_open = pins.hash(name::HALF_OPEN)?;
-    let left = sweep_table(&half_open, name::HALF_OPEN, &settings, &mut swept)?;
+    let is_told = settings.flags & settings_flag::LOG_FLOWS != 0;
+    let mut removed = |key: &FlowKey, flow: &Flow, settled| {
+        if is_told {
+            tell(end_of(key, flow, settled));
+        }
+    };
+    let table = (&half_open, name::HALF_OPEN);
+    let left = sweep_table(table, &settings, &mut swept, |key, flow| {
+        removed(key, flow, false);
+    })?;
     swept.half_open = left.values().sum();
 
     let usage = pins.hash::<PortKey, u64>(name::FLOW_USAGE)?;
     let before = entries(&usage)?;
     let flows = pins.hash(name::FLOWS)?;
-    swept.flows = sweep_table(&flows, name::FLOWS, &settings, &mut swept)?;
+    let table = (&flows, name::FLOWS);
+    swept.flows = sweep_table(table, &settings, &mut swept, |key, flow| {
+        removed(key, flow, true);
+    })?;
     correct(&usage, &before, &swept.flows)?;
     Ok(swept)
+}
+
+/// The record of a flow that was removed. Its time is that of the records of other kinds, not the programs' coarse clock.
+fn end_of(key: &FlowKey, flow: &Flow, settled: bool) -> FlowEvent {
+    let news = FlowNews {
+        change: FlowChange::Ends,
+        state: flow.state,
+        origin: Direction::from_u8(flow.origin),
+        settled,
+    };
+    news.event(key, super::monotonic())
 }
 
 /// The clock that programs read with `bpf_ktime_get_coarse_ns`.
@@ -76,10 +109,10 @@ fn has_expired(key: &FlowKey, flow: &Flow, settings: &Settings, now: u64) -> boo
 
 /// Removes a table's expired flows; answers how many are left, by port.
 fn sweep_table(
-    map: &HashMap<MapData, FlowKey, Flow>,
-    name: &'static str,
+    (map, name): (&HashMap<MapData, FlowKey, Flow>, &'static str),
     settings: &Settings,
     swept: &mut Swept,
+    mut removed: impl FnMut(&FlowKey, &Flow),
 ) -> Result<BTreeMap<PortKey, u64>, Error> {
     let table = Batch::of(map, name)?;
     let mut left = BTreeMap::new();
@@ -103,7 +136,7 @@ fn sweep_table(
             last.1 += 1;
         }
         note(&mut left, last);
-        match remove_expired(&table, &expired, settings) {
+        match remove_expired(&table, &expired, settings, &mut removed) {
             Ok(returned) => {
                 swept.removed += (expired.len() - returned.len()) as u64;
                 swept.returned += returned.len() as u64;
@@ -127,7 +160,8 @@ fn note(left: &mut BTreeMap<PortKey, u64>, (port, count): (PortKey, u64)) {
     }
 }
 
-/// Takes flows out that were seen to have expired, and puts those back that have not after all: answers their keys.
+/// Takes flows out that were seen to have expired, and puts those back that have not after all: answers their keys. `removed` hears of the
+/// others.
 ///
 /// # Errors
 /// The kernel refuses something; the flows before it are done.
@@ -135,6 +169,7 @@ pub fn remove_expired(
     table: &Batch<'_, FlowKey, Flow>,
     expired: &[FlowKey],
     settings: &Settings,
+    mut removed: impl FnMut(&FlowKey, &Flow),
 ) -> Result<Vec<FlowKey>, Error> {
     let mut returned = Vec::new();
     for key in expired {
@@ -145,6 +180,8 @@ pub fn remove_expired(
             // Not over one that a packet has begun meanwhile.
             table.insert_new(key, &flow)?;
             returned.push(*key);
+        } else {
+            removed(key, &flow);
         }
     }
     Ok(returned)

@@ -1,20 +1,22 @@
 //! The log for programs: one JSON object per line, with the same keys on each.
 //!
 //! In: a record, its names ([`LogContext`]) and its rule ([`Origin`]). Out: an object in which whatever does not apply is null. What the log
-//! says about itself is an object with `time`, `level` and `status` only. Keys are added, never renamed or removed.
+//! says about itself is an object with `time`, `level` and `status` only; that of a flow has keys of its own, `flow` among them. Keys are added, never renamed or removed.
 //!
 //! Addresses, ports and flags are read by the pipeline's own parser. A frame that it refuses, or whose headers are longer than what was captured,
 //! has the link's fields only, and `undecoded` says why.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use fw_common::event::{Event, HEADER_BYTES};
+use fw_common::conntrack::{ANSWERED, State};
+use fw_common::event::{Event, FlowChange, FlowEvent, HEADER_BYTES};
 use fw_common::verdict::{Direction, Reason, Verdict};
 use fw_common::wire::{self, Address, Fragment, Headers, IpVersion};
 use jiff::Zoned;
 use serde::Serialize;
 
 use super::context::LogContext;
+use super::flow::{icmp_types, is_assured};
 use super::status::Status;
 use crate::config::registry::protocol_name;
 use crate::policy::Origin;
@@ -70,6 +72,30 @@ struct Rule<'a> {
     text: &'a str,
     file: Option<&'a str>,
     line: Option<u32>,
+}
+
+/// A flow that begins or ends.
+#[derive(Debug, Serialize)]
+struct Flow {
+    /// As that of a packet.
+    time: String,
+    /// `new` or `destroy`.
+    flow: &'static str,
+    guest: Option<u32>,
+    nic: Option<u16>,
+    /// Of its first packet; so are addresses, ports and the type.
+    direction: &'static str,
+    state: &'static str,
+    replied: bool,
+    assured: bool,
+    source: IpAddr,
+    dest: IpAddr,
+    protocol: u8,
+    protocol_name: Option<&'static str>,
+    sport: Option<u16>,
+    dport: Option<u16>,
+    icmp_type: Option<u8>,
+    icmp_id: Option<u16>,
 }
 
 #[derive(Debug, Serialize)]
@@ -156,6 +182,45 @@ pub fn packet_into(
     line(out, &packet);
 }
 
+/// Appends the line of a flow that begins or ends, newline included.
+pub fn flow_into(out: &mut Vec<u8>, event: &FlowEvent, time: &Zoned) {
+    let key = &event.key;
+    let host = key.vmid == 0;
+    let local = (address_of(key.version, &key.local), key.local_port);
+    let remote = (address_of(key.version, &key.remote), key.remote_port);
+    let origin = Direction::from_u8(event.origin);
+    let ((source, sport), (dest, dport)) = match origin {
+        Direction::In => (remote, local),
+        Direction::Out => (local, remote),
+    };
+    let is_icmp = matches!(key.protocol, ICMP | ICMPV6);
+    let flow = Flow {
+        time: stamp(time),
+        flow: match FlowChange::from_u8(event.change) {
+            FlowChange::Begins => "new",
+            FlowChange::Ends => "destroy",
+        },
+        guest: (!host).then_some(key.vmid),
+        nic: (!host).then_some(key.net),
+        direction: match origin {
+            Direction::In => "in",
+            Direction::Out => "out",
+        },
+        state: State::from_u32(event.state).name(),
+        replied: event.state & ANSWERED != 0,
+        assured: is_assured(event),
+        source,
+        dest,
+        protocol: key.protocol,
+        protocol_name: protocol_name(key.protocol),
+        sport: (!is_icmp).then_some(sport),
+        dport: (!is_icmp).then_some(dport),
+        icmp_type: is_icmp.then(|| icmp_types(key).0),
+        icmp_id: is_icmp.then_some(key.local_port),
+    };
+    line(out, &flow);
+}
+
 /// Appends a line of the log about itself, newline included.
 pub fn status_into(out: &mut Vec<u8>, status: &Status<'_>, time: &Zoned) {
     let said = Said {
@@ -194,6 +259,14 @@ fn vlan(event: &Event, frame: &[u8]) -> Option<u16> {
 fn mac(bytes: &[u8]) -> String {
     let parts: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     parts.join(":")
+}
+
+/// An address of a flow.
+pub(super) fn address_of(version: u8, end: &Address) -> IpAddr {
+    match version {
+        6 => address(end, IpVersion::V6),
+        _ => address(end, IpVersion::V4),
+    }
 }
 
 /// ARP has IPv4 addresses and no IP version.

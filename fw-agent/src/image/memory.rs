@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use fw_common::ban::{Ban, V4_BITS};
 use fw_common::early::Stations;
+use fw_common::event::{FlowEvent, FlowNews};
 use fw_common::flow::{Flow, FlowKey, FlowRef};
 use fw_common::ledger::{Frame, Ledger};
 use fw_common::limit::Bucket;
@@ -96,9 +97,16 @@ pub struct Memory {
     bans: RefCell<BTreeMap<(u128, u32), Ban>>,
     now: Cell<u64>,
     books: Books,
+    /// What was told of flows.
+    told: RefCell<Vec<FlowEvent>>,
 }
 
 impl Memory {
+    /// What was told of flows since the last call.
+    pub fn take_told(&self) -> Vec<FlowEvent> {
+        self.told.take()
+    }
+
     /// Tables with the contents of `image` and no flows.
     pub fn new(image: &MapImage) -> Self {
         let mut memory = Self {
@@ -442,6 +450,10 @@ impl Tables for &Memory {
 
     fn remove_flow(&self, key: &FlowKey) {
         self.take_out(&self.flows, key);
+    }
+
+    fn tell_flow(&self, key: &FlowKey, news: FlowNews) {
+        self.told.borrow_mut().push(news.event(key, self.now()));
     }
 
     fn remember_fragment(&self, key: &FragmentKey, value: &FragmentValue) {

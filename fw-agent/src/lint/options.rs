@@ -24,7 +24,7 @@ pub(super) fn run(config: &Config, out: &mut Vec<Diagnostic>) {
     )];
     report(&config.cluster.file, rows, out);
     let host = &config.host.options;
-    let rows: [Row; 5] = [
+    let rows: [Row; 4] = [
         row(
             "log_level_forward",
             &host.log_level_forward,
@@ -36,12 +36,6 @@ pub(super) fn run(config: &Config, out: &mut Vec<Diagnostic>) {
             &host.nf_conntrack_helpers,
             |names| !names.is_empty(),
             "secondary connections need rules of their own",
-        ),
-        row(
-            "log_nf_conntrack",
-            &host.log_nf_conntrack,
-            |on| *on,
-            "flows are not logged",
         ),
         row(
             "nftables",

@@ -339,7 +339,7 @@ fn options_that_nothing_enforces() {
         ),
         (
             "nodes/n/host.fw",
-            "[OPTIONS]\nnf_conntrack_helpers: ftp\nlog_nf_conntrack: 0\nnftables: 1",
+            "[OPTIONS]\nnf_conntrack_helpers: ftp\nlog_nf_conntrack: 1\nnftables: 1",
         ),
         ("firewall/100.fw", "[OPTIONS]\npolicy_forward: DROP"),
         ("nodes/n/qemu-server/100.conf", NIC),

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use fw_common::conntrack::SECOND;
-use fw_common::maps::Settings;
+use fw_common::maps::{Settings, settings_flag};
 
 use super::lines::{self, Groups};
 use super::names::{Names, View};
@@ -140,6 +140,10 @@ fn settings(cluster: &ClusterOptions, host: &HostOptions) -> Settings {
             false => 0,
         },
         syn_burst: number(host.protection_synflood_burst.value),
+        flags: match host.log_nf_conntrack.value {
+            true => settings_flag::LOG_FLOWS,
+            false => 0,
+        },
         ..Settings::default()
     }
 }

@@ -2,23 +2,24 @@
 //!
 //! Events are formatted with the names of their rule and device, and written a batch at a time. What the kernel could not hand over is
 //! counted there; the log says how many. What else the kernel counts and somebody should know, flows that found no room, the agent says itself.
-//! A task of its own: a slow apply does not delay it.
+//! A task of its own: a slow apply does not delay it. Flows begin in the kernel and end in the sweep, which tells of it here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
 use aya::maps::{MapData, PerCpuArray, RingBuf};
-use fw_common::event::{EVENT_BYTES, Event};
-use fw_common::maps::{Counter, RuleKey, counter};
+use fw_common::event::{Event, FlowEvent};
+use fw_common::maps::{Counter, RuleKey, Settings, counter};
 use fw_common::verdict::Direction;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::{Receiver, UnboundedReceiver, channel, unbounded_channel};
 use tokio::sync::watch;
 
 use super::outputs::Outputs;
-use super::sweeper::Suppressed;
+use super::sweeper::{ENDS, News, Suppressed};
 use crate::compile::Compiled;
 use crate::datapath::{Error, Kernel};
 use crate::events::clock::Clock;
@@ -43,6 +44,12 @@ pub(super) struct LogNames {
 }
 
 impl LogNames {
+    /// The settings in force.
+    fn settings(&self) -> Settings {
+        let compiled = self.compiled.as_ref();
+        compiled.map_or_else(Settings::default, |compiled| compiled.image.settings)
+    }
+
     fn rule(&self, rule: u32) -> Option<&RuleInfo> {
         let known = self.rules.get(rule);
         known.or_else(|| self.previous.get(rule))
@@ -67,6 +74,9 @@ pub(super) struct Logger {
     names: watch::Receiver<LogNames>,
     /// Suppressed lines that no event tells of.
     suppressions: UnboundedReceiver<Suppressed>,
+    /// Flows that the sweep has removed.
+    ends: Receiver<FlowEvent>,
+    ends_lost: Arc<AtomicU64>,
     outputs: Outputs,
     clock: Clock,
     lost: u64,
@@ -78,12 +88,19 @@ pub(super) struct Logger {
 const LOST_CHECK: Duration = Duration::from_secs(1);
 
 impl Logger {
-    /// A reader of the kernel's events, and where to tell it names. It ends when the sender is dropped.
+    /// A reader of the kernel's events, and where to tell it names and what the sweep found. It ends when the sender is dropped.
     pub(super) fn new(
         kernel: &mut Kernel,
         outputs: Outputs,
-        suppressions: UnboundedReceiver<Suppressed>,
-    ) -> anyhow::Result<(Self, watch::Sender<LogNames>)> {
+    ) -> anyhow::Result<(Self, watch::Sender<LogNames>, News)> {
+        let (suppressed, suppressions) = unbounded_channel();
+        let (ending, ends) = channel(ENDS);
+        let ends_lost = Arc::new(AtomicU64::new(0));
+        let news = News {
+            suppressed,
+            ends: ending,
+            lost: Arc::clone(&ends_lost),
+        };
         let (sender, names) = watch::channel(LogNames::default());
         // SAFETY: the ring buffer owns its descriptor and keeps it as long as it lives.
         let events = unsafe { AsyncFd::register(kernel.take_events()?) }
@@ -94,6 +111,8 @@ impl Logger {
             counters: kernel.take_counters()?,
             names,
             suppressions,
+            ends,
+            ends_lost,
             outputs,
             clock: Clock::system(),
             lost: 0,
@@ -102,7 +121,7 @@ impl Logger {
         };
         logger.lost = logger.count(counter::LOST_EVENTS).unwrap_or(0);
         logger.refused = logger.count(counter::FLOWS_REFUSED).unwrap_or(0);
-        Ok((logger, sender))
+        Ok((logger, sender, news))
     }
 
     pub(super) async fn run(mut self) {
@@ -123,6 +142,7 @@ impl Logger {
                     break;
                 },
                 Some((rule, count)) = self.suppressions.recv() => self.report_suppressed(rule, count),
+                Some(event) = self.ends.recv() => self.report_ends(event),
                 _ = checks.tick() => {
                     self.report_lost();
                     self.report_refused();
@@ -145,7 +165,12 @@ impl Logger {
         }
         self.clock.refresh();
         while let Some(item) = self.events.get_mut().next() {
-            let Some(event) = read(&item) else {
+            if let Some(event) = read::<FlowEvent>(&item) {
+                let time = self.clock.at(event.time_ns);
+                self.outputs.flow(&event, &names.settings(), &time);
+                continue;
+            }
+            let Some(event) = read::<Event>(&item) else {
                 tracing::error!(bytes = item.len(), "an event of another size");
                 continue;
             };
@@ -187,10 +212,24 @@ impl Logger {
         self.outputs.status(&suppression(&names, rule, count), &now);
     }
 
+    /// Writes that flows ended, `first` and those that wait behind it, after what the kernel told before.
+    fn report_ends(&mut self, first: FlowEvent) {
+        /// Lines of one write.
+        const AT_ONCE: usize = 4096;
+        self.drain();
+        let settings = self.names.borrow().settings();
+        let waiting = std::iter::from_fn(|| self.ends.try_recv().ok());
+        for event in std::iter::once(first).chain(waiting).take(AT_ONCE) {
+            let time = self.clock.at(event.time_ns);
+            self.outputs.flow(&event, &settings, &time);
+        }
+    }
+
     fn report_lost(&mut self) {
         let Ok(lost) = self.count(counter::LOST_EVENTS) else {
             return;
         };
+        let lost = lost + self.ends_lost.load(Ordering::Relaxed);
         if lost > self.lost {
             let now = self.clock.now();
             self.outputs
@@ -211,10 +250,20 @@ impl Logger {
     }
 }
 
-fn read(bytes: &[u8]) -> Option<Event> {
-    if bytes.len() != EVENT_BYTES {
+/// A record for which any bytes are valid.
+///
+/// # Safety
+/// `repr(C)`, integers only.
+unsafe trait Plain: Copy {}
+// SAFETY: it is.
+unsafe impl Plain for Event {}
+// SAFETY: it is.
+unsafe impl Plain for FlowEvent {}
+
+fn read<T: Plain>(bytes: &[u8]) -> Option<T> {
+    if bytes.len() != size_of::<T>() {
         return None;
     }
-    // SAFETY: `bytes` holds exactly one `Event`, a `repr(C)` struct of integers for which any bytes are valid.
+    // SAFETY: `bytes` holds exactly one `T`, for which any bytes are valid (see `Plain`).
     Some(unsafe { std::ptr::read_unaligned(bytes.as_ptr().cast()) })
 }

@@ -4,13 +4,15 @@
 
 use std::path::PathBuf;
 
-use fw_common::event::Event;
+use fw_common::event::{Event, FlowEvent};
+use fw_common::maps::Settings;
 use fw_common::verdict::Direction;
 use jiff::Zoned;
 
 use super::logger::LogNames;
 use crate::compile::Compiled;
 use crate::events::context::LogContext;
+use crate::events::flow;
 use crate::events::json;
 use crate::events::line::format_into;
 use crate::events::status::Status;
@@ -62,6 +64,18 @@ impl Outputs {
             output.writer.compose(|line| {
                 json::packet_into(line, event, &context, place, origin.as_ref(), time);
             });
+        }
+    }
+
+    /// Adds a flow that begins or ends.
+    pub(super) fn flow(&mut self, event: &FlowEvent, settings: &Settings, time: &Zoned) {
+        self.text
+            .writer
+            .compose(|line| flow::format_into(line, event, settings));
+        if let Some(output) = &mut self.json {
+            output
+                .writer
+                .compose(|line| json::flow_into(line, event, time));
         }
     }
 

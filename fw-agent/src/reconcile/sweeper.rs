@@ -5,18 +5,21 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use fw_common::event::FlowEvent;
 use fw_common::maps::{PortKey, RuleKey};
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::{Sender, UnboundedSender};
 
 use crate::datapath::Error;
 use crate::datapath::leftovers::{forget_counters, suppressed_lines};
 use crate::datapath::pins::Pins;
-use crate::datapath::sweep::sweep;
+use crate::datapath::sweep::sweep_telling;
 
 /// Time between two passes.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -24,18 +27,39 @@ const INTERVAL: Duration = Duration::from_secs(10);
 /// The thread; it ends when this is dropped.
 pub(super) struct Sweeper {
     /// Ports whose counters are to be kept; none until the configuration is known. Closed to end the thread.
-    known: Option<Sender<BTreeSet<PortKey>>>,
+    known: Option<std::sync::mpsc::Sender<BTreeSet<PortKey>>>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// Ends of flows that wait to be logged, at the most; what comes beyond them is counted.
+pub(super) const ENDS: usize = 1 << 16;
+
+/// What a sweep has to say to the log.
+pub(super) struct News {
+    /// Log lines that were suppressed.
+    pub(super) suppressed: UnboundedSender<Suppressed>,
+    /// Flows that were removed, if the settings ask for them.
+    pub(super) ends: Sender<FlowEvent>,
+    /// How many of them found no room in `ends`.
+    pub(super) lost: Arc<AtomicU64>,
+}
+
+impl News {
+    fn ended(&self, event: FlowEvent) {
+        if self.ends.try_send(event).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 /// Log lines of a rule that were suppressed, and how many.
 pub(super) type Suppressed = (RuleKey, u64);
 
 impl Sweeper {
-    /// Starts sweeping the maps pinned in a directory, now and then every [`INTERVAL`]; what it finds suppressed goes to `log`.
+    /// Starts sweeping the maps pinned in a directory, now and then every [`INTERVAL`]; what the log should tell goes to `log`.
     pub(super) fn start(
         pin_directory: &Path,
-        log: UnboundedSender<Suppressed>,
+        log: News,
     ) -> anyhow::Result<Self> {
         let (known, news) = channel();
         let pass = Pass {
@@ -66,7 +90,7 @@ impl Sweeper {
 /// What the thread has.
 struct Pass {
     pins: Pins,
-    log: UnboundedSender<Suppressed>,
+    log: News,
     /// Ports to keep that were not dealt with yet.
     known: Option<BTreeSet<PortKey>>,
     failing: bool,
@@ -95,7 +119,7 @@ impl Pass {
     }
 
     fn once(&mut self) -> Result<(), Error> {
-        let swept = sweep(&self.pins)?;
+        let swept = sweep_telling(&self.pins, |event| self.log.ended(event))?;
         let flows: u64 = swept.flows.values().sum();
         tracing::debug!(
             flows,
@@ -105,7 +129,7 @@ impl Pass {
             "swept the flow tables"
         );
         for suppressed in suppressed_lines(&self.pins)? {
-            if self.log.send(suppressed).is_err() {
+            if self.log.suppressed.send(suppressed).is_err() {
                 // The log reader has ended, and with it the agent does.
                 break;
             }

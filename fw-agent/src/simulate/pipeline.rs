@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use fw_common::ban::Ban;
 use fw_common::conntrack::{CtState, Tracked};
+use fw_common::event::FlowNews;
 use fw_common::flow::{Flow, FlowKey, FlowRef};
 use fw_common::maps::{FragmentKey, FragmentValue, Port, Settings};
 use fw_common::pipeline::{judge, track_flow};
@@ -186,6 +187,9 @@ impl Tables for Forced<'_> {
     fn remove_flow(&self, key: &FlowKey) {
         self.memory.remove_flow(key);
     }
+
+    /// A simulated packet's flow is nobody's.
+    fn tell_flow(&self, _key: &FlowKey, _news: FlowNews) {}
 
     fn remember_fragment(&self, key: &FragmentKey, value: &FragmentValue) {
         self.memory.remember_fragment(key, value);

@@ -9,6 +9,7 @@ use fw_agent::image::{MapImage, Memory};
 use fw_agent::policy::{Family, PortId};
 use fw_common::ban::Ban;
 use fw_common::conntrack::{CtState, Tracked};
+use fw_common::event::FlowNews;
 use fw_common::flow::{Flow, FlowKey, FlowRef};
 use fw_common::maps::{FragmentKey, FragmentValue, Port, Settings};
 use fw_common::pipeline;
@@ -247,6 +248,10 @@ impl Tables for Watched<'_> {
 
     fn remove_flow(&self, key: &FlowKey) {
         self.tables.remove_flow(key);
+    }
+
+    fn tell_flow(&self, key: &FlowKey, news: FlowNews) {
+        self.tables.tell_flow(key, news);
     }
 
     fn remember_fragment(&self, key: &FragmentKey, value: &FragmentValue) {

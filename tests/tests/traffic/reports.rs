@@ -5,6 +5,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use fw_agent::datapath::pins::Pins;
+use fw_common::conntrack::{ANSWERED, State};
+use fw_common::flow::{Flow, FlowKey};
 use tapwall_tests::agent::program;
 use tapwall_tests::kernel::fill_flows;
 use tapwall_tests::netns::run;
@@ -248,4 +250,59 @@ fn without_a_bpf_file_system_the_agent_says_so_in_one_sentence() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert_eq!(said.trim().lines().count(), 1, "{said}");
+}
+
+#[test]
+fn flows_are_logged_when_the_host_s_option_says() {
+    let mut bed = Bed::new("IN ACCEPT -p tcp -dport 80\nIN ACCEPT -p udp -dport 53\n").unwrap();
+    let (outside, to) = (bed.node.outside.v4(), bed.node.vm.v4_port(80));
+    let open = |bed: &Bed| Session::open(&bed.node.outside.namespace, outside, to).unwrap();
+    let _server = TcpServer::start(&bed.node.vm.namespace, to).unwrap();
+    let quiet = open(&bed);
+    let turn = |bed: &Bed, on: u8| {
+        let file = format!("nodes/{NODE}/host.fw");
+        let text = format!("[OPTIONS]\nlog_nf_conntrack: {on}\n");
+        bed.agent.after(|| bed.tree.write(&file, &text)).unwrap();
+    };
+    turn(&bed, 1);
+    let mut session = open(&bed);
+    session.transfer(1000).unwrap();
+    let begun = " tcp      6 120 SYN_SENT ";
+    let line = bed.agent.wait_log(&["[NEW]", begun, "dport=80 "]).unwrap();
+    let port = line.split("sport=").nth(1).unwrap();
+    let port = port.split(' ').next().unwrap();
+    let (source, dest) = (outside, bed.node.vm.v4());
+    let there = format!("src={source} dst={dest} sport={port} dport=80");
+    let back = format!("src={dest} dst={source} sport=80 dport={port}");
+    let flow = format!("{there} [UNREPLIED] {back} mark=100");
+    assert_eq!(line, format!("    [NEW] ipv4     2{begun}{flow}"));
+    // The flow is closed and expires. An agent that starts makes one at once.
+    let table = fw_common::maps::name::FLOWS;
+    let pins = Pins::new(bed.agent.pin_directory());
+    let mut flows = pins.hash::<FlowKey, Flow>(table).unwrap();
+    let known: Vec<_> = flows.iter().map(|entry| entry.unwrap()).collect();
+    let state = State::Close as u32 | ANSWERED;
+    for (key, flow) in known {
+        let expired = Flow {
+            seen: 0,
+            state,
+            ..flow
+        };
+        flows.insert(key, expired, 0).unwrap();
+    }
+    drop((session, quiet));
+    bed.agent = bed.agent.restart(&bed.node.host.namespace).unwrap();
+    let line = bed.agent.wait_log(&["[DESTROY]", &there]).unwrap();
+    let flow = format!("{there} {back} [ASSURED] mark=100");
+    assert_eq!(line, format!("[DESTROY] ipv4     2 tcp      6 {flow}"));
+
+    turn(&bed, 0);
+    let log = bed.agent.log();
+    let _third = open(&bed);
+    // What is logged after it in any case.
+    let seen = bed.tcp(&bed.node.outside, bed.node.vm.v4_port(8080));
+    bed.expect("policy", seen, &Silent);
+    bed.agent.wait_log(&["DPT=8080 "]).unwrap();
+    let count = |log: &str| log.matches("[NEW]").count();
+    assert_eq!(count(&bed.agent.log()), count(&log));
 }

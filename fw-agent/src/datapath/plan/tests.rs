@@ -1,6 +1,7 @@
 //! What a plan does in which order, as words.
 
 mod host;
+mod scale;
 use fw_common::maps::classes::PREFILTER_WORDS;
 use fw_common::maps::port_flag;
 
