@@ -10,7 +10,7 @@
 //! 4. What was carried out is kept on disk ([`keeper`]); until the files can be read for the first time, that is enforced.
 //!
 //! Invariant: the firewall is opened only by a configuration that says so and that could be read. A root directory that is gone, or a file that
-//! exists and cannot be read, changes nothing.
+//! exists and cannot be read, changes nothing; one that is gone or cut off does not open what it had closed.
 
 mod answers;
 mod debug_log;
@@ -368,6 +368,10 @@ impl Agent {
         };
         let mut degraded = self.apply(image, &present, leave);
         degraded.extend(self.unread());
+        let stale = self.sources.stale.iter();
+        degraded.extend(
+            stale.map(|(path, why)| format!("{path}: {why}; its last contents stay in force")),
+        );
         self.note(compiled, &present, &degraded);
     }
 

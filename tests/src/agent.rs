@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio, id};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -151,29 +152,7 @@ impl Agent {
         places: Places,
         adjust: impl FnOnce(&mut Command),
     ) -> Result<Self> {
-        let mut command = inside(&namespace, &program("fw-agent")?);
-        places.arguments(&mut command);
-        command
-            .arg("--log-file")
-            .arg(places.run.path().join("pve-firewall.log"))
-            .args(&places.options)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        command.arg("--state-dir").arg(places.state.path());
-        adjust(&mut command);
-        let mut child = command.spawn().context("starting the agent")?;
-        let stderr = Arc::new(Mutex::new(String::new()));
-        let reader = child.stderr.take().map(|stream| {
-            let stderr = Arc::clone(&stderr);
-            thread::spawn(move || {
-                for line in BufReader::new(stream).lines().map_while(Result::ok) {
-                    let mut text = stderr.lock().unwrap_or_else(PoisonError::into_inner);
-                    text.push_str(&line);
-                    text.push('\n');
-                }
-            })
-        });
+        let (child, stderr, reader) = begin(&namespace, &places, adjust)?;
         Ok(Self {
             child,
             stderr,
@@ -182,6 +161,38 @@ impl Agent {
             namespace,
             stopped: false,
         })
+    }
+
+    /// Kills it (SIGKILL) and starts another in its place, on everything that it left. Does not wait for the new one.
+    pub fn kill_and_start(&mut self) -> Result<()> {
+        self.child.kill().context("killing the agent")?;
+        let status = self
+            .child
+            .wait()
+            .context("waiting for the killed agent")?;
+        if let Some(reader) = self.reader.take()
+            && reader.join().is_err()
+        {
+            bail!("the reader of the agent's standard error panicked");
+        }
+        if status.signal() != Some(libc::SIGKILL) {
+            bail!(
+                "the agent had ended with {status}; it said:\n{}",
+                self.stderr()
+            );
+        }
+        (self.child, self.stderr, self.reader) = begin(&self.namespace, &self.places, |_| ())?;
+        Ok(())
+    }
+
+    /// Memory that it has in use (RSS), in KiB.
+    pub fn memory(&self) -> Result<u64> {
+        let file = format!("/proc/{}/status", self.pid());
+        let text = fs::read_to_string(&file).with_context(|| format!("reading {file}"))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let size = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        let size = size.with_context(|| format!("no VmRSS in {file}"))?;
+        size.parse().with_context(|| format!("VmRSS {size:?}"))
     }
 
     /// Its process id.
@@ -403,6 +414,40 @@ impl Drop for Agent {
             eprintln!("stopping the agent: {error:#}");
         }
     }
+}
+
+/// The agent's process, what it says, and the thread that listens to it.
+type Running = (Child, Arc<Mutex<String>>, Option<JoinHandle<()>>);
+
+fn begin(
+    namespace: &Path,
+    places: &Places,
+    adjust: impl FnOnce(&mut Command),
+) -> Result<Running> {
+    let mut command = inside(namespace, &program("fw-agent")?);
+    places.arguments(&mut command);
+    command
+        .arg("--log-file")
+        .arg(places.run.path().join("pve-firewall.log"))
+        .args(&places.options)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    command.arg("--state-dir").arg(places.state.path());
+    adjust(&mut command);
+    let mut child = command.spawn().context("starting the agent")?;
+    let stderr = Arc::new(Mutex::new(String::new()));
+    let reader = child.stderr.take().map(|stream| {
+        let stderr = Arc::clone(&stderr);
+        thread::spawn(move || {
+            for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                let mut text = stderr.lock().unwrap_or_else(PoisonError::into_inner);
+                text.push_str(&line);
+                text.push('\n');
+            }
+        })
+    });
+    Ok((child, stderr, reader))
 }
 
 /// A program that runs in a namespace, given by its file.

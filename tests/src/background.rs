@@ -5,9 +5,10 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
 /// A running thread; dropping it ends the thread and waits for its end.
@@ -66,4 +67,16 @@ pub fn wait(stop: &OwnedFd, sources: &[BorrowedFd<'_>]) -> bool {
         }
     }
     waiting[0].revents().is_empty()
+}
+
+/// Lets some time pass: true to go on, false to stop.
+pub fn pause(stop: &OwnedFd, time: Duration) -> bool {
+    let Ok(time) = Timespec::try_from(time) else {
+        return false;
+    };
+    let mut waiting = [PollFd::from_borrowed_fd(stop.as_fd(), PollFlags::IN)];
+    match poll(&mut waiting, Some(&time)) {
+        Ok(_) | Err(Errno::INTR) => waiting[0].revents().is_empty(),
+        Err(_) => false,
+    }
 }

@@ -1,7 +1,7 @@
 //! What the tests with the real kernel and real traffic share, and the demo with them.
 //!
 //! `netns` makes network namespaces, `tap` devices and their far ends, `node` a whole demo node of them; `probe` is real traffic between
-//! namespaces; `tree` writes configuration, `agent` runs the agent on it. Everything is undone when it is dropped, also by a panic.
+//! namespaces; `tree` writes configuration, `agent` runs the agent on it, `vigil` watches flows meanwhile. Everything is undone when it is dropped, also by a panic.
 //! `model` is the reference model of matching, `strategy` makes random policies and packets to compare the pipeline with it; `frame` makes
 //! frames of any shape.
 
@@ -20,3 +20,4 @@ pub mod shuffle;
 pub mod strategy;
 pub mod tap;
 pub mod tree;
+pub mod vigil;

@@ -10,6 +10,7 @@ mod clean;
 mod demo;
 mod progress;
 mod setup;
+mod soak;
 mod test;
 mod workspace;
 
@@ -61,6 +62,12 @@ enum Command {
     },
     /// Measure what the agent costs, in an optimised build; prints tables and writes target/bench
     Bench,
+    /// Run a node for minutes under traffic, edits, device churn, restarts and kills; prints what was wrong
+    Soak {
+        /// How long
+        #[arg(long, default_value_t = 10)]
+        minutes: u64,
+    },
     /// Remove namespaces and pins that killed tests or demos left behind
     Clean,
 }
@@ -74,6 +81,7 @@ fn main() -> ExitCode {
         Command::Ci => ci::run(&workspace),
         Command::Demo { keep, clean } => demo::run(&workspace, keep, clean),
         Command::Bench => bench::run(&workspace),
+        Command::Soak { minutes } => soak::run(&workspace, minutes),
         Command::Clean => clean::run(),
     });
     match done {

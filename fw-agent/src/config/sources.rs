@@ -4,6 +4,8 @@
 //! same configuration, so the agent compares them to see whether anything changed. A file that does not exist is absent; a file or a directory
 //! that cannot be read is recorded with the error.
 
+mod doubt;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -50,8 +52,14 @@ impl Sources {
         sources
     }
 
-    /// Gives files that cannot be read the contents that they have in `last`.
+    /// Gives files that cannot be read, and those that are there in part only ([`doubt`]), the contents that they have in `last`.
     pub fn keep_from(&mut self, last: &Self) {
+        for (path, reason) in doubt::lost(&last.files, &self.files, &self.node) {
+            if let Some(known) = last.files.get(&path) {
+                self.files.insert(path.clone(), known.clone());
+                self.stale.insert(path, reason.to_owned());
+            }
+        }
         let unreadable = std::mem::take(&mut self.unreadable);
         for (path, reason) in unreadable {
             let below = format!("{path}/");
