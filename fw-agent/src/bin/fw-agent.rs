@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Parser;
 use fw_agent::conflicts;
-use fw_agent::datapath::missing_privilege;
+use fw_agent::datapath::{AttachMode, missing_privilege};
 use fw_agent::diagnostic::Severity;
 use fw_agent::journal;
 use fw_agent::reconcile::{self, Options};
@@ -33,6 +33,9 @@ struct Arguments {
     /// Directory of the agent's lock, record and control socket.
     #[arg(long, value_name = "DIR")]
     run_dir: Option<PathBuf>,
+    /// Attach by filters of the clsact qdisc, as kernels before 6.6 need it.
+    #[arg(long, hide = true)]
+    clsact: bool,
     /// Directory of the last good configuration.
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
@@ -115,6 +118,10 @@ fn refuse_company(settings: &Settings, force: bool) -> Result<()> {
 
 fn run(arguments: Arguments) -> Result<()> {
     let force = arguments.force;
+    let attach_mode = match arguments.clsact {
+        true => AttachMode::Clsact,
+        false => AttachMode::of_this_kernel(),
+    };
     let settings = arguments.settings()?;
     refuse_company(&settings, force)?;
     if let Some(sentence) = missing_privilege(&settings.pin_directory) {
@@ -140,6 +147,7 @@ fn run(arguments: Arguments) -> Result<()> {
         interfaces: settings.interfaces,
         log_file: settings.log_file,
         log_json: settings.log_json,
+        attach_mode,
         reevaluate: settings.reevaluate,
     }))
 }

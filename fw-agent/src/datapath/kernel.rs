@@ -178,8 +178,11 @@ impl Kernel {
             let (mac, station) = entry.map_err(failed("read", name::STATIONS))?;
             state.stations.insert(mac, station);
         }
-        state.inherited_uplinks = self.pins.uplinks();
-        state.inherited = self.pins.devices();
+        let others = self.pins.others();
+        for pins in others.iter().chain([&self.pins]) {
+            state.inherited_uplinks.extend(pins.uplinks());
+            state.inherited.extend(pins.devices());
+        }
         let known = devices
             .iter()
             .filter(|(_, ifindex)| state.ports.contains_key(ifindex));
@@ -235,9 +238,17 @@ impl Kernel {
             Action::RemoveLocals(addresses) => addresses
                 .iter()
                 .try_for_each(|address| removed(self.locals.remove(address), name::LOCALS)),
-            Action::Attach { device, role, .. } => {
-                attach::attach(&mut self.ebpf, &self.pins, self.mode, device, *role)
-            }
+            Action::Attach {
+                device,
+                role,
+                ifindex,
+            } => attach::attach(
+                &mut self.ebpf,
+                &self.pins,
+                self.mode,
+                (device, *ifindex),
+                *role,
+            ),
             Action::Detach { device } => attach::detach(&self.pins, self.mode, device),
             Action::RemovePort { ifindex } => removed(self.ports.remove(ifindex), name::PORTS),
             Action::ResizeFlows { entries } => self.begin_resize(*entries),
@@ -265,6 +276,28 @@ impl Kernel {
         self.port_counters
             .set(slot, values, 0)
             .map_err(failed("write", name::PORT_COUNTERS))
+    }
+
+    /// Ends what [`Self::apply`] began for a whole plan that was carried out: links of devices that have other names by now and need no
+    /// programs, and what agents of other versions left, whose links are all replaced by then.
+    ///
+    /// # Errors
+    /// A pin that is there cannot be removed.
+    pub fn tidy(&self) -> Result<(), Error> {
+        attach::drop_aside(&self.pins)?;
+        for other in self.pins.others() {
+            other.remove_version()?;
+            tracing::info!(
+                version = other.version_number(),
+                "took over from another version"
+            );
+        }
+        Ok(())
+    }
+
+    /// How programs are attached.
+    pub const fn mode(&self) -> AttachMode {
+        self.mode
     }
 
     /// Devices that have pinned links.
