@@ -206,10 +206,14 @@ fn devices_that_change_their_names_have_the_policy_of_the_name() {
     // Two devices swap names while one of them is filtered: what has the name is.
     host.ip("link add dev spare0 type veth peer name spare1")
         .unwrap();
-    host.ip(&format!(
-        "link set {VETH} name moved0\nlink set spare0 name {VETH}\nlink set spare0 up"
-    ))
-    .unwrap_err();
+    // One after the other: `ip` remembers names.
+    for line in [
+        format!("link set {VETH} name moved0"),
+        format!("link set spare0 name {VETH}"),
+        format!("link set {VETH} up"),
+    ] {
+        host.ip(&line).unwrap();
+    }
     let other = host.ifindex(VETH).unwrap();
     bed.agent
         .wait_for(LIMIT, "the other device attached", |record| {
@@ -220,10 +224,9 @@ fn devices_that_change_their_names_have_the_policy_of_the_name() {
         })
         .unwrap();
     bed.becomes(&Answered, attempt(81));
-    host.ip(&format!(
-        "link set {VETH} name spare0\nlink set moved0 name {VETH}"
-    ))
-    .unwrap();
+    for (from, to) in [(VETH, "spare0"), ("moved0", VETH)] {
+        host.ip(&format!("link set {from} name {to}")).unwrap();
+    }
     bed.becomes(&Refused, attempt(81));
     bed.becomes(&Answered, attempt(80));
     assert!(!pinned(&bed).iter().any(|name| name.starts_with("interface")));
