@@ -179,8 +179,8 @@ pub enum Error {
         /// The device.
         device: String,
     },
-    /// The kernel does not tell which device a link is on.
-    #[error("cannot ask about the pinned link {path}")]
+    /// A pin cannot be opened, or the kernel does not tell which device its link is on.
+    #[error("cannot open the pin {path}")]
     AskLink {
         /// The pin.
         path: PathBuf,

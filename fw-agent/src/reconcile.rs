@@ -146,6 +146,7 @@ pub async fn run(options: Options) -> Result<()> {
         },
         retry: false,
         read_error: None,
+        pin_error: None,
         sweeper: None,
         started: Instant::now(),
     };
@@ -177,6 +178,7 @@ pub async fn run(options: Options) -> Result<()> {
             // Devices are listed again in any case: netlink drops messages when many come at once.
             Event::Tick => {
                 let news = std::mem::take(&mut facts_are_old) && agent.look_around(&netlink).await;
+                agent.look_after_pins();
                 agent.look_after_bans();
                 events.look() || agent.is_due() || news
             }
@@ -258,6 +260,8 @@ struct Agent {
     retry: bool,
     /// Why the files could not be read last time; said once.
     read_error: Option<String>,
+    /// Why pins that are gone could not be made again; said once.
+    pin_error: Option<String>,
     sweeper: Option<Sweeper>,
     started: Instant,
 }

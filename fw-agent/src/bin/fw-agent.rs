@@ -11,6 +11,7 @@ use fw_agent::diagnostic::Severity;
 use fw_agent::journal;
 use fw_agent::reconcile::{self, Options};
 use fw_agent::settings::Settings;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Keeps the eBPF firewall of this node as Proxmox's firewall files say.
 ///
@@ -116,6 +117,18 @@ fn refuse_company(settings: &Settings, force: bool) -> Result<()> {
     Ok(())
 }
 
+/// Lets the process have as many files as it may: it holds two links per device.
+fn raise_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+}
+
 fn run(arguments: Arguments) -> Result<()> {
     let force = arguments.force;
     let attach_mode = match arguments.clsact {
@@ -133,6 +146,7 @@ fn run(arguments: Arguments) -> Result<()> {
             settings.root.display()
         )
     })?;
+    raise_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -133,7 +133,9 @@ fn remove_qdisc(device: &str) -> Result<(), Error> {
             | NetlinkPayload::Done(_)
             | NetlinkPayload::Noop
             | NetlinkPayload::Overrun(_)
-            | _ => Err(io::Error::other("the kernel's answer is about something else")),
+            | _ => Err(io::Error::other(
+                "the kernel's answer is about something else",
+            )),
         }
     })();
     let error: io::Error = match result {

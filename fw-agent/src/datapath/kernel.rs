@@ -31,6 +31,7 @@ use self::resize::OldFlows;
 pub use self::test_run::TestPlace;
 use super::attach::{self, AttachMode, Hook, Role};
 use super::batch::Batch;
+use super::link::Held;
 use super::pins::Pins;
 use super::plan::{Action, State};
 use super::spaces::Tries;
@@ -50,6 +51,8 @@ pub struct Kernel {
     locals: HashMap<MapData, Address, u32>,
     /// Number of CPUs that the kernel keeps counters for.
     cpus: usize,
+    /// Maps and links, so that they do not go with their pins.
+    held: Held,
     /// The flow table that programs had which were swapped for those with a table of another size.
     old_flows: Option<OldFlows>,
 }
@@ -90,7 +93,12 @@ impl Kernel {
         let mut loader = EbpfLoader::new();
         pin_all(&mut loader, &pins);
         let mut ebpf = load_programs(loader, OBJECT)?;
+        let mut held = Held::default();
+        for map in name::ALL {
+            hold(&mut held, pins.map(map))?;
+        }
         Ok(Self {
+            held,
             stations: typed(&mut ebpf, name::STATIONS)?,
             ports: typed(&mut ebpf, name::PORTS)?,
             arena: typed(&mut ebpf, name::ARENA)?,
@@ -242,26 +250,35 @@ impl Kernel {
                 device,
                 role,
                 ifindex,
-            } => attach::attach(
-                &mut self.ebpf,
-                &self.pins,
-                self.mode,
-                (device, *ifindex),
-                *role,
-            ),
-            Action::Detach { device } => attach::detach(&self.pins, self.mode, device),
+            } => {
+                let (ebpf, pins) = (&mut self.ebpf, &self.pins);
+                attach::attach(ebpf, pins, self.mode, (device, *ifindex), *role)?;
+                self.hold_links(device)
+            }
+            Action::Detach { device } => {
+                attach::detach(&self.pins, self.mode, device)?;
+                self.hold_links(device)
+            }
             Action::RemovePort { ifindex } => removed(self.ports.remove(ifindex), name::PORTS),
             Action::ResizeFlows { entries } => self.begin_resize(*entries),
-            Action::FetchFlows => self.end_resize(),
+            Action::FetchFlows => {
+                self.end_resize()?;
+                hold(&mut self.held, self.pins.map(name::FLOWS))
+            }
             Action::SetStation { mac, station } => self
                 .stations
                 .insert(mac, station, 0)
                 .map_err(failed("write", name::STATIONS)),
             Action::RemoveStation { mac } => removed(self.stations.remove(mac), name::STATIONS),
             Action::AttachUplink { device, ifindex } => {
-                uplink::attach(&mut self.ebpf, &self.pins, device, *ifindex)
+                uplink::attach(&mut self.ebpf, &self.pins, device, *ifindex)?;
+                hold(&mut self.held, self.pins.uplink(device))
             }
-            Action::DetachUplink { device } => uplink::detach(&self.pins, device),
+            Action::DetachUplink { device } => {
+                uplink::detach(&self.pins, device)?;
+                self.held.release(&self.pins.uplink(device));
+                Ok(())
+            }
             Action::AwaitReaders => await_readers(),
             Action::RemoveClasses { space, classes } => {
                 self.tries.remove(*space, classes.as_deref())
@@ -295,6 +312,34 @@ impl Kernel {
         Ok(())
     }
 
+    /// Holds the links of a device that it has now, and no others.
+    fn hold_links(&mut self, device: &str) -> Result<(), Error> {
+        for hook in Hook::ALL {
+            hold(&mut self.held, self.pins.link(device, hook))?;
+        }
+        Ok(())
+    }
+
+    /// Makes pins again that are gone, because somebody removed them or unmounted the BPF file system. Meanwhile the programs stay where they
+    /// are, as this process holds them. Answers how many were made.
+    ///
+    /// # Errors
+    /// There is no BPF file system (again) yet; nothing is opened by that.
+    pub fn repair_pins(&self) -> Result<usize, Error> {
+        if self.pins.exist() {
+            return Ok(0);
+        }
+        let failed = |source| Error::PinDirectory {
+            path: self.pins.root().to_path_buf(),
+            source,
+        };
+        if let Some(sentence) = missing_privilege(self.pins.root()) {
+            return Err(failed(std::io::Error::other(sentence)));
+        }
+        self.pins.create()?;
+        self.held.pin_again().map_err(failed)
+    }
+
     /// How programs are attached.
     pub const fn mode(&self) -> AttachMode {
         self.mode
@@ -304,6 +349,11 @@ impl Kernel {
     pub fn pinned_devices(&self) -> BTreeSet<String> {
         self.pins.devices()
     }
+}
+
+fn hold(held: &mut Held, pin: std::path::PathBuf) -> Result<(), Error> {
+    let result = held.hold(pin.clone());
+    result.map_err(|source| Error::AskLink { path: pin, source })
 }
 
 /// Has every map pinned, or opened from its pin.

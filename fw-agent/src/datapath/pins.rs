@@ -75,6 +75,11 @@ impl Pins {
         Ok(())
     }
 
+    /// The directory of all versions.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// The version whose pins these are.
     pub(super) const fn version_number(&self) -> u32 {
         self.version

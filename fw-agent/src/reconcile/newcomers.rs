@@ -129,6 +129,27 @@ impl Agent {
         unknown.collect()
     }
 
+    /// Makes pins again that are gone. The programs stay on their devices meanwhile, as long as this process runs.
+    pub(super) fn look_after_pins(&mut self) {
+        match self.kernel.repair_pins() {
+            Ok(0) => self.pin_error = None,
+            Ok(count) => {
+                self.pin_error = None;
+                tracing::warn!(count, "pins were gone and have been made again");
+                self.retry = true;
+            }
+            Err(error) => {
+                let error = format!("{:#}", anyhow::Error::from(error));
+                if self.pin_error.as_ref() != Some(&error) {
+                    tracing::error!(
+                        "{error}; the programs stay on their devices only while this process runs; trying again every second"
+                    );
+                }
+                self.pin_error = Some(error);
+            }
+        }
+    }
+
     /// Removes what a plan that was carried out has left behind.
     pub(super) fn tidy(&mut self, degraded: &mut Vec<String>) {
         if let Err(error) = self.kernel.tidy() {

@@ -131,7 +131,10 @@ fn a_device_whose_configuration_says_no_firewall_is_let_go() {
     let _server = TcpServer::start(&container.namespace, container.v4_port(81)).unwrap();
     bed.expect("in", bed.tcp(outside, container.v4_port(81)), &Silent);
     let open = text.replace("firewall=1", "firewall=0");
-    let record = bed.agent.after(|| bed.tree.write(&config(), &open)).unwrap();
+    let record = bed
+        .agent
+        .after(|| bed.tree.write(&config(), &open))
+        .unwrap();
     assert!(!is_closed(&record), "{record:?}");
     bed.expect("in", bed.tcp(outside, container.v4_port(81)), &Answered);
     assert!(!pinned(&bed).iter().any(|name| name.contains(VETH)));
@@ -182,6 +185,39 @@ fn a_device_that_comes_and_goes_500_times_leaves_nothing_and_ends_filtered() {
 }
 
 #[test]
+fn pins_that_are_gone_open_nothing_and_come_back() {
+    let bed = Bed::new(RULES).unwrap();
+    let (container, outside) = (&bed.node.container, &bed.node.outside);
+    let before = pinned(&bed);
+    let _servers = [80, 81].map(|port| {
+        let to = container.v4_port(port);
+        TcpServer::start(&container.namespace, to).unwrap()
+    });
+    // What the end of a mount does to them.
+    fs::remove_dir_all(bed.agent.pin_directory()).unwrap();
+    let closed = || bed.tcp(outside, container.v4_port(81));
+    bed.expect("without pins", closed(), &Refused);
+    bed.agent
+        .wait_said("pins were gone and have been made again")
+        .unwrap();
+    assert_eq!(pinned(&bed), before);
+    bed.expect("pinned again", closed(), &Refused);
+    bed.expect("open", bed.tcp(outside, container.v4_port(80)), &Answered);
+    // They are the very links: a later agent takes them over.
+    let Bed { agent, tree, node } = bed;
+    let agent = agent.restart(&node.host.namespace).unwrap();
+    let bed = Bed { agent, tree, node };
+    let seen = bed.tcp(&bed.node.outside, bed.node.container.v4_port(81));
+    bed.expect("after a restart", seen, &Refused);
+    assert!(bed.agent.fwctl(&["stop"]).unwrap().status.success());
+    let attempt = |timeout| {
+        let (outside, to) = (&bed.node.outside, bed.node.container.v4_port(81));
+        tapwall_tests::probe::connect(&outside.namespace, outside.v4(), to, timeout)
+    };
+    bed.becomes(&Answered, attempt);
+}
+
+#[test]
 fn devices_that_change_their_names_have_the_policy_of_the_name() {
     let bed = Bed::new(RULES).unwrap();
     let (host, outside) = (&bed.node.host.namespace, &bed.node.outside);
@@ -229,7 +265,11 @@ fn devices_that_change_their_names_have_the_policy_of_the_name() {
     }
     bed.becomes(&Refused, attempt(81));
     bed.becomes(&Answered, attempt(80));
-    assert!(!pinned(&bed).iter().any(|name| name.starts_with("interface")));
+    assert!(
+        !pinned(&bed)
+            .iter()
+            .any(|name| name.starts_with("interface"))
+    );
     drop(servers);
 }
 
@@ -268,7 +308,9 @@ fn filters_that_somebody_deletes_are_there_again_at_once_and_nothing_is_left_by_
             .split(' '),
     ))
     .unwrap_or_default();
-    let others = run(host.command("tc").args(["filter", "show", "dev", "tap100i0", "ingress"]));
+    let others = run(host
+        .command("tc")
+        .args(["filter", "show", "dev", "tap100i0", "ingress"]));
     let kept = others.unwrap().contains("u32");
     assert!(qdiscs().contains("clsact"));
     assert!(bed.agent.fwctl(&["stop"]).unwrap().status.success());

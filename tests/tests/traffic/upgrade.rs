@@ -141,10 +141,17 @@ fn an_upgrade_that_was_cut_short_is_finished_by_the_next_start() {
             if name.starts_with(TAP) {
                 continue;
             }
-            let (from, to) = (own.join("links").join(&name), other.join("links").join(&name));
+            let (from, to) = (
+                own.join("links").join(&name),
+                other.join("links").join(&name),
+            );
             fs::rename(from, to).unwrap();
         }
-        assert!(names(&other.join("links")).iter().any(|name| name.starts_with(VETH)));
+        assert!(
+            names(&other.join("links"))
+                .iter()
+                .any(|name| name.starts_with(VETH))
+        );
     });
     check(&bed, sent, passed);
 }
@@ -169,7 +176,14 @@ fn filters_are_taken_over_in_place() {
     assert_eq!(filters(), 1);
     let container = &bed.node.container;
     let to = container.v4_port(81);
-    let attempt = |timeout| connect(&bed.node.outside.namespace, bed.node.outside.v4(), to, timeout);
+    let attempt = |timeout| {
+        connect(
+            &bed.node.outside.namespace,
+            bed.node.outside.v4(),
+            to,
+            timeout,
+        )
+    };
     bed.expect("closed", attempt(TIMEOUT), &Refused);
     assert!(bed.agent.fwctl(&["stop"]).unwrap().status.success());
     let qdiscs = run(host.command("tc").args(["qdisc", "show"])).unwrap();
