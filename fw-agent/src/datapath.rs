@@ -14,6 +14,7 @@ pub mod batch;
 mod clsact;
 mod kernel;
 pub mod leftovers;
+mod link;
 pub mod pins;
 pub mod plan;
 mod slots;
@@ -141,9 +142,11 @@ pub enum Error {
         #[source]
         source: aya::programs::ProgramError,
     },
-    /// The clsact qdisc cannot be added.
-    #[error("cannot add the clsact qdisc to {device}")]
+    /// The clsact qdisc cannot be added or removed.
+    #[error("cannot {verb} {device}")]
     Qdisc {
+        /// What was tried.
+        verb: &'static str,
         /// The device.
         device: String,
         /// Why.
@@ -169,6 +172,21 @@ pub enum Error {
         /// Why.
         #[source]
         source: aya::programs::tc::TcError,
+    },
+    /// The device went away, or its name is another device's now.
+    #[error("{device} is gone, or is another device by now")]
+    NoDevice {
+        /// The device.
+        device: String,
+    },
+    /// A pin cannot be opened, or the kernel does not tell which device its link is on.
+    #[error("cannot open the pin {path}")]
+    AskLink {
+        /// The pin.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
     },
     /// A link cannot be opened or pinned.
     #[error("cannot pin the link of {device}")]
@@ -202,6 +220,11 @@ pub fn monotonic() -> u64 {
 /// A pin or a program cannot be removed.
 pub fn detach_all(pins: &pins::Pins, mode: AttachMode) -> Result<(), Error> {
     let mut devices = pins.devices();
+    for pins in pins.others().iter().chain([pins]) {
+        for device in pins.filtered() {
+            attach::detach(pins, AttachMode::Clsact, &device)?;
+        }
+    }
     if mode == AttachMode::Clsact && pins.exist() {
         // Filters have no pins, but no device has one without having been a port before.
         let ports = pins.hash::<u32, Port>(name::PORTS)?;
@@ -226,6 +249,9 @@ pub fn detach_all(pins: &pins::Pins, mode: AttachMode) -> Result<(), Error> {
 impl Error {
     /// The device is not there (any more).
     pub fn is_no_device(&self) -> bool {
+        if matches!(self, Self::NoDevice { .. }) {
+            return true;
+        }
         let absent = [
             rustix::io::Errno::NODEV.raw_os_error(),
             rustix::io::Errno::NXIO.raw_os_error(),

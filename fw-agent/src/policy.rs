@@ -90,6 +90,24 @@ impl GuestKind {
     }
 }
 
+impl PortId {
+    /// The NIC whose device on the host has this name, and what the guest is; none if it is no name of a guest's device.
+    pub fn of_device(name: &str) -> Option<(GuestKind, Self)> {
+        let (kind, rest) = match (name.strip_prefix("tap"), name.strip_prefix("veth")) {
+            (Some(rest), _) => (GuestKind::Vm, rest),
+            (None, Some(rest)) => (GuestKind::Container, rest),
+            (None, None) => return None,
+        };
+        let (vmid, net) = rest.split_once('i')?;
+        let port = Self {
+            vmid: vmid.parse().ok().filter(|vmid| *vmid != 0)?,
+            net: net.parse().ok()?,
+        };
+        // Not `tap0100i+0`.
+        (kind.device(port) == name).then_some((kind, port))
+    }
+}
+
 /// What holds for one guest NIC.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortPolicy {

@@ -5,7 +5,7 @@
 //!
 //! 1. [`events`] says what happened, from a closed list; [`watch`] is its part about files: at once by inotify, within a second by looking
 //!    (`/etc/pve` is a FUSE file system whose remote changes raise no events).
-//! 2. Devices are listed with every round. The host's addresses and routes are asked for once a second at most.
+//! 2. Devices are listed with every round; a guest's that is new is closed before that ([`newcomers`]). The host's addresses and routes are asked for once a second at most.
 //! 3. Changes that come together are carried out together.
 //! 4. What was carried out is kept on disk ([`keeper`]); until the files can be read for the first time, that is enforced.
 //!
@@ -18,6 +18,7 @@ mod events;
 mod host;
 mod keeper;
 mod logger;
+mod newcomers;
 mod outputs;
 mod sweeper;
 mod watch;
@@ -74,6 +75,8 @@ pub struct Options {
     pub log_file: PathBuf,
     /// The same as JSON lines, if there is to be one.
     pub log_json: Option<PathBuf>,
+    /// How programs are attached.
+    pub attach_mode: AttachMode,
     /// Flows that were accepted under older rules are judged again.
     pub reevaluate: bool,
 }
@@ -100,8 +103,10 @@ pub async fn run(options: Options) -> Result<()> {
             options.run_directory.display()
         )
     })?;
-    let (netlink, links) = devices::watch().context("cannot listen to netlink")?;
-    let mut kernel = Kernel::open(&options.pin_directory, AttachMode::of_this_kernel())?;
+    let mode = options.attach_mode;
+    let (netlink, links) =
+        devices::watch(mode == AttachMode::Clsact).context("cannot listen to netlink")?;
+    let mut kernel = Kernel::open(&options.pin_directory, mode)?;
     let present = Devices::list(&netlink)
         .await
         .context("cannot list the network devices")?;
@@ -140,6 +145,7 @@ pub async fn run(options: Options) -> Result<()> {
         },
         retry: false,
         read_error: None,
+        pin_error: None,
         sweeper: None,
         started: Instant::now(),
     };
@@ -160,9 +166,9 @@ pub async fn run(options: Options) -> Result<()> {
                 true
             }
             // Addresses may have come with it.
-            Event::Links => {
+            Event::Links(news) => {
                 facts_are_old = true;
-                false
+                agent.meet(&news)
             }
             Event::Addresses => {
                 facts_are_old = true;
@@ -171,6 +177,7 @@ pub async fn run(options: Options) -> Result<()> {
             // Devices are listed again in any case: netlink drops messages when many come at once.
             Event::Tick => {
                 let news = std::mem::take(&mut facts_are_old) && agent.look_around(&netlink).await;
+                agent.look_after_pins();
                 agent.look_after_bans();
                 events.look() || agent.is_due() || news
             }
@@ -252,6 +259,8 @@ struct Agent {
     retry: bool,
     /// Why the files could not be read last time; said once.
     read_error: Option<String>,
+    /// Why pins that are gone could not be made again; said once.
+    pin_error: Option<String>,
     sweeper: Option<Sweeper>,
     started: Instant,
 }
@@ -447,7 +456,10 @@ impl Agent {
         if sound {
             let edge = self.edge();
             let plan = plan_uplinks(&mut self.state, &edge);
-            self.execute(&plan, devices, &mut degraded);
+            let sound = self.execute(&plan, devices, &mut degraded);
+            if sound && !self.retry {
+                self.tidy(&mut degraded);
+            }
         }
         degraded
     }
@@ -605,6 +617,7 @@ impl Agent {
             enabled: compiled.policy.enabled,
             applied_at: jiff::Timestamp::now().to_string(),
             ports: ports.collect(),
+            closed: self.closed(present),
             host: self.host_record(compiled, present),
             uplinks: self.uplink_records(),
             degraded: degraded.to_vec(),

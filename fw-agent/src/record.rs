@@ -25,6 +25,9 @@ pub struct Record {
     pub applied_at: String,
     /// Guest NICs under policy.
     pub ports: Vec<PortRecord>,
+    /// Devices of guests that are closed: they have the programs, and no configuration is known.
+    #[serde(default)]
+    pub closed: Vec<PortRecord>,
     /// The host's interfaces under its policy.
     #[serde(default)]
     pub host: Vec<HostRecord>,

@@ -29,11 +29,12 @@ fn agent(namespace: &Netns, directory: &PinDirectory, mode: AttachMode, action: 
     result.unwrap();
 }
 
-fn attach(role: Role) -> Action {
+fn attach(namespace: &Netns, role: Role) -> Action {
     Action::Attach {
         device: DEVICE.to_owned(),
         role,
-        ifindex: 0,
+        // One that is not there has none.
+        ifindex: namespace.ifindex(DEVICE).unwrap_or(0),
     }
 }
 
@@ -59,9 +60,19 @@ fn clsact_filters_outlive_their_agent_and_are_replaced_in_place() {
     let (namespace, directory) = (namespace(), PinDirectory::new());
     for role in Role::ALL {
         let found = || Hook::ALL.map(|hook| filters(&namespace, role, hook));
-        agent(&namespace, &directory, AttachMode::Clsact, &attach(role));
+        agent(
+            &namespace,
+            &directory,
+            AttachMode::Clsact,
+            &attach(&namespace, role),
+        );
         let first = found();
-        agent(&namespace, &directory, AttachMode::Clsact, &attach(role));
+        agent(
+            &namespace,
+            &directory,
+            AttachMode::Clsact,
+            &attach(&namespace, role),
+        );
         let second = found();
         for (first, second) in first.iter().zip(&second) {
             assert_eq!((first.len(), second.len()), (1, 1), "{first:?} {second:?}");
@@ -76,7 +87,12 @@ fn clsact_filters_outlive_their_agent_and_are_replaced_in_place() {
 fn a_device_that_changes_its_role_has_the_programs_of_the_new_one_only() {
     let (namespace, directory) = (namespace(), PinDirectory::new());
     for role in [Role::Guest, Role::Host, Role::Guest] {
-        agent(&namespace, &directory, AttachMode::Clsact, &attach(role));
+        agent(
+            &namespace,
+            &directory,
+            AttachMode::Clsact,
+            &attach(&namespace, role),
+        );
         for other in Role::ALL {
             let found = Hook::ALL.map(|hook| filters(&namespace, other, hook).len());
             let expect = if other == role { [1, 1] } else { [0, 0] };
@@ -92,7 +108,10 @@ fn a_device_with_an_ingress_qdisc_is_refused_by_name() {
     run(tc.args(["qdisc", "add", "dev", DEVICE, "handle", "ffff:", "ingress"])).unwrap();
     let refused = namespace.run(|| {
         let mut kernel = Kernel::open(directory.path(), AttachMode::Clsact)?;
-        Ok(kernel.apply(&attach(Role::Guest)).unwrap_err().to_string())
+        Ok(kernel
+            .apply(&attach(&namespace, Role::Guest))
+            .unwrap_err()
+            .to_string())
     });
     let message = refused.unwrap();
     assert!(
@@ -104,7 +123,7 @@ fn a_device_with_an_ingress_qdisc_is_refused_by_name() {
         &namespace,
         &directory,
         AttachMode::Tcx,
-        &attach(Role::Guest),
+        &attach(&namespace, Role::Guest),
     );
     assert!(directory.pins().devices().contains(DEVICE));
 }
@@ -117,7 +136,7 @@ fn a_device_that_vanished_is_told_from_other_failures() {
         let absent = namespace.run(|| {
             let mut kernel = Kernel::open(directory.path(), mode)?;
             Ok(kernel
-                .apply(&attach(Role::Guest))
+                .apply(&attach(&namespace, Role::Guest))
                 .unwrap_err()
                 .is_no_device())
         });

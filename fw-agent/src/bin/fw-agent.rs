@@ -6,11 +6,12 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Parser;
 use fw_agent::conflicts;
-use fw_agent::datapath::missing_privilege;
+use fw_agent::datapath::{AttachMode, missing_privilege};
 use fw_agent::diagnostic::Severity;
 use fw_agent::journal;
 use fw_agent::reconcile::{self, Options};
 use fw_agent::settings::Settings;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Keeps the eBPF firewall of this node as Proxmox's firewall files say.
 ///
@@ -33,6 +34,9 @@ struct Arguments {
     /// Directory of the agent's lock, record and control socket.
     #[arg(long, value_name = "DIR")]
     run_dir: Option<PathBuf>,
+    /// Attach by filters of the clsact qdisc, as kernels before 6.6 need it.
+    #[arg(long, hide = true)]
+    clsact: bool,
     /// Directory of the last good configuration.
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
@@ -113,8 +117,24 @@ fn refuse_company(settings: &Settings, force: bool) -> Result<()> {
     Ok(())
 }
 
+/// Lets the process have as many files as it may: it holds two links per device.
+fn raise_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+}
+
 fn run(arguments: Arguments) -> Result<()> {
     let force = arguments.force;
+    let attach_mode = match arguments.clsact {
+        true => AttachMode::Clsact,
+        false => AttachMode::of_this_kernel(),
+    };
     let settings = arguments.settings()?;
     refuse_company(&settings, force)?;
     if let Some(sentence) = missing_privilege(&settings.pin_directory) {
@@ -126,6 +146,7 @@ fn run(arguments: Arguments) -> Result<()> {
             settings.root.display()
         )
     })?;
+    raise_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -140,6 +161,7 @@ fn run(arguments: Arguments) -> Result<()> {
         interfaces: settings.interfaces,
         log_file: settings.log_file,
         log_json: settings.log_json,
+        attach_mode,
         reevaluate: settings.reevaluate,
     }))
 }

@@ -136,5 +136,13 @@ fn print(out: &mut impl Write, status: &Status) -> std::io::Result<()> {
             state.to_owned(),
         ]);
     }
+    for port in &record.closed {
+        rows.add_row([
+            port.vmid.to_string(),
+            format!("net{}", port.net),
+            port.device.clone(),
+            "closed: no configuration yet".to_owned(),
+        ]);
+    }
     writeln!(out, "{rows}")
 }

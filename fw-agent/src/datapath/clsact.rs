@@ -1,7 +1,8 @@
 //! Programs as filters of a device's clsact qdisc, for kernels without TCX (before 6.6).
 //!
-//! A filter has a fixed priority and handle, by which a later agent finds it and swaps its program in one step. The qdisc is made where there
-//! is none, and stays: others may have filters there.
+//! A filter has a fixed priority and handle, by which a later agent finds it and swaps its program in one step, also one of another version. The
+//! qdisc is made where there is none; one of our making goes with our filters, unless others have put filters there. Filters have no pins: marks
+//! in the pin directory say which devices have them, and which qdiscs are ours.
 //!
 //! An `ingress` qdisc (Proxmox makes one for a NIC's rate limit) takes the same place and has no egress side, but the kernel accepts filters
 //! for egress there and runs them on ingress. Such a device is refused.
@@ -14,7 +15,7 @@ use aya::programs::tc::{
 };
 use aya::programs::{ProgramError, SchedClassifier};
 use rtnetlink::packet_core::{
-    NLM_F_ACK, NLM_F_ECHO, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_ECHO, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::tc::{TcAttribute, TcHandle as Place, TcMessage};
@@ -25,6 +26,7 @@ use rustix::net::netdevice::{index_to_name, name_to_index};
 
 use super::Error;
 use super::attach::{Hook, Role};
+use super::pins::Pins;
 
 /// Priority of our filters: first.
 const PRIORITY: u16 = 1;
@@ -32,10 +34,31 @@ const PRIORITY: u16 = 1;
 const HANDLE: TcHandle = TcHandle::new(0x5461, 0x7077);
 /// The kind of qdisc that has both sides.
 const KIND: &str = "clsact";
+/// The handle that the kernel gives it (`TC_H_MAKE(TC_H_CLSACT, 0)` of `linux/pkt_sched.h`).
+const TC_CLSACT_HANDLE: u32 = 0xffff_0000;
+/// Where its filters for received packets are (`TC_H_MIN_INGRESS` below it).
+const TC_INGRESS: u32 = 0xffff_fff2;
+/// Where its filters for sent packets are (`TC_H_MIN_EGRESS` below it).
+const TC_EGRESS: u32 = 0xffff_fff3;
 
 /// Attaches a program, or swaps it in where an earlier agent had attached its own.
-pub(super) fn attach(program: &mut SchedClassifier, device: &str, hook: Hook) -> Result<(), Error> {
-    add_qdisc(device)?;
+pub(super) fn attach(
+    program: &mut SchedClassifier,
+    pins: &Pins,
+    (device, ifindex): (&str, u32),
+    hook: Hook,
+) -> Result<(), Error> {
+    if index_of(device)? != ifindex {
+        return Err(Error::NoDevice {
+            device: device.to_owned(),
+        });
+    }
+    let inherited = pins.others().iter().any(|pins| pins.qdisc(device).exists());
+    // The marks first: what they stand for is never without them.
+    Pins::mark(pins.filters(device))?;
+    if add_qdisc(device)? || inherited {
+        Pins::mark(pins.qdisc(device))?;
+    }
     let failed = |source| Error::Attach {
         device: device.to_owned(),
         source,
@@ -60,8 +83,82 @@ pub(super) fn attach(program: &mut SchedClassifier, device: &str, hook: Hook) ->
     Ok(())
 }
 
-/// Takes our program, whichever it is, off a device. That either is gone is fine.
-pub(super) fn detach(device: &str, hook: Hook) -> Result<(), Error> {
+/// Takes our programs off a device, and with them a qdisc of our making that nobody else uses. That any of it is gone is fine.
+pub(super) fn detach<'p>(
+    device: &str,
+    versions: impl Iterator<Item = &'p Pins> + Clone,
+) -> Result<(), Error> {
+    for hook in Hook::ALL {
+        remove_filters(device, hook)?;
+    }
+    if versions.clone().any(|pins| pins.qdisc(device).exists()) {
+        remove_qdisc(device)?;
+    }
+    for pins in versions {
+        Pins::unmark(pins.qdisc(device))?;
+        Pins::unmark(pins.filters(device))?;
+    }
+    Ok(())
+}
+
+/// Removes the qdisc if it has no filters.
+fn remove_qdisc(device: &str) -> Result<(), Error> {
+    let result = (|| {
+        let socket = Socket::new(NETLINK_ROUTE)?;
+        let ifindex = name_to_index(&socket, device)?;
+        for hook in Hook::ALL {
+            let place = match hook {
+                Hook::Ingress => Place::from(TC_INGRESS),
+                Hook::Egress => Place::from(TC_EGRESS),
+            };
+            let mut question = TcMessage::with_index(ifindex as i32);
+            question.header.parent = place;
+            let question = RouteNetlinkMessage::GetTrafficFilter(question);
+            let answer = ask(&socket, question, NLM_F_REQUEST | NLM_F_DUMP)?;
+            // The first message of a list that is not empty is a filter.
+            if matches!(answer, NetlinkPayload::InnerMessage(_)) {
+                return Ok(());
+            }
+        }
+        let mut qdisc = TcMessage::with_index(ifindex as i32);
+        qdisc.header.parent = Place::CLSACT;
+        qdisc.header.handle = Place::from(TC_CLSACT_HANDLE);
+        // The answers to the questions are behind us only on their socket.
+        let socket = Socket::new(NETLINK_ROUTE)?;
+        let order = RouteNetlinkMessage::DelQueueDiscipline(qdisc);
+        match ask(&socket, order, NLM_F_REQUEST | NLM_F_ACK)? {
+            NetlinkPayload::Error(error) if error.code.is_some() => Err(error.to_io()),
+            NetlinkPayload::Error(_) => Ok(()),
+            NetlinkPayload::InnerMessage(_)
+            | NetlinkPayload::Done(_)
+            | NetlinkPayload::Noop
+            | NetlinkPayload::Overrun(_)
+            | _ => Err(io::Error::other(
+                "the kernel's answer is about something else",
+            )),
+        }
+    })();
+    let error: io::Error = match result {
+        Ok(()) => return Ok(()),
+        Err(error) => error,
+    };
+    // Somebody else has removed it.
+    let is_gone = [Errno::NOENT, Errno::INVAL]
+        .iter()
+        .any(|code| error.raw_os_error() == Some(code.raw_os_error()));
+    let error = Error::Qdisc {
+        verb: "remove the clsact qdisc from",
+        device: device.to_owned(),
+        source: TcError::IoError(error),
+    };
+    match is_gone || error.is_no_device() {
+        true => Ok(()),
+        false => Err(error),
+    }
+}
+
+/// Takes our program, whichever it is, off a hook. That either is gone is fine.
+fn remove_filters(device: &str, hook: Hook) -> Result<(), Error> {
     for role in Role::ALL {
         match qdisc_detach_program(device, hook.attach_type(), hook.program(role)) {
             Ok(()) => {}
@@ -86,19 +183,30 @@ pub(super) fn device(ifindex: u32) -> Option<String> {
     index_to_name(&socket, ifindex).ok()
 }
 
-fn add_qdisc(device: &str) -> Result<(), Error> {
+fn index_of(device: &str) -> Result<u32, Error> {
+    let index = Socket::new(NETLINK_ROUTE).and_then(|socket| Ok(name_to_index(&socket, device)?));
+    index.map_err(|source| Error::Qdisc {
+        verb: "find",
+        device: device.to_owned(),
+        source: TcError::IoError(source),
+    })
+}
+
+/// Adds the qdisc; false if there is one.
+fn add_qdisc(device: &str) -> Result<bool, Error> {
     let failed = |source| Error::Qdisc {
+        verb: "add the clsact qdisc to",
         device: device.to_owned(),
         source,
     };
     match qdisc_add_clsact(device) {
-        Ok(()) => return Ok(()),
+        Ok(()) => return Ok(true),
         Err(error) if is(&error, Errno::EXIST) => {}
         Err(source) => return Err(failed(source)),
     }
     let kind = qdisc_kind(device).map_err(|source| failed(TcError::IoError(source)))?;
     match kind.as_str() {
-        KIND => Ok(()),
+        KIND => Ok(false),
         _ => Err(Error::OtherQdisc {
             device: device.to_owned(),
             kind,
@@ -119,20 +227,10 @@ fn qdisc_kind(device: &str) -> io::Result<String> {
     let ifindex = name_to_index(&socket, device)?;
     let mut question = TcMessage::with_index(ifindex as i32);
     question.header.parent = Place::CLSACT;
-    let mut header = NetlinkHeader::default();
+    let question = RouteNetlinkMessage::GetQueueDiscipline(question);
     // Before kernel 6.7 only an echo is an answer; an acknowledgement always comes.
-    header.flags = NLM_F_REQUEST | NLM_F_ECHO | NLM_F_ACK;
-    let payload = NetlinkPayload::from(RouteNetlinkMessage::GetQueueDiscipline(question));
-    let mut message = NetlinkMessage::new(header, payload);
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    socket.send(&bytes, 0)?;
-
-    let (bytes, _) = socket.recv_from_full()?;
-    let answer =
-        NetlinkMessage::<RouteNetlinkMessage>::deserialize(&bytes).map_err(io::Error::other)?;
-    let qdisc = match answer.payload {
+    let answer = ask(&socket, question, NLM_F_REQUEST | NLM_F_ECHO | NLM_F_ACK)?;
+    let qdisc = match answer {
         NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewQueueDiscipline(qdisc)) => qdisc,
         NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
         NetlinkPayload::InnerMessage(_)
@@ -150,6 +248,25 @@ fn qdisc_kind(device: &str) -> io::Result<String> {
     Err(io::Error::other("the kernel names no kind of qdisc"))
 }
 
+/// Sends a message and gives the first that comes back.
+fn ask(
+    socket: &Socket,
+    message: RouteNetlinkMessage,
+    flags: u16,
+) -> io::Result<NetlinkPayload<RouteNetlinkMessage>> {
+    let mut header = NetlinkHeader::default();
+    header.flags = flags;
+    let mut message = NetlinkMessage::new(header, NetlinkPayload::from(message));
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    socket.send(&bytes, 0)?;
+    let (bytes, _) = socket.recv_from_full()?;
+    let answer =
+        NetlinkMessage::<RouteNetlinkMessage>::deserialize(&bytes).map_err(io::Error::other)?;
+    Ok(answer.payload)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,6 +276,7 @@ mod tests {
     #[test]
     fn a_device_that_went_away_is_told_from_a_failure() {
         assert!(add_qdisc(ABSENT).unwrap_err().is_no_device());
-        detach(ABSENT, Hook::Ingress).unwrap();
+        remove_filters(ABSENT, Hook::Ingress).unwrap();
+        remove_qdisc(ABSENT).unwrap();
     }
 }

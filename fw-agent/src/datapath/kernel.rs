@@ -31,6 +31,7 @@ use self::resize::OldFlows;
 pub use self::test_run::TestPlace;
 use super::attach::{self, AttachMode, Hook, Role};
 use super::batch::Batch;
+use super::link::Held;
 use super::pins::Pins;
 use super::plan::{Action, State};
 use super::spaces::Tries;
@@ -50,6 +51,8 @@ pub struct Kernel {
     locals: HashMap<MapData, Address, u32>,
     /// Number of CPUs that the kernel keeps counters for.
     cpus: usize,
+    /// Maps and links, so that they do not go with their pins.
+    held: Held,
     /// The flow table that programs had which were swapped for those with a table of another size.
     old_flows: Option<OldFlows>,
 }
@@ -90,7 +93,12 @@ impl Kernel {
         let mut loader = EbpfLoader::new();
         pin_all(&mut loader, &pins);
         let mut ebpf = load_programs(loader, OBJECT)?;
+        let mut held = Held::default();
+        for map in name::ALL {
+            hold(&mut held, pins.map(map))?;
+        }
         Ok(Self {
+            held,
             stations: typed(&mut ebpf, name::STATIONS)?,
             ports: typed(&mut ebpf, name::PORTS)?,
             arena: typed(&mut ebpf, name::ARENA)?,
@@ -178,8 +186,11 @@ impl Kernel {
             let (mac, station) = entry.map_err(failed("read", name::STATIONS))?;
             state.stations.insert(mac, station);
         }
-        state.inherited_uplinks = self.pins.uplinks();
-        state.inherited = self.pins.devices();
+        let others = self.pins.others();
+        for pins in others.iter().chain([&self.pins]) {
+            state.inherited_uplinks.extend(pins.uplinks());
+            state.inherited.extend(pins.devices());
+        }
         let known = devices
             .iter()
             .filter(|(_, ifindex)| state.ports.contains_key(ifindex));
@@ -235,22 +246,39 @@ impl Kernel {
             Action::RemoveLocals(addresses) => addresses
                 .iter()
                 .try_for_each(|address| removed(self.locals.remove(address), name::LOCALS)),
-            Action::Attach { device, role, .. } => {
-                attach::attach(&mut self.ebpf, &self.pins, self.mode, device, *role)
+            Action::Attach {
+                device,
+                role,
+                ifindex,
+            } => {
+                let (ebpf, pins) = (&mut self.ebpf, &self.pins);
+                attach::attach(ebpf, pins, self.mode, (device, *ifindex), *role)?;
+                self.hold_links(device)
             }
-            Action::Detach { device } => attach::detach(&self.pins, self.mode, device),
+            Action::Detach { device } => {
+                attach::detach(&self.pins, self.mode, device)?;
+                self.hold_links(device)
+            }
             Action::RemovePort { ifindex } => removed(self.ports.remove(ifindex), name::PORTS),
             Action::ResizeFlows { entries } => self.begin_resize(*entries),
-            Action::FetchFlows => self.end_resize(),
+            Action::FetchFlows => {
+                self.end_resize()?;
+                hold(&mut self.held, self.pins.map(name::FLOWS))
+            }
             Action::SetStation { mac, station } => self
                 .stations
                 .insert(mac, station, 0)
                 .map_err(failed("write", name::STATIONS)),
             Action::RemoveStation { mac } => removed(self.stations.remove(mac), name::STATIONS),
             Action::AttachUplink { device, ifindex } => {
-                uplink::attach(&mut self.ebpf, &self.pins, device, *ifindex)
+                uplink::attach(&mut self.ebpf, &self.pins, device, *ifindex)?;
+                hold(&mut self.held, self.pins.uplink(device))
             }
-            Action::DetachUplink { device } => uplink::detach(&self.pins, device),
+            Action::DetachUplink { device } => {
+                uplink::detach(&self.pins, device)?;
+                self.held.release(&self.pins.uplink(device));
+                Ok(())
+            }
             Action::AwaitReaders => await_readers(),
             Action::RemoveClasses { space, classes } => {
                 self.tries.remove(*space, classes.as_deref())
@@ -267,10 +295,65 @@ impl Kernel {
             .map_err(failed("write", name::PORT_COUNTERS))
     }
 
+    /// Ends what [`Self::apply`] began for a whole plan that was carried out: links of devices that have other names by now and need no
+    /// programs, and what agents of other versions left, whose links are all replaced by then.
+    ///
+    /// # Errors
+    /// A pin that is there cannot be removed.
+    pub fn tidy(&self) -> Result<(), Error> {
+        attach::drop_aside(&self.pins)?;
+        for other in self.pins.others() {
+            other.remove_version()?;
+            tracing::info!(
+                version = other.version_number(),
+                "took over from another version"
+            );
+        }
+        Ok(())
+    }
+
+    /// Holds the links of a device that it has now, and no others.
+    fn hold_links(&mut self, device: &str) -> Result<(), Error> {
+        for hook in Hook::ALL {
+            hold(&mut self.held, self.pins.link(device, hook))?;
+        }
+        Ok(())
+    }
+
+    /// Makes pins again that are gone, because somebody removed them or unmounted the BPF file system. Meanwhile the programs stay where they
+    /// are, as this process holds them. Answers how many were made.
+    ///
+    /// # Errors
+    /// There is no BPF file system (again) yet; nothing is opened by that.
+    pub fn repair_pins(&self) -> Result<usize, Error> {
+        if self.pins.exist() {
+            return Ok(0);
+        }
+        let failed = |source| Error::PinDirectory {
+            path: self.pins.root().to_path_buf(),
+            source,
+        };
+        if let Some(sentence) = missing_privilege(self.pins.root()) {
+            return Err(failed(std::io::Error::other(sentence)));
+        }
+        self.pins.create()?;
+        self.held.pin_again().map_err(failed)
+    }
+
+    /// How programs are attached.
+    pub const fn mode(&self) -> AttachMode {
+        self.mode
+    }
+
     /// Devices that have pinned links.
     pub fn pinned_devices(&self) -> BTreeSet<String> {
         self.pins.devices()
     }
+}
+
+fn hold(held: &mut Held, pin: std::path::PathBuf) -> Result<(), Error> {
+    let result = held.hold(pin.clone());
+    result.map_err(|source| Error::AskLink { path: pin, source })
 }
 
 /// Has every map pinned, or opened from its pin.

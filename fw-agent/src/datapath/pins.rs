@@ -4,7 +4,12 @@
 //! <pin directory>/v<ABI>/maps/<NAME>            see fw_common::maps::name
 //! <pin directory>/v<ABI>/links/<device>-<hook>  TCX links (kernel 6.6 and later)
 //! <pin directory>/v<ABI>/links/<device>-uplink  XDP links
+//! <pin directory>/v<ABI>/links/<device>-clsact  a directory: the device has filters of the clsact qdisc (before 6.6)
+//! <pin directory>/v<ABI>/links/<device>-qdisc   a directory: and that qdisc is of our making
 //! ```
+//!
+//! An agent of another version has its own directory. [`Pins::others`] are what such agents left: their links are taken over one by one, then
+//! their directory is removed.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -20,11 +25,19 @@ pub const DEFAULT: &str = "/sys/fs/bpf/tapwall";
 
 /// Last part of the name of an uplink's pin.
 const UPLINK: &str = "uplink";
+/// Last part of the name of the mark of a device with filters.
+const FILTERS: &str = "clsact";
+/// Last part of the name of the mark of a qdisc of our making.
+const QDISC: &str = "qdisc";
+
+/// Begins the name of a pin whose device has another name by now. No device's name has a blank.
+const ASIDE: &str = "interface ";
 
 /// A pin directory.
 #[derive(Clone, Debug)]
 pub struct Pins {
     root: PathBuf,
+    version: u32,
 }
 
 impl Pins {
@@ -32,7 +45,25 @@ impl Pins {
     pub fn new(root: &Path) -> Self {
         Self {
             root: root.to_path_buf(),
+            version: ABI,
         }
+    }
+
+    /// What agents of other versions have pinned below the same directory.
+    pub fn others(&self) -> Vec<Self> {
+        let Ok(entries) = std::fs::read_dir(&self.root) else {
+            return Vec::new();
+        };
+        let versions = entries.filter_map(|entry| {
+            let name = entry.ok()?.file_name().into_string().ok()?;
+            let version = name.strip_prefix('v')?.parse().ok()?;
+            (version != self.version && format!("v{version}") == name).then_some(version)
+        });
+        let others = versions.map(|version| Self {
+            root: self.root.clone(),
+            version,
+        });
+        others.collect()
     }
 
     /// Makes the directories.
@@ -44,8 +75,18 @@ impl Pins {
         Ok(())
     }
 
+    /// The directory of all versions.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The version whose pins these are.
+    pub(super) const fn version_number(&self) -> u32 {
+        self.version
+    }
+
     fn version(&self) -> PathBuf {
-        self.root.join(format!("v{ABI}"))
+        self.root.join(format!("v{}", self.version))
     }
 
     fn maps(&self) -> PathBuf {
@@ -71,9 +112,35 @@ impl Pins {
         self.links().join(format!("{device}-{UPLINK}"))
     }
 
-    /// Devices that have a pinned link of a TC hook.
+    /// Mark of a device that has filters.
+    pub(super) fn filters(&self, device: &str) -> PathBuf {
+        self.links().join(format!("{device}-{FILTERS}"))
+    }
+
+    /// Mark of a device whose clsact qdisc is of our making.
+    pub(super) fn qdisc(&self, device: &str) -> PathBuf {
+        self.links().join(format!("{device}-{QDISC}"))
+    }
+
+    /// Where a link waits whose device, of this interface index, has lost its name to another.
+    pub(super) fn aside(&self, ifindex: u32, hook: Hook) -> PathBuf {
+        self.link(&format!("{ASIDE}{ifindex}"), hook)
+    }
+
+    /// Devices that have programs by what is pinned: links of TC hooks, or marks of filters.
     pub fn devices(&self) -> BTreeSet<String> {
-        self.linked(|kind| Hook::ALL.iter().any(|hook| hook.name() == kind))
+        self.linked(|kind| kind == FILTERS || Hook::ALL.iter().any(|hook| hook.name() == kind))
+    }
+
+    /// What stands for devices in the names of pins that were set aside.
+    pub(super) fn set_aside(&self) -> BTreeSet<String> {
+        let devices = self.devices().into_iter();
+        devices.filter(|name| name.starts_with(ASIDE)).collect()
+    }
+
+    /// Devices that are marked as having filters.
+    pub(super) fn filtered(&self) -> BTreeSet<String> {
+        self.linked(|kind| kind == FILTERS)
     }
 
     /// Devices that have a pinned link of the XDP program.
@@ -97,6 +164,42 @@ impl Pins {
     /// Removes a pin; that it is not there is fine.
     pub(super) fn remove(path: PathBuf) -> Result<(), Error> {
         match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::Unpin { path, source })
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Makes a mark; that it is there is fine.
+    pub(super) fn mark(path: PathBuf) -> Result<(), Error> {
+        match std::fs::create_dir(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::AlreadyExists => {
+                Err(Error::PinDirectory { path, source })
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Removes a mark; that it is not there is fine.
+    pub(super) fn unmark(path: PathBuf) -> Result<(), Error> {
+        match std::fs::remove_dir(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::Unpin { path, source })
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Gives a pin another name, also of another version's directory; what has that name goes.
+    pub(super) fn rename(from: &Path, to: PathBuf) -> Result<(), Error> {
+        std::fs::rename(from, &to).map_err(|source| Error::Repin { path: to, source })
+    }
+
+    /// Removes what this version has pinned, and nothing else.
+    pub(super) fn remove_version(&self) -> Result<(), Error> {
+        let path = self.version();
+        match std::fs::remove_dir_all(&path) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
                 Err(Error::Unpin { path, source })
             }

@@ -14,6 +14,9 @@
 //! The host's interfaces are ports as guests' NICs are, with other programs. A device is one or the other by its name and place
 //! ([`crate::inventory::host_devices`]): one that becomes a bridge port is detached, one that leaves its bridge is attached.
 //!
+//! A device that is a guest's by its name ([`Present::unknown`]) and of which no configuration is known is attached without a port value: closed.
+//! If it has a value that is its own (its guest was here before) it keeps that.
+//!
 //! Invariant: no action takes away anything that a port in use still refers to. An image equal to the last one gives an empty plan.
 
 mod host;
@@ -244,6 +247,8 @@ pub struct Present {
     pub host: BTreeMap<String, HostDevice>,
     /// The host's addresses.
     pub locals: BTreeSet<Address>,
+    /// Those of the devices that are a guest's by their name, and of which no configuration says anything.
+    pub unknown: BTreeSet<String>,
 }
 
 /// Plans as [`plan_node`] does for a node whose host has no interfaces.
@@ -309,6 +314,22 @@ pub fn plan_node(
             }
         }
     }
+    let mut closed = BTreeSet::new();
+    for device in &present.unknown {
+        let Some(ifindex) = devices.get(device) else {
+            continue;
+        };
+        if wanted.contains_key(device) {
+            continue;
+        }
+        wanted.insert(device.clone(), *ifindex);
+        let known = state.ports.get(ifindex);
+        let known = known.filter(|port| port.flags & port_flag::HOST == 0);
+        let own = PortId::of_device(device).map(|(_, id)| id);
+        if known.map(port_id) != own {
+            closed.insert(*ifindex);
+        }
+    }
     for (device, ifindex) in devices {
         let port = state.ports.get(ifindex);
         let guests = port.filter(|port| port.flags & port_flag::HOST == 0);
@@ -344,6 +365,7 @@ pub fn plan_node(
         plan.actions.push(Action::Detach { device });
     }
     let indices: BTreeSet<u32> = wanted.values().copied().collect();
+    let indices = &indices - &closed;
     let forgotten: Vec<u32> = state
         .ports
         .keys()

@@ -4,13 +4,15 @@
 //! packet more than the program saves. A card whose driver has none, or on which another program sits, is left alone; the hooks behind decide
 //! the same.
 
+use std::path::Path;
+
 use aya::Ebpf;
-use aya::programs::links::{FdLink, LinkError, PinnedLink};
+use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, Xdp, XdpMode};
 
 use super::Error;
-use super::attach::is_stale;
+use super::attach::{device_of, is_stale};
 use super::pins::Pins;
 
 /// Name of the program.
@@ -48,22 +50,19 @@ pub(super) fn attach(
         source,
     };
     let path = pins.uplink(device);
-    match PinnedLink::from_pin(&path) {
-        Ok(pinned) => {
-            let link = XdpLink::try_from(FdLink::from(pinned)).map_err(link_failed)?;
-            match program.attach_to_link(link) {
-                Ok(id) => {
-                    // The pin keeps the link; our handle of it may go.
-                    drop(program.take_link(id).map_err(failed)?);
-                    return Ok(());
-                }
-                Err(error) if is_stale(&error) => Pins::remove(path.clone())?,
-                Err(error) => return Err(failed(error)),
-            }
+    if let Some(on) = device_of(&path)? {
+        if on == ifindex && swap(program, &path, device)? {
+            return Ok(());
         }
-        Err(LinkError::SyscallError(error))
-            if error.io_error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(link_failed(error)),
+        // Of a device that is gone, or has another name by now.
+        Pins::remove(path.clone())?;
+    }
+    for other in pins.others() {
+        let theirs = other.uplink(device);
+        // As with the TC hooks: the program first, then the pin.
+        if device_of(&theirs)? == Some(ifindex) && swap(program, &theirs, device)? {
+            return Pins::rename(&theirs, path);
+        }
     }
     let id = program
         .attach_to_if_index(ifindex, XdpMode::Driver)
@@ -80,7 +79,33 @@ pub(super) fn attach(
     Ok(())
 }
 
+/// Swaps the program of a pinned link; false: the link's device is gone, and with it the pin.
+fn swap(program: &mut Xdp, pin: &Path, device: &str) -> Result<bool, Error> {
+    let failed = |source| Error::Attach {
+        device: device.to_owned(),
+        source,
+    };
+    let link_failed = |source| Error::Link {
+        device: device.to_owned(),
+        source,
+    };
+    let pinned = PinnedLink::from_pin(pin).map_err(link_failed)?;
+    let link = XdpLink::try_from(FdLink::from(pinned)).map_err(link_failed)?;
+    match program.attach_to_link(link) {
+        Ok(id) => {
+            // The pin keeps the link; our handle of it may go.
+            drop(program.take_link(id).map_err(failed)?);
+            Ok(true)
+        }
+        Err(error) if is_stale(&error) => Pins::remove(pin.to_path_buf()).map(|()| false),
+        Err(error) => Err(failed(error)),
+    }
+}
+
 /// Takes the program off a device. That it is gone is fine.
 pub(super) fn detach(pins: &Pins, device: &str) -> Result<(), Error> {
+    for other in pins.others() {
+        Pins::remove(other.uplink(device))?;
+    }
     Pins::remove(pins.uplink(device))
 }

@@ -2,11 +2,13 @@
 //!
 //! 1. Files: inotify says at once that they changed; what comes within [`QUIET`] of each other is one event, [`Events::settle`] waits for that.
 //! 2. Links, addresses and routes: netlink says. What came with it is taken together; nothing waits, because a new device must not.
+//!    Before kernel 6.6, removed filters are among it.
 //! 3. Ticks: once a second, for whatever raises no event.
 //! 4. Signals and requests of the control socket.
 //!
 //! Invariant: nothing else wakes the loop, and none of these is lost while it works: they wait in their sockets and queues.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::pin::Pin;
 use std::time::Duration;
@@ -26,6 +28,8 @@ use crate::inventory::devices::Change;
 const QUIET: Duration = Duration::from_millis(10);
 /// … but none waits longer than this.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// Changes of devices that are taken together at most.
+const BURST: usize = 4096;
 /// Time between looks at the files, at the cluster's self-expiring switch, and between tries of what failed.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -35,7 +39,7 @@ pub(super) enum Event {
     /// The configuration's files may have changed.
     Files,
     /// Devices came, went or changed, and perhaps addresses and routes, too.
-    Links,
+    Links(LinkNews),
     /// Addresses or routes of the host changed.
     Addresses,
     /// A second has passed.
@@ -46,6 +50,17 @@ pub(super) enum Event {
     Hangup,
     /// Somebody asks over the control socket.
     Control(Request),
+}
+
+/// What is known of changes of devices before they are listed.
+#[derive(Debug, Default)]
+pub(super) struct LinkNews {
+    /// Name and interface index of those that came, or are others than before, in order.
+    pub(super) there: Vec<(String, u32)>,
+    /// Interface index of those that filters were removed from.
+    pub(super) bared: BTreeSet<u32>,
+    /// Not everything was told.
+    pub(super) lost: bool,
 }
 
 /// Where events come from.
@@ -124,13 +139,31 @@ impl Events {
 
     /// One event for a change and all that came with it.
     fn changed(&mut self, first: Change) -> Event {
-        let mut links = first == Change::Links;
-        while let Some(change) = self.links.next().now_or_never().flatten() {
-            links |= change == Change::Links;
+        let mut news = None;
+        let mut next = Some(first);
+        // As much as comes in a burst; whatever comes all the time has to let others through.
+        for _ in 0..BURST {
+            match next {
+                Some(Change::Device(name, ifindex)) => {
+                    let news: &mut LinkNews = news.get_or_insert_default();
+                    news.there.push((name, ifindex));
+                }
+                Some(Change::Links) => {
+                    news.get_or_insert_default();
+                }
+                Some(Change::Filters(ifindex)) => {
+                    news.get_or_insert_default().bared.insert(ifindex);
+                }
+                Some(Change::Lost) => news.get_or_insert_default().lost = true,
+                Some(Change::Addresses) => {}
+                None => break,
+            }
+            next = self.links.next().now_or_never().flatten();
         }
-        match links {
-            true => Event::Links,
-            false => Event::Addresses,
+        self.pending = next;
+        match news {
+            Some(news) => Event::Links(news),
+            None => Event::Addresses,
         }
     }
 }

@@ -20,6 +20,7 @@ impl Agent {
                 .filter(|(name, _)| self.options.interfaces.wants(name))
                 .collect(),
             locals: addresses.map(|net| address(net.addr())).collect(),
+            unknown: self.unknown(),
         }
     }
 

@@ -6,6 +6,7 @@
 mod bed;
 mod blacklist;
 mod changes;
+mod devices;
 mod early;
 mod errors;
 mod frames;
@@ -16,4 +17,5 @@ mod host_places;
 mod marked;
 mod reports;
 mod transfers;
+mod upgrade;
 mod verdicts;

@@ -422,6 +422,47 @@ fn a_guest_that_does_not_run_costs_nothing() {
 }
 
 #[test]
+fn a_device_without_a_configuration_is_attached_and_keeps_only_a_value_of_its_own() {
+    let image = image(CLUSTER, &guest("IN ACCEPT -p tcp -dport 80\n"));
+    let mut present = Present {
+        devices: BTreeMap::from([("tap100i0".to_owned(), 7), ("tap200i0".to_owned(), 8)]),
+        unknown: BTreeSet::from(["tap200i0".to_owned()]),
+        ..Present::default()
+    };
+    let mut state = State::default();
+    let first = words(&plan_node(&mut state, &image, &present, |_| false));
+    assert!(first.contains(&"attach tap200i0 8".to_owned()), "{first:?}");
+    assert!(!state.ports.contains_key(&8));
+    assert_eq!(
+        plan_node(&mut state, &image, &present, |_| false),
+        Plan::default()
+    );
+
+    // Another port's value is no value for it.
+    state.ports.insert(8, state.ports[&7]);
+    let next = words(&plan_node(&mut state, &image, &present, |_| false));
+    assert_eq!(next, ["forget 8"]);
+    // Nor is it with a guest that leaves.
+    state.ports.insert(8, state.ports[&7]);
+    let next = words(&plan_node(&mut state, &image, &present, |_| true));
+    assert_eq!(next, ["forget 8"]);
+    // Its own is.
+    let own = Port {
+        vmid: 200,
+        ..state.ports[&7]
+    };
+    state.ports.insert(8, own);
+    assert_eq!(
+        plan_node(&mut state, &image, &present, |_| false),
+        Plan::default()
+    );
+    // Known now, and not to be filtered.
+    present.unknown.clear();
+    let next = words(&plan_node(&mut state, &image, &present, |_| false));
+    assert_eq!(next, ["detach tap200i0", "forget 8"]);
+}
+
+#[test]
 fn switched_off_means_nothing_is_left() {
     let mut state = State::default();
     plan(&mut state, &image(CLUSTER, &guest("")), &devices(7), |_| {

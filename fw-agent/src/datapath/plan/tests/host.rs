@@ -23,6 +23,7 @@ fn present(own: &[(&str, u32)], addresses: &[u8]) -> Present {
         devices,
         host: host.collect(),
         locals: locals.collect(),
+        unknown: BTreeSet::new(),
     }
 }
 
