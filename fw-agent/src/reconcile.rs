@@ -31,6 +31,7 @@ use anyhow::{Context, Result};
 use fw_common::maps::PortKey;
 use tokio::sync::{mpsc, oneshot};
 
+use self::answers::unreadable;
 use self::events::{Event, Events};
 use self::host::scope;
 use self::keeper::Keeper;
@@ -368,6 +369,7 @@ impl Agent {
         };
         let mut degraded = self.apply(image, &present, leave);
         degraded.extend(self.unread());
+        degraded.extend(unreadable(&self.sources));
         self.note(compiled, &present, &degraded);
     }
 

@@ -57,10 +57,7 @@ pub(super) type Suppressed = (RuleKey, u64);
 
 impl Sweeper {
     /// Starts sweeping the maps pinned in a directory, now and then every [`INTERVAL`]; what the log should tell goes to `log`.
-    pub(super) fn start(
-        pin_directory: &Path,
-        log: News,
-    ) -> anyhow::Result<Self> {
+    pub(super) fn start(pin_directory: &Path, log: News) -> anyhow::Result<Self> {
         let (known, news) = channel();
         let pass = Pass {
             pins: Pins::new(pin_directory),

@@ -15,5 +15,6 @@ mod host_nat;
 mod host_places;
 mod marked;
 mod reports;
+mod scopes;
 mod transfers;
 mod verdicts;
