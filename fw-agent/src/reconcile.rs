@@ -32,6 +32,7 @@ use anyhow::{Context, Result};
 use fw_common::maps::PortKey;
 use tokio::sync::{mpsc, oneshot};
 
+use self::answers::unreadable;
 use self::events::{Event, Events};
 use self::host::scope;
 use self::keeper::Keeper;
@@ -377,10 +378,7 @@ impl Agent {
         };
         let mut degraded = self.apply(image, &present, leave);
         degraded.extend(self.unread());
-        let stale = self.sources.stale.iter();
-        degraded.extend(
-            stale.map(|(path, why)| format!("{path}: {why}; its last contents stay in force")),
-        );
+        degraded.extend(unreadable(&self.sources));
         self.note(compiled, &present, &degraded);
     }
 

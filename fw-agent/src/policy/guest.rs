@@ -329,20 +329,20 @@ fn outbound(
     rules
 }
 
-/// A policy that fits, or one that drops everything.
+/// A policy; one that does not fit is reported, and cannot be built ([`crate::image`]).
 fn bounded(rules: Vec<Rule>, port: PortId, reporter: &mut Reporter<'_>) -> Policy {
-    if rules.len() <= MAX_RULES {
-        return Policy { rules };
+    if rules.len() > MAX_RULES {
+        reporter.error(0, too_many(port), "its last policy stays, or it is closed");
     }
+    Policy { rules }
+}
+
+fn too_many(port: PortId) -> Fault {
     let message = format!(
         "net{} of guest {} has more than {MAX_RULES} rules in one direction",
         port.net, port.vmid
     );
-    reporter.error(0, whole(message), "the NIC is closed in that direction");
-    let mut rules = rules;
-    rules.retain(|rule| rule.matches.not_ip);
-    rules.push(standard::closed("standard: too many rules"));
-    Policy { rules }
+    whole(message)
 }
 
 fn whole(message: String) -> Fault {

@@ -8,9 +8,12 @@ mod whole;
 
 use std::sync::Arc;
 
+use fw_common::verdict::Direction;
+
 use super::*;
 use crate::config::{Config, Sources, parse};
 use crate::diagnostic::Diagnostic;
+use crate::image::MapImage;
 use crate::inventory::facts::HostFacts;
 
 const NOW: u64 = 1_700_000_000;
@@ -347,7 +350,7 @@ fn what_cannot_be_read_stays_closed() {
 }
 
 #[test]
-fn a_policy_that_is_too_long_closes_its_direction_only() {
+fn a_policy_that_is_too_long_cannot_be_built() {
     let many = |count| {
         format!(
             "[OPTIONS]\nenable: 1\n[group gg]\n{}",
@@ -362,14 +365,18 @@ fn a_policy_that_is_too_long_closes_its_direction_only() {
     assert_eq!(
         found,
         [
-            "firewall/100.fw: error: net0 of guest 100 has more than 16384 rules in one direction; the NIC is closed in that direction"
+            "firewall/100.fw: error: net0 of guest 100 has more than 16384 rules in one direction; its last policy stays, or it is closed"
         ]
     );
-    assert_eq!(
-        (port.inbound.rules.len(), port.inbound.rules[0].verdict),
-        (1, Verdict::Drop)
-    );
-    assert!(port.outbound.rules.len() > 1);
+    let id = port.port;
+    let image = MapImage::build(&NodePolicy {
+        ports: vec![port],
+        ..NodePolicy::default()
+    });
+    let failed = image.failures.iter();
+    let failed: Vec<_> = failed.map(|(port, way, _)| (*port, *way)).collect();
+    assert_eq!(failed, [(id, Direction::In)]);
+    assert!(!image.ports.contains_key(&id));
     assert_eq!(vm(&many(100), &guest).1, [""; 0]);
 }
 

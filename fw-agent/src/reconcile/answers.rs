@@ -3,6 +3,7 @@
 //! Nothing here changes anything. Whether changes are pending is told by reading the files again, as a round would.
 
 use super::Agent;
+use crate::config::Sources;
 use crate::control::Status;
 use crate::diagnostic::Diagnostic;
 use crate::record::Record;
@@ -52,4 +53,15 @@ impl Agent {
             (None, _) => format!("{error}; the last policy stays in force"),
         })
     }
+}
+
+/// What is not as it should be because files cannot be read, or are not to be believed.
+pub(super) fn unreadable(sources: &Sources) -> impl Iterator<Item = String> {
+    let closed = sources.unreadable.iter();
+    let closed = closed.map(|entry| (entry, "what depends on it stays closed"));
+    let stale = sources.stale.iter();
+    let stale = stale.map(|entry| (entry, "its last contents stay in force"));
+    closed
+        .chain(stale)
+        .map(|((path, reason), effect)| format!("{path} cannot be read ({reason}); {effect}"))
 }

@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::net::UdpSocket;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use tapwall_tests::agent::Agent;
 use tapwall_tests::node::{DemoNode, TAP, VETH};
 use tapwall_tests::probe::Answer::{Answered, Refused, Silent};
@@ -226,4 +227,50 @@ fn a_cluster_that_is_off_filters_nothing() {
         assert_eq!(record.enabled, enable == 1);
         bed.becomes(&expect, attempt);
     }
+}
+
+#[test]
+fn what_changes_nothing_writes_nothing() {
+    let rules = "IN ACCEPT -p tcp -dport 80\n";
+    let bed = Bed::new(rules).unwrap();
+    // The line is said for each plan with any action.
+    let plans = |bed: &Bed| {
+        // Without the escape sequences of its colours.
+        let said = bed.agent.stderr();
+        let parts = said.split('\u{1b}');
+        let plain: String = parts
+            .map(|part| match part.starts_with('[') {
+                true => part.split_once('m').map_or("", |(_, text)| text),
+                false => part,
+            })
+            .collect();
+        let lines = plain.lines();
+        let lines = lines.filter(|line| line.contains("policy enforced"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let first = plans(&bed);
+    assert!(!first.is_empty(), "{}", bed.agent.stderr());
+    let text = |rules: &str| firewall("DROP", rules);
+    let edit = |text: &str| {
+        bed.agent
+            .after(|| bed.tree.write_firewall(100, text))
+            .unwrap();
+    };
+    // Another text that means the same is a round of its own, and an empty plan.
+    edit(&text(&format!("{rules}# a remark\n")));
+    assert_eq!(plans(&bed), first);
+    // The same text again, in another file, is none.
+    let before = bed.agent.record().unwrap().unwrap().generation;
+    bed.tree
+        .write_firewall(100, &text(&format!("{rules}# a remark\n")))
+        .unwrap();
+    bed.agent.signal(Signal::HUP).unwrap();
+    bed.agent.wait_said("SIGHUP").unwrap();
+    // One policy, one port, and waiting for those who still read the old one.
+    edit(&text("IN ACCEPT -p tcp -dport 81\n"));
+    let after = bed.agent.record().unwrap().unwrap().generation;
+    assert_eq!(after, before + 1);
+    let all = plans(&bed);
+    assert_eq!(all.len(), first.len() + 1, "{all:?}");
+    assert!(all[first.len()].contains("actions=3 "), "{all:?}");
 }

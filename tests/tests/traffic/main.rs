@@ -16,6 +16,7 @@ mod host_nat;
 mod host_places;
 mod marked;
 mod reports;
+mod scopes;
 mod transfers;
 mod upgrade;
 mod verdicts;
