@@ -166,10 +166,7 @@ impl Agent {
     /// Kills it (SIGKILL) and starts another in its place, on everything that it left. Does not wait for the new one.
     pub fn kill_and_start(&mut self) -> Result<()> {
         self.child.kill().context("killing the agent")?;
-        let status = self
-            .child
-            .wait()
-            .context("waiting for the killed agent")?;
+        let status = self.child.wait().context("waiting for the killed agent")?;
         if let Some(reader) = self.reader.take()
             && reader.join().is_err()
         {
@@ -419,11 +416,7 @@ impl Drop for Agent {
 /// The agent's process, what it says, and the thread that listens to it.
 type Running = (Child, Arc<Mutex<String>>, Option<JoinHandle<()>>);
 
-fn begin(
-    namespace: &Path,
-    places: &Places,
-    adjust: impl FnOnce(&mut Command),
-) -> Result<Running> {
+fn begin(namespace: &Path, places: &Places, adjust: impl FnOnce(&mut Command)) -> Result<Running> {
     let mut command = inside(namespace, &program("fw-agent")?);
     places.arguments(&mut command);
     command

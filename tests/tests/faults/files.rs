@@ -15,8 +15,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 const OPEN: u16 = 80;
 const CLOSED: u16 = 81;
 const CLUSTER: &str = "[OPTIONS]\nenable: 1\npolicy_in: ACCEPT\n";
-const RULES: &str =
-    "[OPTIONS]\nenable: 1\npolicy_in: DROP\n[RULES]\nIN ACCEPT -p udp -dport 80\n";
+const RULES: &str = "[OPTIONS]\nenable: 1\npolicy_in: DROP\n[RULES]\nIN ACCEPT -p udp -dport 80\n";
 
 /// Fields are dropped in this order: the agent goes first.
 struct Bed {
@@ -35,9 +34,8 @@ impl Bed {
             tree.write_firewall(vmid, RULES).unwrap();
         }
         let servers = [&node.vm, &node.container].into_iter().flat_map(|guest| {
-            [OPEN, CLOSED].map(|port| {
-                UdpServer::start(&guest.namespace, guest.v4_port(port)).unwrap()
-            })
+            [OPEN, CLOSED]
+                .map(|port| UdpServer::start(&guest.namespace, guest.v4_port(port)).unwrap())
         });
         let servers = servers.collect();
         let agent = Agent::start(&node.host.namespace, &tree).unwrap();

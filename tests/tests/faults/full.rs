@@ -44,13 +44,17 @@ fn a_table_of_ports_full_of_strangers_is_cleared_for_a_new_guest() {
     assert!(filled > 1000, "{filled}");
     node.plug_container().unwrap();
     agent
-        .wait_for(Duration::from_secs(20), "the container enforced", |record| {
-            record.degraded.is_empty()
-                && record
-                    .ports
-                    .iter()
-                    .any(|port| port.device == VETH && port.attached)
-        })
+        .wait_for(
+            Duration::from_secs(20),
+            "the container enforced",
+            |record| {
+                record.degraded.is_empty()
+                    && record
+                        .ports
+                        .iter()
+                        .any(|port| port.device == VETH && port.attached)
+            },
+        )
         .unwrap();
     let guest = &node.container;
     let reached = ping(

@@ -61,7 +61,7 @@ fn killed_two_hundred_times_nothing_stalls_and_nothing_passes() {
         agent.kill_and_start().unwrap();
         killed += 1;
         // Edits go on while it starts, so that there is something to apply; the moment of the next kill is anywhere in that.
-        let moment = Instant::now() + Duration::from_millis((random >> 33) % 700);
+        let moment = Instant::now() + Duration::from_millis((random >> 33) % 500);
         let mut edit = killed as u32;
         while Instant::now() < moment {
             edit += 1;

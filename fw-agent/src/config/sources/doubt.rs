@@ -133,7 +133,10 @@ mod tests {
             // With the guest's configuration its file may go.
             ((Some(ON), None, None), &[]),
             ((Some(ON), Some(ON), None), &[]),
-            ((all.0, all.1, Some("")), &["nodes/demo/qemu-server/100.conf"]),
+            (
+                (all.0, all.1, Some("")),
+                &["nodes/demo/qemu-server/100.conf"],
+            ),
             (
                 (all.0, all.1, Some("cores: 2\n")),
                 &["nodes/demo/qemu-server/100.conf"],

@@ -64,7 +64,10 @@ struct Deeds {
 fn policy(number: u64, client: &str) -> String {
     let (set, action) = match number % 2 {
         0 => (client, "IN ACCEPT -p udp -dport 7003:7004 -source +allowed"),
-        _ => ("203.0.113.9", "IN ACCEPT -p udp -dport 7003:7004\nIN ACCEPT -p udp -dport 7002 -source +allowed"),
+        _ => (
+            "203.0.113.9",
+            "IN ACCEPT -p udp -dport 7003:7004\nIN ACCEPT -p udp -dport 7002 -source +allowed",
+        ),
     };
     let others = (0..number % 11).map(|row| format!("198.51.100.{row}\n"));
     let others: String = others.collect();
