@@ -11,6 +11,7 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{
     Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray, PerCpuValues, RingBuf,
 };
+use aya::programs::ProgramError;
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use aya_log::EbpfLogger;
@@ -369,17 +370,32 @@ fn load_programs(mut loader: EbpfLoader<'_>, object: &[u8]) -> Result<Ebpf, Erro
         .load(object)
         .map_err(|source| Error::Load { source })?;
     for (role, hook) in programs() {
-        attach::classifier(&mut ebpf, role, hook)?
-            .load()
-            .map_err(|source| Error::Program {
-                program: hook.program(role),
-                source,
-            })?;
+        let program = attach::classifier(&mut ebpf, role, hook)?;
+        insist(|| program.load()).map_err(|source| Error::Program {
+            program: hook.program(role),
+            source,
+        })?;
     }
-    uplink::program(&mut ebpf)?
-        .load()
-        .map_err(uplink::refused)?;
+    let program = uplink::program(&mut ebpf)?;
+    insist(|| program.load()).map_err(uplink::refused)?;
     Ok(ebpf)
+}
+
+/// Loads again what the verifier gave up with `EAGAIN`: it does so when something else waits for the thread (`signal_pending`), whatever the
+/// program is like.
+fn insist(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+    const ATTEMPTS: usize = 10;
+    for _ in 1..ATTEMPTS {
+        match load() {
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.kind() == std::io::ErrorKind::WouldBlock =>
+            {
+                tracing::debug!("the verifier was interrupted; loading again");
+            }
+            loaded => return loaded,
+        }
+    }
+    load()
 }
 
 /// Waits for a grace period of the kernel's read-copy-update, in which every program that was running ends.

@@ -276,6 +276,7 @@ pub fn plan_node(
     let devices = &present.devices;
     state.arena.settle();
     let mut plan = Plan::default();
+    forget_strangers(state, devices, &mut plan);
     note_locals(state, image, present, &mut plan);
     let of_host = host_ports(image, &present.host);
     // The host first: if not all policies find room, the node must stay reachable.
@@ -383,6 +384,21 @@ pub fn plan_node(
     release(state, &mut plan);
     resize_flows(state, image, &mut plan);
     plan
+}
+
+/// Removes ports of interface indices that no device has and nothing is attached to: first of all, as they may take the room that others need.
+fn forget_strangers(state: &mut State, devices: &BTreeMap<String, u32>, plan: &mut Plan) {
+    let indices: BTreeSet<u32> = devices
+        .values()
+        .chain(state.attached.values())
+        .copied()
+        .collect();
+    let gone = state.ports.keys().filter(|index| !indices.contains(index));
+    let gone: Vec<u32> = gone.copied().collect();
+    for ifindex in gone {
+        state.ports.remove(&ifindex);
+        plan.actions.push(Action::RemovePort { ifindex });
+    }
 }
 
 /// Has the flow table made anew if it is to have another size, and the programs that use it attached in place of the others. It comes last: should it fail,

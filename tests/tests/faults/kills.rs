@@ -61,7 +61,7 @@ fn killed_two_hundred_times_nothing_stalls_and_nothing_passes() {
         agent.kill_and_start().unwrap();
         killed += 1;
         // Edits go on while it starts, so that there is something to apply; the moment of the next kill is anywhere in that.
-        let moment = Instant::now() + Duration::from_millis((random >> 33) % 700);
+        let moment = Instant::now() + Duration::from_millis((random >> 33) % 400);
         let mut edit = killed as u32;
         while Instant::now() < moment {
             edit += 1;
@@ -73,8 +73,12 @@ fn killed_two_hundred_times_nothing_stalls_and_nothing_passes() {
         before = now;
         session.transfer(100).unwrap();
     }
+    // Its own record, not one that a killed one left.
     agent
-        .after(|| tree.write_firewall(100, &policy(1, &address)))
+        .wait_for(LIMIT, "a record of the last agent", |_| true)
+        .unwrap();
+    agent
+        .after(|| tree.write_firewall(100, &format!("# the last\n{}", policy(1, &address))))
         .unwrap();
     session.transfer(1000).unwrap();
     let (same, new, forbidden) = (same.tally(), new.tally(), forbidden.tally());

@@ -15,13 +15,14 @@ const CLUSTER: &str = "[OPTIONS]\nenable: 1\nlog_ratelimit: enable=0\n";
 /// More events than the ring buffer has room for (1 MiB).
 const FLOOD: u32 = 30_000;
 
-fn start() -> (Agent, ConfigTree, DemoNode) {
+/// To be dropped from the last to the first.
+fn start() -> (DemoNode, ConfigTree, Agent) {
     let node = DemoNode::new().unwrap();
     let tree = ConfigTree::with_demo_guests().unwrap();
     tree.write("firewall/cluster.fw", CLUSTER).unwrap();
     tree.write_firewall(100, RULES).unwrap();
     let agent = Agent::start(&node.host.namespace, &tree).unwrap();
-    (agent, tree, node)
+    (node, tree, agent)
 }
 
 /// Sends datagrams that are dropped and logged.
@@ -40,7 +41,7 @@ fn send(node: &DemoNode, port: u16, count: u32) {
 
 #[test]
 fn a_deleted_log_is_made_anew() {
-    let (agent, _tree, node) = start();
+    let (node, _tree, agent) = start();
     let log = agent.run_directory().join("pve-firewall.log");
     send(&node, 5001, 1);
     agent.wait_log(&["DPT=5001"]).unwrap();
@@ -58,7 +59,7 @@ fn a_deleted_log_is_made_anew() {
 
 #[test]
 fn events_that_found_no_room_are_counted_and_reported() {
-    let (agent, _tree, node) = start();
+    let (node, _tree, agent) = start();
     send(&node, 5001, 1);
     agent.wait_log(&["DPT=5001"]).unwrap();
     // It reads nothing while it stands still.

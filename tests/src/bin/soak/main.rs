@@ -72,7 +72,7 @@ fn policy(number: u64, client: &str) -> String {
     let others = (0..number % 11).map(|row| format!("198.51.100.{row}\n"));
     let others: String = others.collect();
     format!(
-        "[OPTIONS]\nenable: 1\npolicy_in: DROP\n[IPSET allowed]\n{set}\n{others}[RULES]\n{action}\n"
+        "# edit {number}\n[OPTIONS]\nenable: 1\npolicy_in: DROP\n[IPSET allowed]\n{set}\n{others}[RULES]\n{action}\n"
     )
 }
 
