@@ -154,11 +154,11 @@ fn attach_tcx(
 ) -> Result<(), Error> {
     let path = pins.link(device, hook);
     match device_of(&path)? {
-        Some(on) if on == ifindex => {
-            if swap(program, &path, device)? {
-                return Ok(());
-            }
-        }
+        // If the device goes meanwhile, so does the pin.
+        Some(on) if on == ifindex => match swap(program, &path, device)? {
+            true => return Ok(()),
+            false => {}
+        },
         // The device is gone; one of that name that exists now is another.
         Some(0) => Pins::remove(path.clone())?,
         Some(on) => Pins::rename(&path, pins.aside(on, hook))?,

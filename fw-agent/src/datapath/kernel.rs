@@ -52,7 +52,7 @@ pub struct Kernel {
     locals: HashMap<MapData, Address, u32>,
     /// Number of CPUs that the kernel keeps counters for.
     cpus: usize,
-    /// Maps and links, so that they do not go with their pins.
+    /// Maps and links of TC hooks, so that they do not go with their pins. Without those of uplinks nothing is open.
     held: Held,
     /// The flow table that programs had which were swapped for those with a table of another size.
     old_flows: Option<OldFlows>,
@@ -272,14 +272,9 @@ impl Kernel {
                 .map_err(failed("write", name::STATIONS)),
             Action::RemoveStation { mac } => removed(self.stations.remove(mac), name::STATIONS),
             Action::AttachUplink { device, ifindex } => {
-                uplink::attach(&mut self.ebpf, &self.pins, device, *ifindex)?;
-                hold(&mut self.held, self.pins.uplink(device))
+                uplink::attach(&mut self.ebpf, &self.pins, device, *ifindex)
             }
-            Action::DetachUplink { device } => {
-                uplink::detach(&self.pins, device)?;
-                self.held.release(&self.pins.uplink(device));
-                Ok(())
-            }
+            Action::DetachUplink { device } => uplink::detach(&self.pins, device),
             Action::AwaitReaders => await_readers(),
             Action::RemoveClasses { space, classes } => {
                 self.tries.remove(*space, classes.as_deref())

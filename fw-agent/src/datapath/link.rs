@@ -96,11 +96,6 @@ impl Held {
         Ok(())
     }
 
-    /// Holds it no more.
-    pub(super) fn release(&mut self, pin: &Path) {
-        self.0.remove(pin);
-    }
-
     /// Makes pins again that are gone; answers how many.
     pub(super) fn pin_again(&self) -> io::Result<usize> {
         let mut made = 0;

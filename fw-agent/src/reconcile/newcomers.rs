@@ -135,6 +135,8 @@ impl Agent {
             Ok(0) => self.pin_error = None,
             Ok(count) => {
                 self.pin_error = None;
+                // These went with their pins.
+                self.state.uplinks.clear();
                 tracing::warn!(count, "pins were gone and have been made again");
                 self.retry = true;
             }

@@ -1,6 +1,7 @@
 //! An agent with another layout of maps takes over: its own maps, then the links of the one before, one by one.
 //!
 //! The pins of a running version under another version's name stand for the old agent's.
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use std::fs;
 use std::net::UdpSocket;
@@ -13,12 +14,12 @@ use std::time::Duration;
 use fw_common::maps::ABI;
 use tapwall_tests::agent::Agent;
 use tapwall_tests::netns::run;
-use tapwall_tests::node::{DemoNode, TAP, VETH};
+use tapwall_tests::node::{DemoNode, STRANGER_V4, TAP, VETH};
 use tapwall_tests::probe::Answer::{Answered, Refused};
 use tapwall_tests::probe::{TIMEOUT, TcpServer, connect};
 use tapwall_tests::tree::ConfigTree;
 
-use crate::bed::{Bed, firewall};
+use crate::bed::{Bed, cluster, firewall};
 
 const RULES: &str = "IN ACCEPT -p tcp -dport 80\n";
 /// A flow that no rule accepts.
@@ -96,7 +97,7 @@ fn upgrade(bed: Bed, arrange: impl FnOnce(&Path)) -> (Bed, u64, u64) {
 
 #[track_caller]
 fn check(bed: &Bed, sent: u64, passed: u64) {
-    assert!(sent > 1000, "{sent}");
+    assert!(sent > 10, "{sent}");
     assert_eq!(passed, 0, "of {sent}");
     let outside = &bed.node.outside;
     for guest in bed.guests() {
@@ -112,7 +113,13 @@ fn check(bed: &Bed, sent: u64, passed: u64) {
 #[test]
 fn an_agent_of_another_version_takes_over_without_a_gap() {
     let bed = Bed::new(RULES).unwrap();
+    // Something to drop early, so that there is a link of a network card too.
+    let text = cluster("", &format!("[IPSET blacklist]\n{STRANGER_V4}\n"));
+    bed.agent
+        .after(|| bed.tree.write("firewall/cluster.fw", &text))
+        .unwrap();
     let before = names(&own(bed.agent.pin_directory()).join("links"));
+    assert!(before.contains(&"eno1-uplink".to_owned()), "{before:?}");
     let (bed, sent, passed) = upgrade(bed, |pins| fs::rename(own(pins), other(pins)).unwrap());
     check(&bed, sent, passed);
     assert_eq!(names(&own(bed.agent.pin_directory()).join("links")), before);
