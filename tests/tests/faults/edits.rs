@@ -1,5 +1,4 @@
 //! Many edits at once, and a second agent.
-#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use std::fs;
 use std::time::{Duration, Instant};

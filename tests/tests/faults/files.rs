@@ -98,8 +98,11 @@ fn unmake(path: &Path) {
     }
 }
 
+/// Does something to a file that had this text.
+type Damage = fn(&Path, &str);
+
 /// What happens to a file, by name.
-const DAMAGES: [(&str, fn(&Path, &str)); 4] = [
+const DAMAGES: [(&str, Damage); 4] = [
     ("deleted", |path, _| fs::remove_file(path).unwrap()),
     ("emptied", |path, _| fs::write(path, "").unwrap()),
     ("cut off", |path, text| {

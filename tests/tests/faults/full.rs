@@ -1,5 +1,4 @@
 //! A map without room: what is in force stays, a new guest is closed until there is room, and then it gets its policy.
-#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use std::time::Duration;
 

@@ -31,7 +31,6 @@ pub fn policy(number: u32, client: &str) -> String {
 }
 
 #[test]
-#[expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 fn a_mixture_of_both_does_the_opposite_of_either() {
     use fw_agent::compile::compile;
     use fw_agent::config::Sources;
