@@ -76,6 +76,7 @@ fn with_kernel(test: impl FnOnce(&mut TestKernel, u32) + Send) {
         devices: BTreeMap::from([("h0".to_owned(), ifindex)]),
         host: BTreeMap::from([("h0".to_owned(), device)]),
         locals: own.map(pipeline_address).into(),
+        ..Present::default()
     };
     host.run(|| {
         let mut kernel = TestKernel::new()?;
