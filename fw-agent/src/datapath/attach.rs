@@ -154,11 +154,9 @@ fn attach_tcx(
 ) -> Result<(), Error> {
     let path = pins.link(device, hook);
     match device_of(&path)? {
-        // If the device goes meanwhile, so does the pin.
-        Some(on) if on == ifindex => match swap(program, &path, device)? {
-            true => return Ok(()),
-            false => {}
-        },
+        Some(on) if on == ifindex && swap(program, &path, device)? => return Ok(()),
+        // It went meanwhile, and its pin with it.
+        Some(on) if on == ifindex => {}
         // The device is gone; one of that name that exists now is another.
         Some(0) => Pins::remove(path.clone())?,
         Some(on) => Pins::rename(&path, pins.aside(on, hook))?,
