@@ -305,14 +305,12 @@ pub fn plan_node(
         plan.actions.push(Action::WriteSettings(settings));
         state.settings = Some(settings);
     }
-    {
-        for (id, port, ifindex) in ports {
-            wanted.insert(port.device.clone(), ifindex);
-            match starts.of(port, space) {
-                Some(places) => switch_port(state, (id, port, ifindex), places, &mut plan),
-                None if plan.no_room.last() == Some(&id) => {}
-                None => plan.no_room.push(id),
-            }
+    for (id, port, ifindex) in ports {
+        wanted.insert(port.device.clone(), ifindex);
+        match starts.of(port, space) {
+            Some(places) => switch_port(state, (id, port, ifindex), places, &mut plan),
+            None if plan.no_room.last() == Some(&id) => {}
+            None => plan.no_room.push(id),
         }
     }
     let mut closed = BTreeSet::new();
