@@ -7,54 +7,49 @@
 //!    (`/etc/pve` is a FUSE file system whose remote changes raise no events).
 //! 2. Devices are listed with every round; a guest's that is new is closed before that ([`newcomers`]). The host's addresses and routes are asked for once a second at most.
 //! 3. Changes that come together are carried out together.
-//! 4. What was carried out is kept on disk ([`keeper`]); until the files can be read for the first time, that is enforced.
+//! 4. A round is [`round`]; what it decided is carried out by [`carry`] and noted by [`note`].
+//! 5. What was carried out is kept on disk ([`keeper`]); until the files can be read for the first time, that is enforced.
 //!
 //! Invariant: the firewall is opened only by a configuration that says so and that could be read. A root directory that is gone, or a file that
 //! exists and cannot be read, changes nothing; one that is gone or cut off does not open what it had closed.
 
 mod answers;
+mod carry;
 mod debug_log;
 mod events;
 mod host;
 mod keeper;
 mod logger;
 mod newcomers;
+mod note;
 mod outputs;
+mod round;
 mod sweeper;
 mod watch;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
-use fw_common::maps::PortKey;
 use tokio::sync::{mpsc, oneshot};
 
-use self::answers::unreadable;
 use self::events::{Event, Events};
-use self::host::scope;
 use self::keeper::Keeper;
 use self::logger::{LogNames, Logger};
 use self::outputs::Outputs;
 use self::sweeper::Sweeper;
-use crate::cache::{self, Cache};
-use crate::compile::{Compiled, compile};
+use crate::cache::Cache;
+use crate::compile::Compiled;
 use crate::config::Sources;
 use crate::control::{Request, server, socket};
 use crate::datapath::pins::Pins;
-use crate::datapath::{
-    Action, AttachMode, Bans, Kernel, Plan, State, monotonic,
-    plan::{Edge, Present, plan_node, plan_uplinks},
-};
-use crate::diagnostic::Severity;
-use crate::image::{HOST, MapImage};
+use crate::datapath::plan::plan_uplinks;
+use crate::datapath::{AttachMode, Bans, Kernel, Plan, State, monotonic};
 use crate::inventory::devices::{self, Devices};
 use crate::inventory::facts::HostFacts;
-use crate::inventory::uplinks::uplinks;
 use crate::notify::Manager;
-use crate::record::{PortRecord, Record, RunDirectory, UplinkRecord};
+use crate::record::{Record, RunDirectory};
 use crate::settings::Interfaces;
 
 /// Where the agent finds and puts things.
@@ -313,320 +308,6 @@ impl Agent {
                 tracing::error!(%error, "cannot list the host's addresses and routes");
                 false
             }
-        }
-    }
-
-    /// One round: from the files (read anew if they `changed`) and the devices to the maps.
-    fn reconcile(&mut self, present: Devices, changed: bool) {
-        let retry = std::mem::take(&mut self.retry);
-        let mut news = retry || present != self.devices;
-        self.devices = present;
-        if changed || retry || self.compiled.is_none() {
-            match self.read() {
-                Ok(sources) => {
-                    self.read_error = None;
-                    self.cached_at = None;
-                    let other = sources != self.sources || retry || self.is_due();
-                    if self.compiled.is_none() || other {
-                        let compiled = self.compile(&sources);
-                        self.report(&compiled);
-                        self.sources = sources;
-                        self.compiled = Some(Arc::new(compiled));
-                        news = true;
-                    }
-                }
-                Err(error) => {
-                    let error = format!("{error:#}");
-                    if self.read_error.as_ref() != Some(&error) {
-                        tracing::error!("{error}; the last policy stays in force");
-                    }
-                    self.read_error = Some(error);
-                    self.retry = true;
-                }
-            }
-        }
-        if news && let Some(compiled) = self.compiled.clone() {
-            self.carry_out(&compiled);
-            self.keep_counters();
-            // Programs may have been loaded anew.
-            debug_log::listen(&mut self.kernel);
-        }
-    }
-
-    /// Makes the kernel hold what the configuration says, for the devices that are there.
-    fn carry_out(&mut self, compiled: &Arc<Compiled>) {
-        self.names.send_modify(|names| {
-            if *names.rules != compiled.image.rules {
-                let rules = Arc::new(compiled.image.rules.clone());
-                names.previous = std::mem::replace(&mut names.rules, rules);
-                names.compiled_before = names.compiled.take();
-            }
-            names.compiled = Some(Arc::clone(compiled));
-            names.devices = self.devices.names();
-        });
-        let nothing = MapImage::default();
-        let image = match compiled.policy.enabled {
-            true => &compiled.image,
-            false => &nothing,
-        };
-        let present = self.present();
-        let certain = self.sources.unreadable.is_empty();
-        // A guest without a configuration here may be leaving for another node, or its file may be what cannot be read.
-        let leave = |vmid: u32| {
-            let known = compiled.config.guests.contains_key(&vmid);
-            compiled.policy.enabled && !(certain && known)
-        };
-        let mut degraded = self.apply(image, &present, leave);
-        degraded.extend(self.unread());
-        degraded.extend(unreadable(&self.sources));
-        self.note(compiled, &present, &degraded);
-    }
-
-    /// Tells the sweep whose counters may not be forgotten.
-    fn keep_counters(&self) {
-        let (Some(sweeper), Some(compiled)) = (&self.sweeper, &self.compiled) else {
-            return;
-        };
-        let ports = compiled.image.ports.keys().chain([&HOST]);
-        let ports = ports.map(|port| PortKey {
-            vmid: port.vmid,
-            net: port.net,
-            reserved: 0,
-        });
-        sweeper.keep(ports.collect());
-    }
-
-    /// Reads the files. Those that exist but cannot be read keep the contents they had.
-    fn read(&self) -> Result<Sources> {
-        // Both directories exist on every node. If they do not, the cluster file system is not there.
-        let node = self.options.root.join("nodes").join(&self.options.node);
-        std::fs::read_dir(&node).with_context(|| format!("cannot read {}", node.display()))?;
-        let mut sources = Sources::read(&self.options.root, &self.options.node);
-        sources.keep_from(&self.sources);
-        Ok(sources)
-    }
-
-    /// What the files mean here and now.
-    fn compile(&self, sources: &Sources) -> Compiled {
-        let mut compiled = compile(sources, &self.facts, unix_time());
-        if self.options.reevaluate {
-            compiled.image.reevaluate();
-        }
-        compiled
-    }
-
-    fn report(&self, compiled: &Compiled) {
-        let old = self.compiled.as_ref().map(|old| &old.diagnostics);
-        if old == Some(&compiled.diagnostics) {
-            return;
-        }
-        for diagnostic in &compiled.diagnostics {
-            match diagnostic.severity {
-                Severity::Error => tracing::error!("{diagnostic}"),
-                Severity::Warning => tracing::warn!("{diagnostic}"),
-            }
-        }
-    }
-
-    /// Carries out the plan for `image`; says which scopes are not as they should be. Guests that `image` does not know and `leave` names
-    /// keep what they have until their device is gone.
-    fn apply(
-        &mut self,
-        image: &MapImage,
-        present: &Present,
-        leave: impl Fn(u32) -> bool,
-    ) -> Vec<String> {
-        let mut degraded: Vec<String> = image
-            .failures
-            .iter()
-            .map(|(port, direction, error)| {
-                let (scope, direction) = (scope(*port), direction.name());
-                format!("{scope} {direction}: {error}; its last policy stays, or it is closed")
-            })
-            .collect();
-        let devices = &present.devices;
-        if self.state_is_unknown && !self.recover(devices) {
-            degraded.push("what the kernel holds is not known; it stays as it is".to_owned());
-            return degraded;
-        }
-        let plan = plan_node(&mut self.state, image, present, leave);
-        let sound = self.execute(&plan, devices, &mut degraded);
-        if sound {
-            let edge = self.edge();
-            let plan = plan_uplinks(&mut self.state, &edge);
-            let sound = self.execute(&plan, devices, &mut degraded);
-            if sound && !self.retry {
-                self.tidy(&mut degraded);
-            }
-        }
-        degraded
-    }
-
-    fn edge(&self) -> Edge {
-        let devices = self.devices.0.values();
-        Edge {
-            uplinks: uplinks(&self.devices)
-                .into_iter()
-                .filter(|(name, _)| self.options.interfaces.wants(name))
-                .collect(),
-            macs: devices.map(|device| (device.ifindex, device.mac)).collect(),
-            bans: self.has_bans(),
-        }
-    }
-
-    /// Whether there are bans. If the kernel does not tell there may be: the programs look them up.
-    fn has_bans(&self) -> bool {
-        self.bans.may_exist().unwrap_or(true)
-    }
-
-    /// Carries out a plan and adds what is not as it should be. False: what the kernel holds had to be read back.
-    fn execute(
-        &mut self,
-        plan: &Plan,
-        devices: &BTreeMap<String, u32>,
-        degraded: &mut Vec<String>,
-    ) -> bool {
-        for port in &plan.no_room {
-            degraded.push(format!(
-                "{}: no room for its policy; its last one stays, or it is closed",
-                scope(*port)
-            ));
-        }
-        for action in &plan.actions {
-            let Err(error) = self.kernel.apply(action) else {
-                continue;
-            };
-            if let Action::AttachUplink { device, .. } = action {
-                // No harm: the hooks behind it decide the same.
-                let why = format!("{:#}", anyhow::Error::from(error));
-                tracing::info!(device, "nothing is dropped early here: {why}");
-                self.state.refused_uplink(device, why);
-                continue;
-            }
-            let retry = std::mem::replace(&mut self.retry, true);
-            let gone = error.is_no_device();
-            let error = anyhow::Error::from(error);
-            match action {
-                Action::Attach { device, .. } if gone => {
-                    self.state.lost(device);
-                    tracing::info!(device, "the device went away before it was attached");
-                }
-                Action::Attach { device, .. } => {
-                    self.state.lost(device);
-                    tracing::error!(device, "{error:#}");
-                    degraded.push(format!("{device}: {error:#}"));
-                }
-                // Everything else is done, and goes on with the table that there is.
-                Action::ResizeFlows { .. } => {
-                    tracing::error!("{error:#}");
-                    degraded.push(format!("{error:#}"));
-                    self.retry = retry;
-                }
-                Action::WriteClasses { .. }
-                | Action::FetchFlows
-                | Action::WritePolicy { .. }
-                | Action::WriteSettings(_)
-                | Action::ClearCounters { .. }
-                | Action::SetPort { .. }
-                | Action::AddLocals(_)
-                | Action::RemoveLocals(_)
-                | Action::Detach { .. }
-                | Action::RemovePort { .. }
-                | Action::SetStation { .. }
-                | Action::RemoveStation { .. }
-                | Action::AttachUplink { .. }
-                | Action::DetachUplink { .. }
-                | Action::AwaitReaders
-                | Action::RemoveClasses { .. } => {
-                    tracing::error!("{error:#}; reading back what the kernel holds");
-                    degraded.push(format!("{error:#}"));
-                    self.recover(devices);
-                    return false;
-                }
-            }
-        }
-        if !plan.actions.is_empty() && degraded.is_empty() {
-            tracing::info!(
-                actions = plan.actions.len(),
-                ports = self.state.ports.len(),
-                "policy enforced"
-            );
-        }
-        true
-    }
-
-    /// Reads back what the kernel holds; until that works nothing is planned. Says whether it did.
-    fn recover(&mut self, devices: &BTreeMap<String, u32>) -> bool {
-        match self.kernel.recover(devices) {
-            Ok(state) => {
-                self.state = state;
-                self.state_is_unknown = false;
-            }
-            Err(error) => {
-                tracing::error!("{:#}", anyhow::Error::from(error));
-                self.state_is_unknown = true;
-                self.retry = true;
-            }
-        }
-        !self.state_is_unknown
-    }
-
-    fn uplink_records(&self) -> Vec<UplinkRecord> {
-        let attached = self.state.uplinks.keys().map(|device| UplinkRecord {
-            device: device.clone(),
-            refused: None,
-        });
-        let refused = self.state.refused_uplinks.iter();
-        let refused = refused.map(|(device, (_, why))| UplinkRecord {
-            device: device.clone(),
-            refused: Some(why.clone()),
-        });
-        attached.chain(refused).collect()
-    }
-
-    /// Writes the record of this round.
-    fn note(&mut self, compiled: &Compiled, present: &Present, degraded: &[String]) {
-        let devices = &present.devices;
-        let count = |severity| {
-            let diagnostics = compiled.diagnostics.iter();
-            diagnostics
-                .filter(|found| found.severity == severity)
-                .count()
-        };
-        let ports = compiled.policy.ports.iter().map(|port| {
-            let device = port.device();
-            PortRecord {
-                ifindex: devices.get(&device).copied(),
-                attached: self.state.attached.contains_key(&device),
-                vmid: port.port.vmid,
-                net: port.port.net,
-                device,
-            }
-        });
-        // A tree that could not be read has set `retry` too, but nothing of it was tried.
-        let incomplete = self.retry && self.read_error.is_none();
-        let digest = cache::digest(&self.sources);
-        if self.read_error.is_none() && !incomplete && digest != self.record.digest {
-            self.keeper.keep(self.sources.clone());
-        }
-        self.record = Record {
-            pid: self.record.pid,
-            generation: self.record.generation + 1,
-            enabled: compiled.policy.enabled,
-            applied_at: jiff::Timestamp::now().to_string(),
-            ports: ports.collect(),
-            closed: self.closed(present),
-            host: self.host_record(compiled, present),
-            uplinks: self.uplink_records(),
-            degraded: degraded.to_vec(),
-            digest,
-            incomplete,
-            not_enforced: compiled.policy.not_enforced(),
-            errors: count(Severity::Error),
-            warnings: count(Severity::Warning),
-        };
-        if let Err(error) = self.run_directory.write(&self.record) {
-            tracing::error!(%error, "cannot write the record");
         }
     }
 }
