@@ -5,7 +5,7 @@
 //!
 //! 1. [`events`] says what happened, from a closed list; [`watch`] is its part about files: at once by inotify, within a second by looking
 //!    (`/etc/pve` is a FUSE file system whose remote changes raise no events).
-//! 2. Devices are listed with every round; a guest's that is new is closed before that ([`newcomers`]). The host's addresses and routes are asked for once a second at most.
+//! 2. Devices are listed with every round; a guest's that is new is closed before that, without the loop ([`doorkeeper`], [`newcomers`]). The host's addresses and routes are asked for once a second at most.
 //! 3. Changes that come together are carried out together.
 //! 4. What was carried out is kept on disk ([`keeper`]); until the files can be read for the first time, that is enforced.
 //!
@@ -14,6 +14,7 @@
 
 mod answers;
 mod debug_log;
+mod doorkeeper;
 mod events;
 mod host;
 mod keeper;
@@ -33,6 +34,7 @@ use fw_common::maps::PortKey;
 use tokio::sync::{mpsc, oneshot};
 
 use self::answers::unreadable;
+use self::doorkeeper::{Doorkeeper, Orders};
 use self::events::{Event, Events};
 use self::host::scope;
 use self::keeper::Keeper;
@@ -106,8 +108,11 @@ pub async fn run(options: Options) -> Result<()> {
     })?;
     let mode = options.attach_mode;
     let (netlink, links) =
-        devices::watch(mode == AttachMode::Clsact).context("cannot listen to netlink")?;
+        devices::watch().context("cannot listen to netlink")?;
     let mut kernel = Kernel::open(&options.pin_directory, mode)?;
+    let orders = Arc::new(Orders::default());
+    let (tell, closed) = mpsc::unbounded_channel();
+    let doorkeeper = Doorkeeper::start(kernel.door()?, Arc::clone(&orders), tell)?;
     let present = Devices::list(&netlink)
         .await
         .context("cannot list the network devices")?;
@@ -120,7 +125,7 @@ pub async fn run(options: Options) -> Result<()> {
     let (logger, names, news) = Logger::new(&mut kernel, outputs)?;
     let logging = tokio::spawn(logger.run());
 
-    let mut events = Events::listen(&options.root, &options.node, links, control)?;
+    let mut events = Events::listen(&options.root, &options.node, links, control, closed)?;
     let cache = Cache::new(&options.state_directory, &options.root, &options.node);
     let cached = cache.load().unwrap_or_else(|error| {
         tracing::error!("{:#}; it is not used", anyhow::Error::from(error));
@@ -138,6 +143,8 @@ pub async fn run(options: Options) -> Result<()> {
         cached_at: None,
         keeper: Keeper::start(cache),
         facts,
+        orders,
+        adopted: false,
         devices: Devices::default(),
         names,
         record: Record {
@@ -150,6 +157,7 @@ pub async fn run(options: Options) -> Result<()> {
         sweeper: None,
         started: Instant::now(),
     };
+    agent.order();
     agent.start_from(cached);
     agent.reconcile(present, true);
     // After the settings are written: timeouts are among them.
@@ -169,7 +177,11 @@ pub async fn run(options: Options) -> Result<()> {
             // Addresses may have come with it.
             Event::Links(news) => {
                 facts_are_old = true;
-                agent.meet(&news)
+                agent.is_unknown_to_files(&news)
+            }
+            Event::Closed(told) => {
+                told.into_iter().for_each(|told| agent.adopt(told));
+                false
             }
             Event::Addresses => {
                 facts_are_old = true;
@@ -215,6 +227,7 @@ pub async fn run(options: Options) -> Result<()> {
         manager.round(&agent.sentence());
     };
     tracing::info!("{ended_by}: stopping; the policy stays in force");
+    drop(doorkeeper);
     manager.stopping();
     serving.abort();
     if let Err(error) = std::fs::remove_file(socket(&agent.options.run_directory)) {
@@ -253,6 +266,10 @@ struct Agent {
     /// When the files in force were kept, if they are from the cache and not yet from the tree.
     cached_at: Option<String>,
     keeper: Keeper,
+    /// What the doorkeeper is to close.
+    orders: Arc<Orders>,
+    /// It has closed something since the last round.
+    adopted: bool,
     devices: Devices,
     names: tokio::sync::watch::Sender<LogNames>,
     record: Record,
@@ -319,7 +336,7 @@ impl Agent {
     /// One round: from the files (read anew if they `changed`) and the devices to the maps.
     fn reconcile(&mut self, present: Devices, changed: bool) {
         let retry = std::mem::take(&mut self.retry);
-        let mut news = retry || present != self.devices;
+        let mut news = std::mem::take(&mut self.adopted) || retry || present != self.devices;
         self.devices = present;
         if changed || retry || self.compiled.is_none() {
             match self.read() {
@@ -355,6 +372,7 @@ impl Agent {
 
     /// Makes the kernel hold what the configuration says, for the devices that are there.
     fn carry_out(&mut self, compiled: &Arc<Compiled>) {
+        self.order();
         self.names.send_modify(|names| {
             if *names.rules != compiled.image.rules {
                 let rules = Arc::new(compiled.image.rules.clone());
@@ -597,7 +615,7 @@ impl Agent {
             let device = port.device();
             PortRecord {
                 ifindex: devices.get(&device).copied(),
-                attached: self.state.attached.contains_key(&device),
+                attached: self.has_programs(&device),
                 vmid: port.port.vmid,
                 net: port.port.net,
                 device,
