@@ -144,7 +144,7 @@ pub async fn run(options: Options) -> Result<()> {
         keeper: Keeper::start(cache),
         facts,
         orders,
-        adopted: false,
+        news: false,
         devices: Devices::default(),
         names,
         record: Record {
@@ -268,8 +268,8 @@ struct Agent {
     keeper: Keeper,
     /// What the doorkeeper is to close.
     orders: Arc<Orders>,
-    /// It has closed something since the last round.
-    adopted: bool,
+    /// There is something to plan or to record that neither files nor devices show.
+    news: bool,
     devices: Devices,
     names: tokio::sync::watch::Sender<LogNames>,
     record: Record,
@@ -290,7 +290,7 @@ impl Agent {
             let enable = compiled.config.cluster.options.enable.value;
             crate::policy::is_enabled(enable, unix_time()) != compiled.policy.enabled
         });
-        self.retry || expired
+        self.retry || self.news || expired
     }
 
     /// Removes bans that have ended, and has others dropped early. Anyone may have made them meanwhile.
@@ -336,7 +336,7 @@ impl Agent {
     /// One round: from the files (read anew if they `changed`) and the devices to the maps.
     fn reconcile(&mut self, present: Devices, changed: bool) {
         let retry = std::mem::take(&mut self.retry);
-        let mut news = std::mem::take(&mut self.adopted) || retry || present != self.devices;
+        let mut news = std::mem::take(&mut self.news) || retry || present != self.devices;
         self.devices = present;
         if changed || retry || self.compiled.is_none() {
             match self.read() {
@@ -395,6 +395,7 @@ impl Agent {
             compiled.policy.enabled && !(certain && known)
         };
         let mut degraded = self.apply(image, &present, leave);
+        degraded.extend(self.pin_error.clone());
         degraded.extend(self.unread());
         degraded.extend(unreadable(&self.sources));
         self.note(compiled, &present, &degraded);

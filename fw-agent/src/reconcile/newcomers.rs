@@ -54,7 +54,7 @@ impl Agent {
             kept,
             error,
         } = told;
-        self.adopted = true;
+        self.news = true;
         if forgot {
             self.state.ports.remove(&newcomer.ifindex);
         }
@@ -143,11 +143,13 @@ impl Agent {
                 self.retry = true;
             }
             Err(error) => {
-                let error = format!("{:#}", anyhow::Error::from(error));
+                let error = anyhow::Error::from(error);
+                let error = format!(
+                    "{error:#}; the programs stay on their devices only while this process runs; trying again every second"
+                );
                 if self.pin_error.as_ref() != Some(&error) {
-                    tracing::error!(
-                        "{error}; the programs stay on their devices only while this process runs; trying again every second"
-                    );
+                    tracing::error!("{error}");
+                    self.news = true;
                 }
                 self.pin_error = Some(error);
             }
