@@ -12,6 +12,7 @@ mod attach;
 mod bans;
 pub mod batch;
 mod clsact;
+mod door;
 mod kernel;
 pub mod leftovers;
 mod link;
@@ -24,7 +25,9 @@ mod uplink;
 
 pub use attach::{AttachMode, Hook, Role};
 pub use bans::Bans;
+pub use door::{Claim, Door, Newcomer};
 pub use kernel::{Kernel, TestPlace, missing_privilege};
+pub use link::Kept;
 pub use plan::{Action, Plan, State};
 
 use std::path::PathBuf;
@@ -188,15 +191,6 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
-    /// A link cannot be opened or pinned.
-    #[error("cannot pin the link of {device}")]
-    Link {
-        /// The device.
-        device: String,
-        /// Why.
-        #[source]
-        source: aya::programs::links::LinkError,
-    },
     /// A link cannot be pinned.
     #[error("cannot pin the link of {device}")]
     Pin {
@@ -204,7 +198,7 @@ pub enum Error {
         device: String,
         /// Why.
         #[source]
-        source: aya::pin::PinError,
+        source: std::io::Error,
     },
 }
 

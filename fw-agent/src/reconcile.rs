@@ -5,7 +5,7 @@
 //!
 //! 1. [`events`] says what happened, from a closed list; [`watch`] is its part about files: at once by inotify, within a second by looking
 //!    (`/etc/pve` is a FUSE file system whose remote changes raise no events).
-//! 2. Devices are listed with every round; a guest's that is new is closed before that ([`newcomers`]). The host's addresses and routes are asked for once a second at most.
+//! 2. Devices are listed with every round; a guest's that is new is closed before that, without the loop ([`doorkeeper`], [`newcomers`]). The host's addresses and routes are asked for once a second at most.
 //! 3. Changes that come together are carried out together.
 //! 4. A round is [`round`]; what it decided is carried out by [`carry`] and noted by [`note`].
 //! 5. What was carried out is kept on disk ([`keeper`]); until the files can be read for the first time, that is enforced.
@@ -16,6 +16,7 @@
 mod answers;
 mod carry;
 mod debug_log;
+mod doorkeeper;
 mod events;
 mod host;
 mod keeper;
@@ -34,6 +35,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use tokio::sync::{mpsc, oneshot};
 
+use self::doorkeeper::{Doorkeeper, Orders};
 use self::events::{Event, Events};
 use self::keeper::Keeper;
 use self::logger::{LogNames, Logger};
@@ -101,8 +103,11 @@ pub async fn run(options: Options) -> Result<()> {
     })?;
     let mode = options.attach_mode;
     let (netlink, links) =
-        devices::watch(mode == AttachMode::Clsact).context("cannot listen to netlink")?;
+        devices::watch().context("cannot listen to netlink")?;
     let mut kernel = Kernel::open(&options.pin_directory, mode)?;
+    let orders = Arc::new(Orders::default());
+    let (tell, closed) = mpsc::unbounded_channel();
+    let doorkeeper = Doorkeeper::start(kernel.door()?, Arc::clone(&orders), tell)?;
     let present = Devices::list(&netlink)
         .await
         .context("cannot list the network devices")?;
@@ -115,7 +120,7 @@ pub async fn run(options: Options) -> Result<()> {
     let (logger, names, news) = Logger::new(&mut kernel, outputs)?;
     let logging = tokio::spawn(logger.run());
 
-    let mut events = Events::listen(&options.root, &options.node, links, control)?;
+    let mut events = Events::listen(&options.root, &options.node, links, control, closed)?;
     let cache = Cache::new(&options.state_directory, &options.root, &options.node);
     let cached = cache.load().unwrap_or_else(|error| {
         tracing::error!("{:#}; it is not used", anyhow::Error::from(error));
@@ -133,6 +138,8 @@ pub async fn run(options: Options) -> Result<()> {
         cached_at: None,
         keeper: Keeper::start(cache),
         facts,
+        orders,
+        news: false,
         devices: Devices::default(),
         names,
         record: Record {
@@ -145,6 +152,7 @@ pub async fn run(options: Options) -> Result<()> {
         sweeper: None,
         started: Instant::now(),
     };
+    agent.order();
     agent.start_from(cached);
     agent.reconcile(present, true);
     // After the settings are written: timeouts are among them.
@@ -164,7 +172,11 @@ pub async fn run(options: Options) -> Result<()> {
             // Addresses may have come with it.
             Event::Links(news) => {
                 facts_are_old = true;
-                agent.meet(&news)
+                agent.is_unknown_to_files(&news)
+            }
+            Event::Closed(told) => {
+                told.into_iter().for_each(|told| agent.adopt(told));
+                false
             }
             Event::Addresses => {
                 facts_are_old = true;
@@ -210,6 +222,7 @@ pub async fn run(options: Options) -> Result<()> {
         manager.round(&agent.sentence());
     };
     tracing::info!("{ended_by}: stopping; the policy stays in force");
+    drop(doorkeeper);
     manager.stopping();
     serving.abort();
     if let Err(error) = std::fs::remove_file(socket(&agent.options.run_directory)) {
@@ -248,6 +261,10 @@ struct Agent {
     /// When the files in force were kept, if they are from the cache and not yet from the tree.
     cached_at: Option<String>,
     keeper: Keeper,
+    /// What the doorkeeper is to close.
+    orders: Arc<Orders>,
+    /// There is something to plan or to record that neither files nor devices show.
+    news: bool,
     devices: Devices,
     names: tokio::sync::watch::Sender<LogNames>,
     record: Record,
@@ -268,7 +285,7 @@ impl Agent {
             let enable = compiled.config.cluster.options.enable.value;
             crate::policy::is_enabled(enable, unix_time()) != compiled.policy.enabled
         });
-        self.retry || expired
+        self.retry || self.news || expired
     }
 
     /// Removes bans that have ended, and has others dropped early. Anyone may have made them meanwhile.

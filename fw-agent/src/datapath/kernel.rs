@@ -32,7 +32,8 @@ use self::resize::OldFlows;
 pub use self::test_run::TestPlace;
 use super::attach::{self, AttachMode, Hook, Role};
 use super::batch::Batch;
-use super::link::Held;
+use super::door::{Desk, Door, Newcomer, Programs};
+use super::link::{Held, Kept};
 use super::pins::Pins;
 use super::plan::{Action, State};
 use super::spaces::Tries;
@@ -40,9 +41,9 @@ use super::{Error, OBJECT, uplink};
 
 /// Programs and maps of one node.
 pub struct Kernel {
-    ebpf: Ebpf,
+    programs: Arc<Programs>,
+    desk: Arc<Desk>,
     pins: Pins,
-    mode: AttachMode,
     ports: HashMap<MapData, u32, Port>,
     stations: HashMap<MapData, u64, Station>,
     arena: Array<MapData, u64>,
@@ -111,9 +112,9 @@ impl Kernel {
             settings: typed(&mut ebpf, name::SETTINGS)?,
             locals: typed(&mut ebpf, name::LOCALS)?,
             cpus: nr_cpus().map_err(|(_, source)| Error::CountCpus { source })?,
-            ebpf,
+            programs: Arc::new(Programs::new(ebpf, mode)),
+            desk: Arc::default(),
             pins,
-            mode,
             old_flows: None,
         })
     }
@@ -123,7 +124,7 @@ impl Kernel {
     /// # Errors
     /// It was taken before.
     pub fn take_events(&mut self) -> Result<RingBuf<MapData>, Error> {
-        typed(&mut self.ebpf, name::EVENTS)
+        self.programs.with(|ebpf| typed(ebpf, name::EVENTS))
     }
 
     /// The counters by reason.
@@ -131,13 +132,13 @@ impl Kernel {
     /// # Errors
     /// They were taken before.
     pub fn take_counters(&mut self) -> Result<PerCpuArray<MapData, Counter>, Error> {
-        typed(&mut self.ebpf, name::COUNTERS)
+        self.programs.with(|ebpf| typed(ebpf, name::COUNTERS))
     }
 
     /// What programs of a debug build say; none if they say nothing, or if it was taken since they were loaded.
     pub fn take_debug_log(&mut self) -> Option<EbpfLogger<&'static dyn log::Log>> {
         // That there is no map is what a release build is like.
-        EbpfLogger::init(&mut self.ebpf).ok()
+        self.programs.with(|ebpf| EbpfLogger::init(ebpf).ok())
     }
 
     /// Reads back what the kernel holds: what an earlier agent left, or nothing. `devices`: those that exist, with their interface index.
@@ -251,14 +252,17 @@ impl Kernel {
                 device,
                 role,
                 ifindex,
-            } => {
-                let (ebpf, pins) = (&mut self.ebpf, &self.pins);
-                attach::attach(ebpf, pins, self.mode, (device, *ifindex), *role)?;
-                self.hold_links(device)
-            }
+            } => self.attach(Newcomer {
+                device: device.clone(),
+                ifindex: *ifindex,
+                role: *role,
+            }),
             Action::Detach { device } => {
-                attach::detach(&self.pins, self.mode, device)?;
-                self.hold_links(device)
+                if self.desk.leave(device) {
+                    attach::detach(&self.pins, self.programs.mode, device)?;
+                    self.held.let_go(&self.pins, device);
+                }
+                Ok(())
             }
             Action::RemovePort { ifindex } => removed(self.ports.remove(ifindex), name::PORTS),
             Action::ResizeFlows { entries } => self.begin_resize(*entries),
@@ -272,7 +276,8 @@ impl Kernel {
                 .map_err(failed("write", name::STATIONS)),
             Action::RemoveStation { mac } => removed(self.stations.remove(mac), name::STATIONS),
             Action::AttachUplink { device, ifindex } => {
-                uplink::attach(&mut self.ebpf, &self.pins, device, *ifindex)
+                let program = self.programs.with(uplink::fd)?;
+                uplink::attach(&program, &self.pins, device, *ifindex)
             }
             Action::DetachUplink { device } => uplink::detach(&self.pins, device),
             Action::AwaitReaders => await_readers(),
@@ -308,12 +313,48 @@ impl Kernel {
         Ok(())
     }
 
-    /// Holds the links of a device that it has now, and no others.
-    fn hold_links(&mut self, device: &str) -> Result<(), Error> {
-        for hook in Hook::ALL {
-            hold(&mut self.held, self.pins.link(device, hook))?;
+    fn attach(&mut self, newcomer: Newcomer) -> Result<(), Error> {
+        let (place, role) = ((newcomer.device.as_str(), newcomer.ifindex), newcomer.role);
+        if !self.desk.begin(newcomer.clone(), &self.programs) {
+            return Ok(());
         }
-        Ok(())
+        let mut result = Ok(());
+        for hook in Hook::ALL {
+            let pins = (&self.pins, Some(&self.held));
+            match attach::attach(&self.programs, pins, place, (role, hook)) {
+                Ok(kept) => self.held.keep(kept),
+                Err(error) => {
+                    result = Err(error);
+                    break;
+                }
+            }
+        }
+        self.desk.end(newcomer.ifindex, result.is_ok());
+        result
+    }
+
+    /// What closes devices beside the loop.
+    ///
+    /// # Errors
+    /// The ports cannot be opened.
+    pub fn door(&self) -> Result<Door, Error> {
+        Door::new(
+            Arc::clone(&self.programs),
+            Arc::clone(&self.desk),
+            self.pins.clone(),
+        )
+    }
+
+    /// Holds what stands for programs that were attached through a [`Door`]. Says whether they are of this generation; others have to be attached again.
+    pub fn adopt(&mut self, newcomer: &Newcomer, generation: u64, kept: Vec<Kept>) -> bool {
+        self.held.keep(kept);
+        self.desk.adopted(newcomer.ifindex);
+        self.programs.generation() == generation
+    }
+
+    /// Whether programs are still being attached to a device, by whoever has a [`Door`].
+    pub fn is_being_closed(&self, ifindex: u32) -> bool {
+        self.desk.is_claimed(ifindex)
     }
 
     /// Makes pins again that are gone, because somebody removed them or unmounted the BPF file system. Meanwhile the programs stay where they
@@ -321,8 +362,8 @@ impl Kernel {
     ///
     /// # Errors
     /// There is no BPF file system (again) yet; nothing is opened by that.
-    pub fn repair_pins(&self) -> Result<usize, Error> {
-        if self.pins.exist() {
+    pub fn repair_pins(&mut self) -> Result<usize, Error> {
+        if self.pins.exist() && self.held.is_pinned() {
             return Ok(0);
         }
         let failed = |source| Error::PinDirectory {
@@ -337,8 +378,8 @@ impl Kernel {
     }
 
     /// How programs are attached.
-    pub const fn mode(&self) -> AttachMode {
-        self.mode
+    pub fn mode(&self) -> AttachMode {
+        self.programs.mode
     }
 
     /// Devices that have pinned links.

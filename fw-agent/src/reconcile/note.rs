@@ -34,7 +34,7 @@ impl Agent {
             let device = port.device();
             PortRecord {
                 ifindex: devices.get(&device).copied(),
-                attached: self.state.attached.contains_key(&device),
+                attached: self.has_programs(&device),
                 vmid: port.port.vmid,
                 net: port.port.net,
                 device,

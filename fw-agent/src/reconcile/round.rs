@@ -24,7 +24,7 @@ impl Agent {
     /// One round: from the files (read anew if they `changed`) and the devices to the maps.
     pub(super) fn reconcile(&mut self, present: Devices, changed: bool) {
         let retry = std::mem::take(&mut self.retry);
-        let mut news = retry || present != self.devices;
+        let mut news = std::mem::take(&mut self.news) || retry || present != self.devices;
         self.devices = present;
         if changed || retry || self.compiled.is_none() {
             match self.read() {
@@ -60,6 +60,7 @@ impl Agent {
 
     /// Makes the kernel hold what the configuration says, for the devices that are there.
     pub(super) fn carry_out(&mut self, compiled: &Arc<Compiled>) {
+        self.order();
         self.names.send_modify(|names| {
             if *names.rules != compiled.image.rules {
                 let rules = Arc::new(compiled.image.rules.clone());
@@ -82,6 +83,7 @@ impl Agent {
             compiled.policy.enabled && !(certain && known)
         };
         let mut degraded = self.apply(image, &present, leave);
+        degraded.extend(self.pin_error.clone());
         degraded.extend(self.unread());
         degraded.extend(unreadable(&self.sources));
         self.note(compiled, &present, &degraded);

@@ -15,6 +15,7 @@ mod host;
 mod host_nat;
 mod host_places;
 mod marked;
+mod newcomers;
 mod reports;
 mod scopes;
 mod transfers;

@@ -73,7 +73,7 @@ impl Kernel {
             return Err(Error::TooManyFlows { flows, entries });
         }
         self.pins.replace(NEXT, name::FLOWS)?;
-        self.ebpf = ebpf;
+        self.programs.replace(ebpf);
         self.old_flows = Some(OldFlows { table, copied });
         Ok(())
     }

@@ -66,12 +66,13 @@ impl Kernel {
             ctx_in: Some(&context),
             ..TestRunOptions::default()
         };
-        attach::classifier(&mut self.ebpf, role, hook)?
-            .test_run(options)
-            .map_err(|source| Error::Program {
+        self.programs.with(|ebpf| {
+            let program = attach::classifier(ebpf, role, hook)?;
+            program.test_run(options).map_err(|source| Error::Program {
                 program: hook.program(role),
                 source,
             })
+        })
     }
 
     /// Runs the XDP program on a frame.
@@ -83,8 +84,9 @@ impl Kernel {
             data_in: Some(frame),
             ..TestRunOptions::default()
         };
-        uplink::program(&mut self.ebpf)?
-            .test_run(options)
-            .map_err(uplink::refused)
+        self.programs.with(|ebpf| {
+            let program = uplink::program(ebpf)?;
+            program.test_run(options).map_err(uplink::refused)
+        })
     }
 }
