@@ -39,7 +39,7 @@ pub struct NodePolicy {
     /// The host's own traffic; none if `host.fw` says `enable: 0`.
     pub host: Option<HostPolicy>,
     /// One entry per guest NIC with `firewall=1`, ordered by [`PortId`].
-    pub ports: Vec<PortPolicy>,
+    pub ports: Vec<Arc<PortPolicy>>,
     /// The bridge of every guest NIC that has one, firewalled or not: the interface that the host sees the guest on.
     pub bridges: BTreeMap<PortId, Arc<str>>,
     /// Rules for forwarded packets, of the host and of VNets; nothing enforces them yet.

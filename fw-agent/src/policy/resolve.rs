@@ -100,7 +100,8 @@ pub fn resolve(config: &Config, facts: &HostFacts, now: u64) -> (NodePolicy, Vec
     let forward = forward::resolve(config, &node, lists, &mut sets, &mut found);
     let mut ports = Vec::new();
     for config in config.guests.values() {
-        ports.extend(guest::resolve(config, &node, &mut sets, &mut found));
+        let of_guest = guest::resolve(config, &node, &mut sets, &mut found);
+        ports.extend(of_guest.into_iter().map(Arc::new));
     }
     let policy = NodePolicy {
         enabled: !cluster.readable || is_enabled(cluster.options.enable.value, now),
