@@ -11,11 +11,11 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use fw_agent::cache::{self, Cache};
-use fw_agent::config::{self, Sources};
+use fw_agent::compile::Compiler;
+use fw_agent::config::Sources;
 use fw_agent::datapath::plan::plan;
 use fw_agent::datapath::{AttachMode, Kernel, State};
 use fw_agent::image::MapImage;
-use fw_agent::policy;
 use tapwall_tests::kernel::{PinDirectory, apply_to_maps};
 use tapwall_tests::tree::{NODE, facts};
 
@@ -52,6 +52,7 @@ fn main() -> Result<()> {
     let mut state = State::default();
     let directory = tapwall_tests::tree::temporary_directory("stages")?;
     let store = Cache::new(directory.path(), tree.path(), NODE);
+    let mut compiler = Compiler::default();
     let mut last = Sources::default();
     let mut table: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     for edit in 0..=arguments.edits {
@@ -76,11 +77,8 @@ fn main() -> Result<()> {
         lap("2 doubt");
         ensure!(sources != last, "nothing was edited");
         lap("3 compare");
-        let (config, found) = config::parse(&sources);
-        lap("4 parse");
-        ensure!(found.is_empty(), "{}", found[0]);
-        let (node, found) = policy::resolve(&config, &facts(NODE), 0);
-        lap("5 resolve");
+        let (config, node, found) = compiler.resolve(&sources, &facts(NODE), 0);
+        lap("4 resolve");
         ensure!(found.is_empty(), "{}", found[0]);
         if let Some(kernel) = &mut kernel {
             let image = MapImage::build(&node);
@@ -111,6 +109,7 @@ fn main() -> Result<()> {
             }
         }
         last = sources;
+        drop(config);
     }
     println!("edits:           median   longest");
     for (stage, mut times) in table {

@@ -45,8 +45,8 @@ fn cluster(set: u32, edit: u32) -> Result<String> {
         match number % 3 {
             0 => writeln!(text, "{mark}{}.{b}.{c}.{d}", 16 + (scattered >> 24))?,
             1 => {
-                let last = d & 0xf0;
-                writeln!(text, "{mark}{}.{b}.{c}.{last}/28", 64 + (scattered >> 24))?;
+                let [a, b, c, d] = ((scattered & 0xff_ffff) << 4).to_be_bytes();
+                writeln!(text, "{mark}{}.{b}.{c}.{d}/28", 64 + a)?;
             }
             _ => {
                 let (high, low) = (scattered >> 16, scattered & 0xffff);
