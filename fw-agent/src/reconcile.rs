@@ -42,7 +42,7 @@ use self::logger::{LogNames, Logger};
 use self::outputs::Outputs;
 use self::sweeper::Sweeper;
 use crate::cache::Cache;
-use crate::compile::Compiled;
+use crate::compile::{Compiled, Compiler};
 use crate::config::Sources;
 use crate::control::{Request, server, socket};
 use crate::datapath::pins::Pins;
@@ -134,6 +134,7 @@ pub async fn run(options: Options) -> Result<()> {
         state,
         state_is_unknown: false,
         sources: Sources::default(),
+        compiler: Compiler::default(),
         compiled: None,
         cached_at: None,
         keeper: Keeper::start(cache),
@@ -257,6 +258,7 @@ struct Agent {
     state_is_unknown: bool,
     sources: Sources,
     facts: HostFacts,
+    compiler: Compiler,
     compiled: Option<Arc<Compiled>>,
     /// When the files in force were kept, if they are from the cache and not yet from the tree.
     cached_at: Option<String>,

@@ -96,7 +96,7 @@ impl Sources {
         &'a self,
         directory: &str,
         suffix: &'a str,
-    ) -> BTreeMap<u32, (&'a str, &'a [u8])> {
+    ) -> BTreeMap<u32, (&'a str, &'a Bytes)> {
         let prefix = format!("{directory}/");
         let below = self
             .files
@@ -105,7 +105,7 @@ impl Sources {
         below
             .filter_map(|(path, bytes)| {
                 let name = path.get(prefix.len()..)?.strip_suffix(suffix)?;
-                Some((guest_number(name)?, (path.as_str(), &bytes[..])))
+                Some((guest_number(name)?, (path.as_str(), bytes)))
             })
             .collect()
     }

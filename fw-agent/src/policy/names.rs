@@ -117,6 +117,11 @@ impl Names {
         self.sets.get(name)
     }
 
+    /// A set made by SDN.
+    pub(super) fn sdn_set(&self, name: &str) -> Option<&Arc<AddressSet>> {
+        self.sdn.get(name)
+    }
+
     /// Puts another set under a name.
     pub(super) fn replace(&mut self, name: &str, set: Arc<AddressSet>) {
         self.sets.insert(name.into(), set);

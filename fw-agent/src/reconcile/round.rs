@@ -14,7 +14,7 @@ use fw_common::maps::PortKey;
 
 use super::answers::unreadable;
 use super::{Agent, debug_log, unix_time};
-use crate::compile::{Compiled, compile};
+use crate::compile::Compiled;
 use crate::config::Sources;
 use crate::diagnostic::Severity;
 use crate::image::{HOST, MapImage};
@@ -114,8 +114,9 @@ impl Agent {
     }
 
     /// What the files mean here and now.
-    pub(super) fn compile(&self, sources: &Sources) -> Compiled {
-        let mut compiled = compile(sources, &self.facts, unix_time());
+    pub(super) fn compile(&mut self, sources: &Sources) -> Compiled {
+        let now = unix_time();
+        let mut compiled = self.compiler.compile(sources, &self.facts, now);
         if self.options.reevaluate {
             compiled.image.reevaluate();
         }
