@@ -4,8 +4,13 @@
 
 mod check;
 mod compile;
+mod counters;
+mod duration;
 mod localnet;
+mod manual;
 mod map;
+mod rules;
+mod scope;
 mod service;
 mod simulate;
 mod status;
@@ -103,6 +108,11 @@ enum Verb {
     /// Look into the maps of the kernel programs.
     #[command(subcommand)]
     Map(map::Arguments),
+    /// Print the rules in force in order, with packets, bytes, last hit, file and line.
+    Rules(rules::Arguments),
+    /// Set what rules and ports have counted back to zero.
+    #[command(subcommand)]
+    Counters(counters::Arguments),
     /// Say whether the firewall is on, and which ports are under policy.
     Status(status::Arguments),
     /// Start the agent, by systemd.
@@ -111,6 +121,10 @@ enum Verb {
     Stop,
     /// Read everything again, by systemd; start the agent if it does not run. The firewall stays in force.
     Restart,
+    /// Print the completions of a shell.
+    Completions(manual::Completions),
+    /// Print the manual page, or write one per verb.
+    Man(manual::Man),
 }
 
 impl Verb {
@@ -121,10 +135,14 @@ impl Verb {
             Self::Simulate(arguments) => simulate::run(place, &arguments),
             Self::Localnet => localnet::run(place),
             Self::Map(arguments) => map::run(place, &arguments),
+            Self::Rules(arguments) => rules::run(place, &arguments),
+            Self::Counters(arguments) => counters::run(place, &arguments),
             Self::Status(arguments) => status::run(place, &arguments),
             Self::Start => service::start(),
             Self::Stop => service::stop(place),
             Self::Restart => service::restart(),
+            Self::Completions(arguments) => manual::completions(&arguments),
+            Self::Man(arguments) => manual::man(&arguments),
         }
     }
 }

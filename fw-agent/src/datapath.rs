@@ -12,6 +12,7 @@ mod attach;
 mod bans;
 pub mod batch;
 mod clsact;
+pub mod counters;
 mod door;
 mod kernel;
 pub mod leftovers;
