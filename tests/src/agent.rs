@@ -423,6 +423,7 @@ fn begin(namespace: &Path, places: &Places, adjust: impl FnOnce(&mut Command)) -
         .arg("--log-file")
         .arg(places.run.path().join("pve-firewall.log"))
         .args(&places.options)
+        .args(attach_by_clsact(&places.options))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
@@ -441,6 +442,13 @@ fn begin(namespace: &Path, places: &Places, adjust: impl FnOnce(&mut Command)) -
         })
     });
     Ok((child, stderr, reader))
+}
+
+/// With `TAPWALL_TEST_ATTACH=clsact` every agent under test attaches as on kernels before 6.6.
+fn attach_by_clsact(options: &[String]) -> Option<&'static str> {
+    const OPTION: &str = "--clsact";
+    let wanted = std::env::var("TAPWALL_TEST_ATTACH").is_ok_and(|mode| mode == "clsact");
+    (wanted && !options.iter().any(|option| option == OPTION)).then_some(OPTION)
 }
 
 /// A program that runs in a namespace, given by its file.

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use super::Scope;
 use crate::progress;
 use crate::workspace::{Workspace, programs_named};
 
@@ -44,10 +45,47 @@ const PROGRAMS: [(&str, Package); 3] = [
     ),
 ];
 
+/// Programs that only machines with other kernels need, and the packages they come from.
+const FOR_MACHINES: [(&str, Package); 4] = [
+    (
+        "qemu-system-x86_64",
+        Package {
+            name: "qemu-system-x86",
+            purpose: "boots other kernels",
+        },
+    ),
+    (
+        "busybox",
+        Package {
+            name: "busybox-static",
+            purpose: "is the small programs of those machines",
+        },
+    ),
+    (
+        "nft",
+        Package {
+            name: "nftables",
+            purpose: "translates addresses beside the firewall in tests",
+        },
+    ),
+    (
+        "wg",
+        Package {
+            name: "wireguard-tools",
+            purpose: "gives WireGuard devices their keys in tests",
+        },
+    ),
+];
+
 /// Packages whose programs are not there.
-pub fn missing() -> Vec<Package> {
+pub fn missing(scope: Scope) -> Vec<Package> {
+    let machines: &[(&str, Package)] = match scope >= Scope::Machines {
+        true => &FOR_MACHINES,
+        false => &[],
+    };
     PROGRAMS
         .iter()
+        .chain(machines)
         .filter(|(program, _)| programs_named(program).is_empty())
         .map(|(_, package)| *package)
         .collect()
@@ -57,6 +95,7 @@ pub fn missing() -> Vec<Package> {
 pub fn present() -> Vec<(&'static str, PathBuf)> {
     PROGRAMS
         .iter()
+        .chain(&FOR_MACHINES)
         .filter_map(|(program, _)| Some((*program, programs_named(program).into_iter().next()?)))
         .collect()
 }
