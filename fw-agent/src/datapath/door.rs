@@ -16,11 +16,11 @@ use aya::maps::{HashMap, MapData};
 use aya::programs::ProgramFd;
 use fw_common::maps::{Port, name, port_flag};
 
+use super::Error;
 use super::attach::{self, AttachMode, Hook, Role, classifier};
 use super::kernel::removed;
 use super::link::Kept;
 use super::pins::Pins;
-use super::Error;
 use crate::policy::PortId;
 
 /// The loaded programs.
@@ -211,11 +211,7 @@ pub struct Door {
 }
 
 impl Door {
-    pub(super) fn new(
-        programs: Arc<Programs>,
-        desk: Arc<Desk>,
-        pins: Pins,
-    ) -> Result<Self, Error> {
+    pub(super) fn new(programs: Arc<Programs>, desk: Arc<Desk>, pins: Pins) -> Result<Self, Error> {
         let ports = pins.hash(name::PORTS)?;
         Ok(Self {
             programs,

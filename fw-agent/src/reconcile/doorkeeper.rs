@@ -213,7 +213,11 @@ impl Lane {
     }
 
     fn push(&self, job: Arc<Job>) {
-        if self.jobs.as_ref().is_none_or(|jobs| jobs.send(job).is_err()) {
+        if self
+            .jobs
+            .as_ref()
+            .is_none_or(|jobs| jobs.send(job).is_err())
+        {
             tracing::error!("a thread that closes devices has ended");
         }
     }
@@ -247,7 +251,9 @@ impl Watch {
                 Ok(true) => {}
                 Ok(false) => return,
                 Err(error) => {
-                    tracing::error!("cannot wait for netlink: {error}; new devices are closed by the loop");
+                    tracing::error!(
+                        "cannot wait for netlink: {error}; new devices are closed by the loop"
+                    );
                     return;
                 }
             }
