@@ -46,7 +46,7 @@ impl Programs {
         }
     }
 
-    /// Does something with them that takes no time: others wait.
+    /// Does something with them that does not take long: others wait.
     pub(super) fn with<T>(&self, what: impl FnOnce(&mut Ebpf) -> T) -> T {
         what(&mut lock(&self.loaded).ebpf)
     }
@@ -158,6 +158,13 @@ impl Desk {
         if let Some((_, work @ Work::Done)) = lock(&self.places).get_mut(&ifindex) {
             *work = Work::Attached;
         }
+    }
+
+    /// Whether there is nothing that the loop has still to adopt.
+    pub(super) fn is_quiet(&self) -> bool {
+        let places = lock(&self.places);
+        let mut works = places.values().map(|(_, work)| work);
+        works.all(|work| matches!(work, Work::Loop | Work::Attached))
     }
 
     /// Whether somebody else is still attaching the programs.

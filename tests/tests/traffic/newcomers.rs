@@ -296,7 +296,8 @@ fn a_device_that_is_made_ready_at_once_lets_nothing_pass_once_it_is_closed() {
 fn a_device_whose_message_is_lost_is_closed_all_the_same() {
     let bed = Bed::new("").unwrap();
     let host = &bed.node.host.namespace;
-    host.ip("link add spare0 type veth peer name spare1").unwrap();
+    host.ip("link add spare0 type veth peer name spare1")
+        .unwrap();
     // More is said than the agent's sockets keep while it cannot read.
     bed.agent.signal(Signal::STOP).unwrap();
     let change = "link set spare0 mtu 1400\nlink set spare0 mtu 1500\n";
@@ -308,5 +309,7 @@ fn a_device_whose_message_is_lost_is_closed_all_the_same() {
         let mut closed = record.closed.iter();
         closed.any(|port| port.device == "tap1000i0" && port.attached)
     };
-    bed.agent.wait_for(LIMIT, "the device closed", is_closed).unwrap();
+    bed.agent
+        .wait_for(LIMIT, "the device closed", is_closed)
+        .unwrap();
 }

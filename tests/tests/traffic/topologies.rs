@@ -38,6 +38,15 @@ fn a_device_behind_a_bridge_of_its_own_has_the_same_policy() {
     bed.expect("out, closed", bed.udp(vm, outside.v4_port(515)), &Silent);
     // Both bridges' devices between are nobody's: a packet that is not the host's passes them.
     let record = bed.agent.record().unwrap().unwrap();
-    let hosts: Vec<&str> = record.host.iter().map(|found| found.device.as_str()).collect();
-    assert!(!hosts.iter().any(|name| name.starts_with("fwln") || name.starts_with("fwpr")), "{hosts:?}");
+    let hosts: Vec<&str> = record
+        .host
+        .iter()
+        .map(|found| found.device.as_str())
+        .collect();
+    assert!(
+        !hosts
+            .iter()
+            .any(|name| name.starts_with("fwln") || name.starts_with("fwpr")),
+        "{hosts:?}"
+    );
 }
