@@ -2,7 +2,7 @@
 //!
 //! 1. [`Kernel::open`] loads the programs and opens or makes the pinned maps.
 //! 2. [`plan`](plan::plan) compares what the kernel holds with the image and the devices that are there, and lists [`Action`]s.
-//! 3. [`Kernel::apply`] carries them out in order.
+//! 3. [`Kernel::apply`] carries them out in order. Beside it, a [`Door`] closes devices that have just come.
 //!
 //! Invariants: make before break, so that stopping after any action leaves every port with a whole policy, old or new, or closed.
 //! Maps and links are pinned below one directory, named after the layout version; without the agent the last policy stays in force.

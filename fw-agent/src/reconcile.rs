@@ -102,8 +102,7 @@ pub async fn run(options: Options) -> Result<()> {
         )
     })?;
     let mode = options.attach_mode;
-    let (netlink, links) =
-        devices::watch().context("cannot listen to netlink")?;
+    let (netlink, links) = devices::watch().context("cannot listen to netlink")?;
     let mut kernel = Kernel::open(&options.pin_directory, mode)?;
     let orders = Arc::new(Orders::default());
     let (tell, closed) = mpsc::unbounded_channel();

@@ -108,11 +108,9 @@ pub(super) fn attach(
             let (path, link) = attach_tcx(&program, (pins, held), (device, ifindex), hook)?;
             Ok(vec![Kept::Link(path, link)])
         }
-        AttachMode::Clsact => {
-            programs.with(|ebpf| {
-                clsact::attach(classifier(ebpf, role, hook)?, pins, (device, ifindex), hook)
-            })
-        }
+        AttachMode::Clsact => programs.with(|ebpf| {
+            clsact::attach(classifier(ebpf, role, hook)?, pins, (device, ifindex), hook)
+        }),
     }
 }
 

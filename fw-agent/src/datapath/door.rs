@@ -16,11 +16,11 @@ use aya::maps::{HashMap, MapData};
 use aya::programs::ProgramFd;
 use fw_common::maps::{Port, name, port_flag};
 
+use super::Error;
 use super::attach::{self, AttachMode, Hook, Role, classifier};
 use super::kernel::removed;
 use super::link::Kept;
 use super::pins::Pins;
-use super::Error;
 use crate::policy::PortId;
 
 /// The loaded programs.
@@ -46,7 +46,7 @@ impl Programs {
         }
     }
 
-    /// Does something with them that takes no time: others wait.
+    /// Does something with them that does not take long: others wait.
     pub(super) fn with<T>(&self, what: impl FnOnce(&mut Ebpf) -> T) -> T {
         what(&mut lock(&self.loaded).ebpf)
     }
@@ -160,6 +160,13 @@ impl Desk {
         }
     }
 
+    /// Whether there is nothing that the loop has still to adopt.
+    pub(super) fn is_quiet(&self) -> bool {
+        let places = lock(&self.places);
+        let mut works = places.values().map(|(_, work)| work);
+        works.all(|work| matches!(work, Work::Loop | Work::Attached))
+    }
+
     /// Whether somebody else is still attaching the programs.
     pub(super) fn is_claimed(&self, ifindex: u32) -> bool {
         let places = lock(&self.places);
@@ -211,11 +218,7 @@ pub struct Door {
 }
 
 impl Door {
-    pub(super) fn new(
-        programs: Arc<Programs>,
-        desk: Arc<Desk>,
-        pins: Pins,
-    ) -> Result<Self, Error> {
+    pub(super) fn new(programs: Arc<Programs>, desk: Arc<Desk>, pins: Pins) -> Result<Self, Error> {
         let ports = pins.hash(name::PORTS)?;
         Ok(Self {
             programs,

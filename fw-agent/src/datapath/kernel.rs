@@ -302,7 +302,10 @@ impl Kernel {
     /// # Errors
     /// A pin that is there cannot be removed.
     pub fn tidy(&self) -> Result<(), Error> {
-        attach::drop_aside(&self.pins)?;
+        // What is set aside may be for a device that is being closed; adopting that is followed by another round.
+        if self.desk.is_quiet() {
+            attach::drop_aside(&self.pins)?;
+        }
         for other in self.pins.others() {
             other.remove_version()?;
             tracing::info!(

@@ -74,11 +74,17 @@ impl Agent {
         degraded: &mut Vec<String>,
     ) -> bool {
         for port in &plan.no_room {
-            degraded.push(format!(
+            let what = format!(
                 "{}: no room for its policy; its last one stays, or it is closed",
                 scope(*port)
-            ));
+            );
+            if !self.record.degraded.contains(&what) {
+                tracing::error!("{what}");
+            }
+            degraded.push(what);
         }
+        // What it releases is room for the next plan.
+        self.news |= !plan.no_room.is_empty() && plan.actions.contains(&Action::AwaitReaders);
         for action in &plan.actions {
             let Err(error) = self.kernel.apply(action) else {
                 continue;

@@ -27,6 +27,7 @@ use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use rtnetlink::sys::{Socket, SocketAddr};
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::datapath::{AttachMode, Claim, Door, Error, Hook, Kept, Newcomer, Role};
@@ -139,7 +140,7 @@ fn listen(mode: AttachMode) -> io::Result<Socket> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind(&SocketAddr::new(0, 0))?;
     // The larger the better; what does not fit is made up for by listing.
-    socket.set_rx_buf_sz(ROOM as libc::c_int)?;
+    set_socket_recv_buffer_size_force(&socket, ROOM)?;
     socket.set_non_blocking(true)?;
     if mode == AttachMode::Clsact {
         socket.add_membership(FILTERS)?;
@@ -213,7 +214,11 @@ impl Lane {
     }
 
     fn push(&self, job: Arc<Job>) {
-        if self.jobs.as_ref().is_none_or(|jobs| jobs.send(job).is_err()) {
+        if self
+            .jobs
+            .as_ref()
+            .is_none_or(|jobs| jobs.send(job).is_err())
+        {
             tracing::error!("a thread that closes devices has ended");
         }
     }
@@ -247,7 +252,9 @@ impl Watch {
                 Ok(true) => {}
                 Ok(false) => return,
                 Err(error) => {
-                    tracing::error!("cannot wait for netlink: {error}; new devices are closed by the loop");
+                    tracing::error!(
+                        "cannot wait for netlink: {error}; new devices are closed by the loop"
+                    );
                     return;
                 }
             }

@@ -95,7 +95,10 @@ fn goes_on(asking: &[&Asking], knocking: &[&Knocking], agent: &Agent, when: &str
         let asked = asking.iter().map(|asking| asking.tally().sent);
         let knocked = knocking.iter().map(|knocking| knocking.tally().sent);
         let now: Vec<u64> = asked.chain(knocked).collect();
-        let enough = now.iter().zip(before).all(|(now, before)| *now > before + 20);
+        let enough = now
+            .iter()
+            .zip(before)
+            .all(|(now, before)| *now > before + 20);
         (enough, now)
     };
     let (_, before) = sent(&[]);
@@ -135,9 +138,7 @@ fn unmounted_and_mounted_again(options: &[&str]) {
     goes_on(&[&new, &same], &[&knocking], &agent, "before");
     let range = format!("{ACCEPTED}:{ESTABLISHED}");
     let narrow = policy(0, &address).replace(&range, &ACCEPTED.to_string());
-    agent
-        .after(|| tree.write_firewall(100, &narrow))
-        .unwrap();
+    agent.after(|| tree.write_firewall(100, &narrow)).unwrap();
     let again = |when: &str| {
         let (from, to) = (&node.outside, node.vm.v4_port(ESTABLISHED));
         let timeout = Duration::from_millis(150);
@@ -166,9 +167,7 @@ fn unmounted_and_mounted_again(options: &[&str]) {
     goes_on(&running, &[&knocking, &enforced], &agent, "a new device");
     let port = FORBIDDEN + 10;
     let opened = format!("{narrow}IN ACCEPT -p udp -dport {port}\n");
-    agent
-        .after(|| tree.write_firewall(100, &opened))
-        .unwrap();
+    agent.after(|| tree.write_firewall(100, &opened)).unwrap();
     let _server = UdpServer::start(&node.vm.namespace, node.vm.v4_port(port)).unwrap();
     let from = &node.outside;
     let edited = |to| -> Answer { exchange(&from.namespace, from.v4(), to, b"edit", LIMIT) };
@@ -185,7 +184,9 @@ fn unmounted_and_mounted_again(options: &[&str]) {
     assert!(news.iter().any(|name| name.starts_with(VETH)));
     goes_on(&running, &[&knocking, &enforced], &agent, "mounted again");
 
-    let agent = agent.respawn_adjusted(&node.host.namespace, adjust).unwrap();
+    let agent = agent
+        .respawn_adjusted(&node.host.namespace, adjust)
+        .unwrap();
     agent
         .wait_for(LIMIT, "the next agent's record", |_| true)
         .unwrap();

@@ -18,6 +18,7 @@ mod marked;
 mod newcomers;
 mod reports;
 mod scopes;
+mod topologies;
 mod transfers;
 mod upgrade;
 mod verdicts;

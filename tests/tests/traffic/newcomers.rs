@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use fw_agent::record::Record;
 use fw_common::maps::ABI;
+use rustix::process::Signal;
 use tapwall_tests::netns::Netns;
 use tapwall_tests::probe::{Capture, send_frame};
 use tapwall_tests::tap::{Offloads, Tap};
@@ -288,4 +290,26 @@ fn a_device_that_is_made_ready_at_once_lets_nothing_pass_once_it_is_closed() {
     let passed = lab(Way::AtOnce);
     report("at once", &passed);
     assert_eq!(passed.len(), DEVICES as usize);
+}
+
+#[test]
+fn a_device_whose_message_is_lost_is_closed_all_the_same() {
+    let bed = Bed::new("").unwrap();
+    let host = &bed.node.host.namespace;
+    host.ip("link add spare0 type veth peer name spare1")
+        .unwrap();
+    // More is said than the agent's sockets keep while it cannot read.
+    bed.agent.signal(Signal::STOP).unwrap();
+    let change = "link set spare0 mtu 1400\nlink set spare0 mtu 1500\n";
+    host.ip(&change.repeat(4000)).unwrap();
+    let _tap = Tap::new(host, "tap1000i0", Offloads::None).unwrap();
+    bed.agent.signal(Signal::CONT).unwrap();
+    bed.agent.wait_said("listing all devices").unwrap();
+    let is_closed = |record: &Record| {
+        let mut closed = record.closed.iter();
+        closed.any(|port| port.device == "tap1000i0" && port.attached)
+    };
+    bed.agent
+        .wait_for(LIMIT, "the device closed", is_closed)
+        .unwrap();
 }
