@@ -111,6 +111,8 @@ enum Verb {
     Stop,
     /// Read everything again, by systemd; start the agent if it does not run. The firewall stays in force.
     Restart,
+    /// Have the running agent read everything again, and wait until that is carried out.
+    Reload,
 }
 
 impl Verb {
@@ -125,6 +127,7 @@ impl Verb {
             Self::Start => service::start(),
             Self::Stop => service::stop(place),
             Self::Restart => service::restart(),
+            Self::Reload => service::reload(place),
         }
     }
 }

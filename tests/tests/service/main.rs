@@ -10,3 +10,4 @@ mod manager;
 mod network;
 mod packaging;
 mod status;
+mod systemd;
