@@ -1,6 +1,6 @@
 //! The loaded programs and open maps, and the one interpreter of [`Action`]s.
 
-mod resize;
+pub(super) mod resize;
 mod test_run;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,6 +32,7 @@ use self::resize::OldFlows;
 pub use self::test_run::TestPlace;
 use super::attach::{self, AttachMode, Hook, Role};
 use super::batch::Batch;
+use super::carry::Carry;
 use super::link::Held;
 use super::pins::Pins;
 use super::plan::{Action, State};
@@ -56,6 +57,8 @@ pub struct Kernel {
     held: Held,
     /// The flow table that programs had which were swapped for those with a table of another size.
     old_flows: Option<OldFlows>,
+    /// What agents of other versions knew and that is not yet wholly here.
+    carried: Vec<Carry>,
 }
 
 /// Every program of the object, by where it belongs.
@@ -110,6 +113,7 @@ impl Kernel {
             port_counters: typed(&mut ebpf, name::PORT_COUNTERS)?,
             settings: typed(&mut ebpf, name::SETTINGS)?,
             locals: typed(&mut ebpf, name::LOCALS)?,
+            carried: Carry::begin(&pins),
             cpus: nr_cpus().map_err(|(_, source)| Error::CountCpus { source })?,
             ebpf,
             pins,
@@ -296,8 +300,14 @@ impl Kernel {
     ///
     /// # Errors
     /// A pin that is there cannot be removed.
-    pub fn tidy(&self) -> Result<(), Error> {
+    pub fn tidy(&mut self) -> Result<(), Error> {
         attach::drop_aside(&self.pins)?;
+        if !self.carried.is_empty() {
+            await_readers()?;
+        }
+        for carry in self.carried.drain(..) {
+            carry.end(&self.pins);
+        }
         for other in self.pins.others() {
             other.remove_version()?;
             tracing::info!(

@@ -11,3 +11,4 @@ mod network;
 mod packaging;
 mod status;
 mod systemd;
+mod upgrade;
