@@ -7,6 +7,7 @@ mod company;
 mod control;
 mod logs;
 mod manager;
+mod metrics;
 mod network;
 mod packaging;
 mod status;
