@@ -67,6 +67,11 @@ fn family(
     Ok(family)
 }
 
+/// A value of a label: these are in lower case, as in the log's JSON lines.
+fn lower(name: &str) -> String {
+    name.to_ascii_lowercase()
+}
+
 /// Verdicts by port.
 fn ports(registry: &Registry, pins: &Pins) -> Result<(), Cause> {
     let labels = ["guest", "nic", "direction", "verdict"];
@@ -92,7 +97,12 @@ fn ports(registry: &Registry, pins: &Pins) -> Result<(), Cause> {
                 let sum = Counter::sum(
                     counters.map(|value| &value.0[direction as usize][verdict as usize]),
                 );
-                let labels = [&vmid, &net, direction.name(), verdict.name()];
+                let labels = [
+                    &vmid,
+                    &net,
+                    &lower(direction.name()),
+                    &lower(verdict.name()),
+                ];
                 packets.with_label_values(&labels).inc_by(sum.packets);
                 bytes.with_label_values(&labels).inc_by(sum.bytes);
             }
@@ -178,9 +188,9 @@ fn top_rules(registry: &Registry, pins: &Pins, count: usize) -> Result<(), Cause
     for (sum, key) in found {
         let (guest, nic) = (key.vmid.to_string(), format!("net{}", key.net));
         let rule = format!("{:08x}", key.rule);
-        let direction = Direction::from_u8(key.direction).name();
+        let direction = lower(Direction::from_u8(key.direction).name());
         packets
-            .with_label_values(&[guest.as_str(), &nic, direction, &rule])
+            .with_label_values(&[&guest, &nic, &direction, &rule])
             .inc_by(sum);
     }
     Ok(())
@@ -203,7 +213,10 @@ fn flows(registry: &Registry, pins: &Pins, fill: &Fill) -> Result<(), Cause> {
             ControlFlow::Continue(())
         })?;
         for (state, count) in &states {
-            family.with_label_values(&[table, state]).set(*count as f64);
+            let state = lower(state);
+            family
+                .with_label_values(&[table, &state])
+                .set(*count as f64);
         }
         fill.set(pins, map, states.values().sum())?;
     }
