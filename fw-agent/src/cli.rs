@@ -125,6 +125,8 @@ enum Verb {
     Completions(manual::Completions),
     /// Print the manual page, or write one per verb.
     Man(manual::Man),
+    /// Have the running agent read everything again, and wait until that is carried out.
+    Reload,
 }
 
 impl Verb {
@@ -143,6 +145,7 @@ impl Verb {
             Self::Restart => service::restart(),
             Self::Completions(arguments) => manual::completions(&arguments),
             Self::Man(arguments) => manual::man(&arguments),
+            Self::Reload => service::reload(place),
         }
     }
 }

@@ -11,6 +11,7 @@ mod arena;
 mod attach;
 mod bans;
 pub mod batch;
+mod carry;
 mod clsact;
 pub mod counters;
 mod door;

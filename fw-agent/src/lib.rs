@@ -20,6 +20,7 @@ pub mod image;
 pub mod inventory;
 pub mod journal;
 pub mod lint;
+pub mod metrics;
 pub mod notify;
 pub mod policy;
 pub mod reconcile;

@@ -28,6 +28,7 @@ mod round;
 mod sweeper;
 mod watch;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -50,6 +51,7 @@ use crate::datapath::plan::plan_uplinks;
 use crate::datapath::{AttachMode, Bans, Kernel, Plan, State, monotonic};
 use crate::inventory::devices::{self, Devices};
 use crate::inventory::facts::HostFacts;
+use crate::metrics::{self, Exporter};
 use crate::notify::Manager;
 use crate::record::{Record, RunDirectory};
 use crate::settings::Interfaces;
@@ -77,6 +79,17 @@ pub struct Options {
     pub attach_mode: AttachMode,
     /// Flows that were accepted under older rules are judged again.
     pub reevaluate: bool,
+    /// Where metrics are served besides the control socket, if anywhere.
+    pub metrics_address: Option<SocketAddr>,
+    /// Rules that metrics tell of, at the most.
+    pub metrics_rules: usize,
+}
+
+impl Options {
+    fn exporter(&self) -> Arc<Exporter> {
+        let (pins, run) = (&self.pin_directory, &self.run_directory);
+        Arc::new(Exporter::new(pins, run, self.metrics_rules))
+    }
 }
 
 /// Runs the agent until a signal ends it. The policy stays in force afterwards.
@@ -160,7 +173,11 @@ pub async fn run(options: Options) -> Result<()> {
     agent.keep_counters();
     let mut manager = Manager::of_this_process();
     manager.round(&agent.sentence());
-    let serving = tokio::spawn(server::serve(listener, requests));
+    let exporter = agent.options.exporter();
+    if let Some(address) = agent.options.metrics_address {
+        tokio::spawn(metrics::server::serve(address, Arc::clone(&exporter)));
+    }
+    let serving = tokio::spawn(server::serve(listener, requests, exporter));
     let mut facts_are_old = false;
     let ended_by = loop {
         let mut answer = None;

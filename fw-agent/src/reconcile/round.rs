@@ -8,6 +8,7 @@
 //! Invariant: a tree that cannot be read changes nothing.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use fw_common::maps::PortKey;
@@ -19,6 +20,7 @@ use crate::config::Sources;
 use crate::diagnostic::Severity;
 use crate::image::{HOST, MapImage};
 use crate::inventory::devices::Devices;
+use crate::metrics;
 
 impl Agent {
     /// One round: from the files (read anew if they `changed`) and the devices to the maps.
@@ -82,7 +84,9 @@ impl Agent {
             let known = compiled.config.guests.contains_key(&vmid);
             compiled.policy.enabled && !(certain && known)
         };
+        let began = Instant::now();
         let mut degraded = self.apply(image, &present, leave);
+        metrics::apply(began.elapsed());
         degraded.extend(self.pin_error.clone());
         degraded.extend(self.unread());
         degraded.extend(unreadable(&self.sources));

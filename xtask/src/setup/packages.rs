@@ -21,7 +21,7 @@ pub struct Package {
 }
 
 /// Programs and the packages they come from.
-const PROGRAMS: [(&str, Package); 3] = [
+const PROGRAMS: [(&str, Package); 6] = [
     (
         "ip",
         Package {
@@ -41,6 +41,27 @@ const PROGRAMS: [(&str, Package); 3] = [
         Package {
             name: "bpftool",
             purpose: "lists what the kernel holds, independently of Tapwall",
+        },
+    ),
+    (
+        "nft",
+        Package {
+            name: "nftables",
+            purpose: "translates addresses in the tests of a host that does",
+        },
+    ),
+    (
+        "logrotate",
+        Package {
+            name: "logrotate",
+            purpose: "rotates the log that the packaged rotation is for",
+        },
+    ),
+    (
+        "systemctl",
+        Package {
+            name: "systemd",
+            purpose: "runs the packaged unit, in namespaces of its own",
         },
     ),
 ];
