@@ -42,7 +42,7 @@ use self::options::{ClusterOptions, GuestOptions, HostOptions, VnetOptions};
 pub(crate) use self::sdn::read_json;
 pub use self::sdn::{IPAM_STATE, RUNNING_CONFIG, SdnSets};
 pub use self::sources::{
-    CLUSTER_FILE, COROSYNC_FILE, FIREWALL_DIRECTORY, MEMBERS_FILE, Sources, VNET_DIRECTORY,
+    CLUSTER_FILE, COROSYNC_FILE, FIREWALL_DIRECTORY, MEMBERS_FILE, Reader, Sources, VNET_DIRECTORY,
     guest_file, host_file, lxc_directory, node_name, qemu_directory,
 };
 use crate::diagnostic::Diagnostic;

@@ -13,6 +13,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use crate::config::memo::is_same;
+
 use super::{CLUSTER_FILE, guest_file, guest_number, lxc_directory, qemu_directory};
 
 /// Files by path.
@@ -32,7 +34,10 @@ pub(super) fn lost(last: &Files, now: &Files, node: &str) -> Vec<(String, &'stat
             let Some(new) = now.get(path) else {
                 continue;
             };
-            if is_beginning(new, old) && (is_cut(new) || nics(new) < nics(old)) {
+            if !is_same(new, old)
+                && is_beginning(new, old)
+                && (is_cut(new) || nics(new) < nics(old))
+            {
                 found.push((path.clone(), "only its beginning is there"));
             }
             found.extend(lost_firewall(guest_file(vmid), last, now));
@@ -47,6 +52,9 @@ fn lost_firewall(path: String, last: &Files, now: &Files) -> Option<(String, &'s
     let Some(new) = now.get(&path) else {
         return is_on(old).then_some((path, "it is gone"));
     };
+    if is_same(new, old) {
+        return None;
+    }
     if is_beginning(new, old) && is_cut(new) {
         return Some((path, "only its beginning is there"));
     }
