@@ -17,6 +17,7 @@ mod elsewhere;
 mod entry;
 pub mod icmp;
 pub mod line;
+pub mod long_set;
 pub mod macros;
 pub(crate) mod memo;
 pub mod options;
@@ -187,7 +188,7 @@ fn document<O: options::OptionTable>(
     kind: Kind,
     found: &mut Vec<Diagnostic>,
 ) -> Arc<Document<O>> {
-    memo.of(path, [input.clone()], found, |_, found| {
+    memo.of(path, [input.clone()], found, |last, found| {
         let file: Arc<str> = path.into();
         let absent = |readable| Document {
             readable,
@@ -195,7 +196,9 @@ fn document<O: options::OptionTable>(
         };
         match input {
             Input::Text(text) => {
-                Document::parse(&text, kind, &mut Reporter::new(Arc::clone(&file), found))
+                let mut reporter = Reporter::new(Arc::clone(&file), found);
+                let last = last.map(|last| &*last.value);
+                Document::parse_again(&text, kind, last, &mut reporter)
             }
             Input::Absent => absent(true),
             Input::Unreadable => absent(false),

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use crate::config::long_set::headers;
 use crate::config::memo::is_same;
 
 use super::{CLUSTER_FILE, guest_file, guest_number, lxc_directory, qemu_directory};
@@ -88,18 +89,22 @@ fn is_on(text: &[u8]) -> bool {
 
 /// What a firewall's file has behind its last `enable:` in its options.
 fn switch(text: &[u8]) -> Option<&[u8]> {
-    let mut in_options = false;
     let mut found = None;
-    for line in text.split(|byte| *byte == b'\n') {
-        let line = line.trim_ascii();
-        if line.starts_with(b"[") {
-            in_options = line.to_ascii_lowercase().starts_with(b"[options]");
-        } else if in_options
-            && let Some((key, rest)) = line.split_at_checked(6)
-            && key.eq_ignore_ascii_case(b"enable")
-            && let Some(value) = rest.trim_ascii_start().strip_prefix(b":")
-        {
-            found = Some(value.trim_ascii());
+    let mut headers = headers(text).peekable();
+    while let Some(start) = headers.next() {
+        let end = headers.peek().copied().unwrap_or(text.len());
+        let mut lines = text[start..end].split(|byte| *byte == b'\n');
+        let header = lines.next().unwrap_or_default().trim_ascii();
+        if !header.to_ascii_lowercase().starts_with(b"[options]") {
+            continue;
+        }
+        for line in lines.map(<[u8]>::trim_ascii) {
+            if let Some((key, rest)) = line.split_at_checked(6)
+                && key.eq_ignore_ascii_case(b"enable")
+                && let Some(value) = rest.trim_ascii_start().strip_prefix(b":")
+            {
+                found = Some(value.trim_ascii());
+            }
         }
     }
     found
