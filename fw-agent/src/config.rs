@@ -17,6 +17,7 @@ mod elsewhere;
 mod entry;
 pub mod icmp;
 pub mod line;
+pub mod long_set;
 pub mod macros;
 pub(crate) mod memo;
 pub mod options;
@@ -42,7 +43,7 @@ use self::options::{ClusterOptions, GuestOptions, HostOptions, VnetOptions};
 pub(crate) use self::sdn::read_json;
 pub use self::sdn::{IPAM_STATE, RUNNING_CONFIG, SdnSets};
 pub use self::sources::{
-    CLUSTER_FILE, COROSYNC_FILE, FIREWALL_DIRECTORY, MEMBERS_FILE, Sources, VNET_DIRECTORY,
+    CLUSTER_FILE, COROSYNC_FILE, FIREWALL_DIRECTORY, MEMBERS_FILE, Reader, Sources, VNET_DIRECTORY,
     guest_file, host_file, lxc_directory, node_name, qemu_directory,
 };
 use crate::diagnostic::Diagnostic;
@@ -187,7 +188,7 @@ fn document<O: options::OptionTable>(
     kind: Kind,
     found: &mut Vec<Diagnostic>,
 ) -> Arc<Document<O>> {
-    memo.of(path, [input.clone()], found, |_, found| {
+    memo.of(path, [input.clone()], found, |last, found| {
         let file: Arc<str> = path.into();
         let absent = |readable| Document {
             readable,
@@ -195,7 +196,9 @@ fn document<O: options::OptionTable>(
         };
         match input {
             Input::Text(text) => {
-                Document::parse(&text, kind, &mut Reporter::new(Arc::clone(&file), found))
+                let mut reporter = Reporter::new(Arc::clone(&file), found);
+                let last = last.map(|last| &*last.value);
+                Document::parse_again(&text, kind, last, &mut reporter)
             }
             Input::Absent => absent(true),
             Input::Unreadable => absent(false),

@@ -5,7 +5,8 @@
 //!
 //! 1. [`events`] says what happened, from a closed list; [`watch`] is its part about files: at once by inotify, within a second by looking
 //!    (`/etc/pve` is a FUSE file system whose remote changes raise no events).
-//! 2. Devices are listed with every round; a guest's that is new is closed before that, without the loop ([`doorkeeper`], [`newcomers`]). The host's addresses and routes are asked for once a second at most.
+//! 2. Devices are listed with every round but those that files alone caused; a guest's that is new is closed before that, without the loop ([`doorkeeper`],
+//!    [`newcomers`]). The host's addresses and routes are asked for once a second at most.
 //! 3. Changes that come together are carried out together.
 //! 4. A round is [`round`]; what it decided is carried out by [`carry`] and noted by [`note`].
 //! 5. What was carried out is kept on disk ([`keeper`]); until the files can be read for the first time, that is enforced.
@@ -42,9 +43,9 @@ use self::keeper::Keeper;
 use self::logger::{LogNames, Logger};
 use self::outputs::Outputs;
 use self::sweeper::Sweeper;
-use crate::cache::Cache;
+use crate::cache::{Cache, Digests};
 use crate::compile::{Compiled, Compiler};
-use crate::config::Sources;
+use crate::config::{Reader, Sources};
 use crate::control::{Request, server, socket};
 use crate::datapath::pins::Pins;
 use crate::datapath::plan::plan_uplinks;
@@ -138,6 +139,7 @@ pub async fn run(options: Options) -> Result<()> {
         tracing::error!("{:#}; it is not used", anyhow::Error::from(error));
         None
     });
+    let reader = Reader::new(&options.root, &options.node);
     let mut agent = Agent {
         options,
         run_directory,
@@ -145,11 +147,13 @@ pub async fn run(options: Options) -> Result<()> {
         bans,
         state,
         state_is_unknown: false,
+        reader,
         sources: Sources::default(),
         compiler: Compiler::default(),
         compiled: None,
         cached_at: None,
         keeper: Keeper::start(cache),
+        digests: Digests::default(),
         facts,
         orders,
         news: false,
@@ -181,9 +185,11 @@ pub async fn run(options: Options) -> Result<()> {
     let mut facts_are_old = false;
     let ended_by = loop {
         let mut answer = None;
+        let mut only_files = false;
         let files_changed = match events.next().await {
             Event::Files => {
                 events.settle().await;
+                only_files = true;
                 true
             }
             // Addresses may have come with it.
@@ -204,13 +210,14 @@ pub async fn run(options: Options) -> Result<()> {
                 let news = std::mem::take(&mut facts_are_old) && agent.look_around(&netlink).await;
                 agent.look_after_pins();
                 agent.look_after_bans();
-                events.look() || agent.is_due() || news
+                events.look() || agent.is_due() || news || !agent.reader.is_certain()
             }
             Event::Terminate(signal) => break signal,
             Event::Hangup => {
                 tracing::info!("SIGHUP: reading everything again, opening the logs anew");
                 manager.reloading();
                 agent.names.send_modify(|names| names.reopen += 1);
+                agent.reader.forget();
                 true
             }
             Event::Control(Request::Status(to)) => {
@@ -223,10 +230,16 @@ pub async fn run(options: Options) -> Result<()> {
             }
             Event::Control(Request::Reload(to)) => {
                 answer = Some(to);
+                agent.reader.forget();
                 true
             }
         };
-        match Devices::list(&netlink).await {
+        // The devices that are known, if only files changed: netlink tells of others, and each time it does they are listed.
+        let present = match only_files {
+            true => Ok(agent.devices.clone()),
+            false => Devices::list(&netlink).await,
+        };
+        match present {
             Ok(present) => {
                 facts_are_old |= files_changed || present != agent.devices;
                 agent.reconcile(present, files_changed);
@@ -272,6 +285,7 @@ struct Agent {
     state: State,
     /// An action failed, and then so did reading back what the kernel holds: `state` is not to be planned from.
     state_is_unknown: bool,
+    reader: Reader,
     sources: Sources,
     facts: HostFacts,
     compiler: Compiler,
@@ -283,6 +297,7 @@ struct Agent {
     orders: Arc<Orders>,
     /// There is something to plan or to record that neither files nor devices show.
     news: bool,
+    digests: Digests,
     devices: Devices,
     names: tokio::sync::watch::Sender<LogNames>,
     record: Record,

@@ -141,6 +141,10 @@ impl Names {
             guest: cluster.map(|_| &*self),
         };
         for (name, set) in &document.sets {
+            if let Some(long) = &set.long {
+                resolved.insert(Arc::clone(name), sets.adopt(&long.set));
+                continue;
+            }
             let mut entries = Vec::with_capacity(set.entries.len());
             for entry in &set.entries {
                 let net = match &entry.member {

@@ -43,6 +43,15 @@ impl Sets {
         set
     }
 
+    /// The set that is equal to this one, if there is one, or else this one.
+    pub(super) fn adopt(&mut self, set: &Arc<AddressSet>) -> Arc<AddressSet> {
+        if let Some(known) = self.known.get(set) {
+            return Arc::clone(known);
+        }
+        self.known.insert(Arc::clone(set));
+        Arc::clone(set)
+    }
+
     /// A set of plain networks.
     pub(super) fn nets(&mut self, nets: impl IntoIterator<Item = IpNet>) -> Arc<AddressSet> {
         self.share(nets.into_iter().map(SetEntry::member).collect())

@@ -1,7 +1,6 @@
 //! The record of a round: what was decided, for others to read, and the files it was decided from, for the next boot.
 
 use super::Agent;
-use crate::cache;
 use crate::compile::Compiled;
 use crate::datapath::plan::Present;
 use crate::diagnostic::Severity;
@@ -42,7 +41,7 @@ impl Agent {
         });
         // A tree that could not be read has set `retry` too, but nothing of it was tried.
         let incomplete = self.retry && self.read_error.is_none();
-        let digest = cache::digest(&self.sources);
+        let digest = self.digests.of(&self.sources);
         if self.read_error.is_none() && !incomplete && digest != self.record.digest {
             self.keeper.keep(self.sources.clone());
         }

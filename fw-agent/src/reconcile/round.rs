@@ -2,7 +2,7 @@
 //!
 //! In: the devices that are there, and whether the files may have changed. Out: the policy in force, and what others are told of it.
 //!
-//! 1. Read the files, if they may have changed or something failed last time. 2. If they are others than before, say what they mean and
+//! 1. Read the files that look changed, if any may have or something failed last time. 2. If they are others than before, say what they mean and
 //!    what is wrong with them. 3. Carry it out for the devices that are there ([`super::carry`]). 4. Write the record ([`super::note`]).
 //!
 //! Invariant: a tree that cannot be read changes nothing.
@@ -108,11 +108,11 @@ impl Agent {
     }
 
     /// Reads the files. Those that exist but cannot be read keep the contents they had.
-    pub(super) fn read(&self) -> Result<Sources> {
+    pub(super) fn read(&mut self) -> Result<Sources> {
         // Both directories exist on every node. If they do not, the cluster file system is not there.
         let node = self.options.root.join("nodes").join(&self.options.node);
         std::fs::read_dir(&node).with_context(|| format!("cannot read {}", node.display()))?;
-        let mut sources = Sources::read(&self.options.root, &self.options.node);
+        let mut sources = self.reader.read();
         sources.keep_from(&self.sources);
         Ok(sources)
     }

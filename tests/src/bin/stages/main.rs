@@ -6,13 +6,13 @@
 mod tree;
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use fw_agent::cache::{self, Cache};
+use fw_agent::cache::{Cache, Digests, Kept};
 use fw_agent::compile::Compiler;
-use fw_agent::config::Sources;
+use fw_agent::config::{Reader, Sources};
 use fw_agent::datapath::plan::plan;
 use fw_agent::datapath::{AttachMode, Kernel, State};
 use fw_agent::image::MapImage;
@@ -33,6 +33,9 @@ struct Arguments {
     /// Edits; of the set if there is one, else of a guest's rule.
     #[arg(long, default_value_t = 20)]
     edits: u32,
+    /// Do not wait until the times of the files are certain.
+    #[arg(long)]
+    no_wait: bool,
     /// Leave the kernel alone: only up to the policies.
     #[arg(long)]
     no_kernel: bool,
@@ -51,7 +54,13 @@ fn main() -> Result<()> {
     };
     let mut state = State::default();
     let directory = tapwall_tests::tree::temporary_directory("stages")?;
-    let store = Cache::new(directory.path(), tree.path(), NODE);
+    let mut kept = Kept::new(Cache::new(directory.path(), tree.path(), NODE));
+    let mut digests = Digests::default();
+    let mut reader = Reader::new(tree.path(), NODE);
+    if !arguments.no_wait {
+        reader.read();
+        std::thread::sleep(Duration::from_secs(2));
+    }
     let mut compiler = Compiler::default();
     let mut last = Sources::default();
     let mut table: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
@@ -71,7 +80,7 @@ fn main() -> Result<()> {
             times.push((stage, clock.elapsed().as_secs_f64() * 1e3));
             clock = Instant::now();
         };
-        let mut sources = Sources::read(tree.path(), NODE);
+        let mut sources = reader.read();
         lap("1 read");
         sources.keep_from(&last);
         lap("2 doubt");
@@ -93,9 +102,9 @@ fn main() -> Result<()> {
                 .try_for_each(|action| apply_to_maps(kernel, action))?;
             lap("8 apply");
         }
-        cache::digest(&sources);
+        digests.of(&sources);
         lap("9 digest");
-        store.save(&sources)?;
+        kept.save(&sources)?;
         lap("a save");
         if edit == 0 {
             println!("start:");
