@@ -4,6 +4,7 @@
 
 mod check;
 mod compile;
+mod conntrack;
 mod counters;
 mod duration;
 mod localnet;
@@ -112,6 +113,9 @@ enum Verb {
     Map(map::Arguments),
     /// Print the rules in force in order, with packets, bytes, last hit, file and line.
     Rules(rules::Arguments),
+    /// List, count, forget, export and import flows.
+    #[command(subcommand)]
+    Conntrack(Box<conntrack::Arguments>),
     /// List, look for and edit the rules of one file.
     #[command(subcommand)]
     Rule(rule::Arguments),
@@ -143,6 +147,7 @@ impl Verb {
             Self::Localnet => localnet::run(place),
             Self::Map(arguments) => map::run(place, &arguments),
             Self::Rules(arguments) => rules::run(place, &arguments),
+            Self::Conntrack(arguments) => conntrack::run(place, &arguments),
             Self::Rule(arguments) => rule::run(place, &arguments),
             Self::Save(arguments) => save::run(place, &arguments),
             Self::Counters(arguments) => counters::run(place, &arguments),

@@ -13,6 +13,7 @@ mod bans;
 pub mod batch;
 mod clsact;
 pub mod counters;
+pub mod flows;
 mod kernel;
 pub mod leftovers;
 mod link;

@@ -76,7 +76,7 @@ pub struct Export {
 struct Record {
     net: u16,
     protocol: u8,
-    /// Bit 0: settled; bit 1: the guest's packet was answered to, not the first.
+    /// [`SETTLED`], [`INBOUND`].
     flags: u8,
     local: IpAddr,
     remote: IpAddr,
@@ -91,7 +91,9 @@ struct Record {
     acknowledged: [u32; 2],
 }
 
+/// Both ends have taken part in the flow.
 const SETTLED: u8 = 1;
+/// Its first packet was to the guest.
 const INBOUND: u8 = 2;
 
 /// The address of a key as one of the standard library.

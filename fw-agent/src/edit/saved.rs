@@ -176,11 +176,11 @@ fn in_force(text: &str, path: &str, diagnostics: &[Diagnostic]) -> String {
             // Only the last of a name counts.
             Kind::Named(name) if !seen.insert(name.clone()) => continue,
             Kind::Named(_) | Kind::List => {}
-            Kind::Table(separator) => {
+            Kind::Table(is_separator) => {
                 let header = section.key();
                 let mut lines = Vec::new();
                 for line in section.lines.into_iter().rev() {
-                    let name = line.split(separator).next().unwrap_or_default();
+                    let name = line.split(is_separator).next().unwrap_or_default();
                     let name = name.trim_ascii().to_ascii_lowercase();
                     if seen.insert(format!("{header} {name}")) {
                         lines.push(line);
@@ -211,7 +211,7 @@ enum Kind {
     /// The later section replaces the earlier.
     Named(String),
     /// Sections add up, a later line replaces an earlier with the same text before the separator.
-    Table(char),
+    Table(fn(char) -> bool),
     /// Everything adds up.
     List,
 }
@@ -225,8 +225,8 @@ impl Section {
         let key = self.key();
         let words = key.trim_matches(['[', ']']).split_ascii_whitespace();
         match *words.collect::<Vec<_>>() {
-            ["options"] => Kind::Table(':'),
-            ["aliases"] => Kind::Table(' '),
+            ["options"] => Kind::Table(|char| char == ':'),
+            ["aliases"] => Kind::Table(|char| char.is_ascii_whitespace()),
             [keyword, name] => Kind::Named(format!("{keyword} {name}")),
             _ => Kind::List,
         }
