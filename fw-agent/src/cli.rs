@@ -4,12 +4,15 @@
 
 mod check;
 mod compile;
+mod conntrack;
 mod counters;
 mod duration;
 mod localnet;
 mod manual;
 mod map;
+mod rule;
 mod rules;
+mod save;
 mod scope;
 mod service;
 mod simulate;
@@ -110,6 +113,14 @@ enum Verb {
     Map(map::Arguments),
     /// Print the rules in force in order, with packets, bytes, last hit, file and line.
     Rules(rules::Arguments),
+    /// List, count, forget, export and import flows.
+    #[command(subcommand)]
+    Conntrack(Box<conntrack::Arguments>),
+    /// List, look for and edit the rules of one file.
+    #[command(subcommand)]
+    Rule(rule::Arguments),
+    /// Print the firewall files without what is not in force: lines in error, disabled rules, definitions that are replaced.
+    Save(save::Arguments),
     /// Set what rules and ports have counted back to zero.
     #[command(subcommand)]
     Counters(counters::Arguments),
@@ -138,6 +149,9 @@ impl Verb {
             Self::Localnet => localnet::run(place),
             Self::Map(arguments) => map::run(place, &arguments),
             Self::Rules(arguments) => rules::run(place, &arguments),
+            Self::Conntrack(arguments) => conntrack::run(place, &arguments),
+            Self::Rule(arguments) => rule::run(place, &arguments),
+            Self::Save(arguments) => save::run(place, &arguments),
             Self::Counters(arguments) => counters::run(place, &arguments),
             Self::Status(arguments) => status::run(place, &arguments),
             Self::Start => service::start(),

@@ -15,6 +15,7 @@ mod carry;
 mod clsact;
 pub mod counters;
 mod door;
+pub mod flows;
 mod kernel;
 pub mod leftovers;
 mod link;
