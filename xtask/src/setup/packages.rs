@@ -44,9 +44,43 @@ const PROGRAMS: [(&str, Package); 3] = [
     ),
 ];
 
+/// Programs that only `cargo xtask bench` runs: what Tapwall is compared with.
+const BENCH_PROGRAMS: [(&str, Package); 3] = [
+    (
+        "iptables-legacy-restore",
+        Package {
+            name: "iptables",
+            purpose: "loads the rulesets that Tapwall is compared with",
+        },
+    ),
+    (
+        "ipset",
+        Package {
+            name: "ipset",
+            purpose: "loads their sets",
+        },
+    ),
+    (
+        "nft",
+        Package {
+            name: "nftables",
+            purpose: "loads the nftables rulesets that Tapwall is compared with",
+        },
+    ),
+];
+
 /// Packages whose programs are not there.
 pub fn missing() -> Vec<Package> {
-    PROGRAMS
+    absent(&PROGRAMS)
+}
+
+/// Likewise, for the bench alone.
+pub fn missing_for_bench() -> Vec<Package> {
+    absent(&BENCH_PROGRAMS)
+}
+
+fn absent(programs: &[(&str, Package)]) -> Vec<Package> {
+    programs
         .iter()
         .filter(|(program, _)| programs_named(program).is_empty())
         .map(|(_, package)| *package)
