@@ -150,7 +150,10 @@ fn draw_bars(results: &Results, part: Part, file: &Path) -> Done {
     let height = BAR * u32::try_from(rows.len())? + 60;
     let root = SVGBackend::new(file, (1100, height)).into_drawing_area();
     root.fill(&WHITE)?;
-    let (_, most) = bounds(&rows.iter().map(|row| row.median()).collect::<Vec<_>>(), 1.0);
+    let (_, most) = bounds(
+        &rows.iter().map(|row| row.median()).collect::<Vec<_>>(),
+        1.0,
+    );
     root.draw_text(
         part.title(),
         &TextStyle::from(("sans-serif", 20).into_font()),
@@ -182,7 +185,10 @@ mod tests {
         let drawn = draw_all(&example(), &directory).unwrap();
         let names: Vec<_> = drawn.iter().map(|file| file.file_name().unwrap()).collect();
         assert_eq!(names, ["packet.svg", "traffic.svg"]);
-        for (file, text) in drawn.iter().zip(["established, hot, IPv4", "denied packet"]) {
+        for (file, text) in drawn
+            .iter()
+            .zip(["established, hot, IPv4", "denied packet"])
+        {
             let picture = std::fs::read_to_string(file).unwrap();
             assert!(picture.contains("<svg") && picture.contains(text), "{text}");
         }

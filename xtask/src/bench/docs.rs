@@ -22,7 +22,11 @@ pub fn write(results: &Results, page: &Path) -> Result<()> {
 }
 
 fn fill(page: &str, results: &Results) -> Result<String> {
-    let mut page = replace(page, "machine", &of_machine(&results.machine, results.quick))?;
+    let mut page = replace(
+        page,
+        "machine",
+        &of_machine(&results.machine, results.quick),
+    )?;
     page = replace(&page, "targets", &table::of_targets(results).markdown())?;
     for part in Part::ALL {
         if let Some(table) = table::of(results, part) {
@@ -37,7 +41,10 @@ fn fill(page: &str, results: &Results) -> Result<String> {
 }
 
 fn replace(page: &str, name: &str, text: &str) -> Result<String> {
-    let (begin, end) = (format!("<!-- bench {name} -->\n"), format!("<!-- end {name} -->"));
+    let (begin, end) = (
+        format!("<!-- bench {name} -->\n"),
+        format!("<!-- end {name} -->"),
+    );
     let found = page.split_once(&begin);
     let found = found.and_then(|(before, rest)| Some((before, rest.split_once(&end)?)));
     let Some((before, (_, after))) = found else {
@@ -73,7 +80,9 @@ mod tests {
 
     fn page() -> String {
         let names = ["machine", "targets", "traffic", "packet", "memory"];
-        let marks = names.map(|name| format!("# {name}\n<!-- bench {name} -->\nold {name}\n<!-- end {name} -->\nprose\n"));
+        let marks = names.map(|name| {
+            format!("# {name}\n<!-- bench {name} -->\nold {name}\n<!-- end {name} -->\nprose\n")
+        });
         marks.concat()
     }
 

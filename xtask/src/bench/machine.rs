@@ -34,9 +34,12 @@ impl Machine {
         let load = load.split(' ').next().unwrap_or_default();
         let memory = value_of("/proc/meminfo", "MemTotal")?;
         let kibibytes: u64 = memory.trim_end_matches(" kB").parse().unwrap_or(0);
-        let release = fs::read_to_string("/proc/sys/kernel/osrelease").context("reading the kernel's release")?;
+        let release = fs::read_to_string("/proc/sys/kernel/osrelease")
+            .context("reading the kernel's release")?;
         Ok(Self {
-            date: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            date: jiff::Timestamp::now()
+                .strftime("%Y-%m-%dT%H:%M:%SZ")
+                .to_string(),
             commit: commit(workspace),
             kernel: release.trim().to_owned(),
             processor: value_of("/proc/cpuinfo", "model name").unwrap_or_default(),

@@ -108,7 +108,8 @@ impl Part {
             command.args(["--rounds", &rounds.to_string()]);
         }
         let path = workspace.log(&format!("bench-{}", self.name()))?;
-        let mut log = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
+        let mut log =
+            File::create(&path).with_context(|| format!("creating {}", path.display()))?;
         let step = progress::Step::start(&format!("bench {}", self.name()));
         let mut child = command
             .stdin(Stdio::null())

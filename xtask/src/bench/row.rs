@@ -98,9 +98,8 @@ mod tests {
 
     #[test]
     fn exponents() {
-        let close = |points: &[(f64, f64)], expect: f64| {
-            (exponent(points).unwrap() - expect).abs() < 1e-9
-        };
+        let close =
+            |points: &[(f64, f64)], expect: f64| (exponent(points).unwrap() - expect).abs() < 1e-9;
         assert!(close(&[(10.0, 5.0), (100.0, 5.0), (1000.0, 5.0)], 0.0));
         assert!(close(&[(10.0, 20.0), (100.0, 200.0)], 1.0));
         assert!(close(&[(1.0, 3.0), (10.0, 300.0)], 2.0));

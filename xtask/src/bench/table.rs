@@ -149,10 +149,14 @@ pub fn number(value: f64) -> String {
         _ => 0,
     };
     let text = format!("{value:.digits$}");
-    let (whole, rest) = text.split_once('.').map_or((text.as_str(), ""), |(whole, _)| {
-        (whole, &text[whole.len()..])
-    });
-    let (sign, whole) = whole.strip_prefix('-').map_or(("", whole), |whole| ("-", whole));
+    let (whole, rest) = text
+        .split_once('.')
+        .map_or((text.as_str(), ""), |(whole, _)| {
+            (whole, &text[whole.len()..])
+        });
+    let (sign, whole) = whole
+        .strip_prefix('-')
+        .map_or(("", whole), |whole| ("-", whole));
     let mut grouped = String::new();
     for (place, digit) in whole.chars().enumerate() {
         if place > 0 && (whole.len() - place) % 3 == 0 {
@@ -161,7 +165,12 @@ pub fn number(value: f64) -> String {
         grouped.push(digit);
     }
     // `120.0` says no more than `120`.
-    let rest = match rest.trim_start_matches('.').bytes().all(|digit| digit == b'0') && whole.len() > 1 {
+    let rest = match rest
+        .trim_start_matches('.')
+        .bytes()
+        .all(|digit| digit == b'0')
+        && whole.len() > 1
+    {
         true => "",
         false => rest,
     };
@@ -201,10 +210,15 @@ fn of_several(results: &Results, part: Part, subjects: &BTreeSet<&str>) -> Table
     // In the order of what they do: nothing, something else, ours.
     let order = ["none", "empty", "iptables", "nftables", "tapwall"];
     let known = order.into_iter().filter(|name| subjects.contains(name));
-    let others = subjects.iter().copied().filter(|name| !order.contains(name));
+    let others = subjects
+        .iter()
+        .copied()
+        .filter(|name| !order.contains(name));
     let columns: Vec<&str> = known.chain(others).collect();
     let mut table = Table::new(part.title(), &["case", "size"]);
-    table.header.extend(columns.iter().map(|&name| name.to_owned()));
+    table
+        .header
+        .extend(columns.iter().map(|&name| name.to_owned()));
     for case in cases(results, part) {
         let own = || results.of(part).filter(|row| row.case == case);
         let sizes: BTreeSet<&Size> = own().filter_map(|row| row.size.as_ref()).collect();

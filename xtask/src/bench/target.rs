@@ -101,7 +101,13 @@ fn change(results: &Results, case: &str, guests: u64, share: f64) -> Option<f64>
 }
 
 fn set(results: &Results, case: &str) -> Option<f64> {
-    quantile(results, Part::Change, case, size("prefixes", 1_000_000), 0.5)
+    quantile(
+        results,
+        Part::Change,
+        case,
+        size("prefixes", 1_000_000),
+        0.5,
+    )
 }
 
 /// The largest cost of a case of growth by the smallest.
@@ -349,9 +355,21 @@ pub mod tests {
             row("traffic", case, "tapwall", Some(10), &[120.0]),
             row("traffic", case, "tapwall", Some(10_000), &[150.0]),
             row("packet", "established, hot, IPv4", "empty", None, &[30.0]),
-            row("packet", "established, hot, IPv4", "tapwall", None, &[130.0]),
+            row(
+                "packet",
+                "established, hot, IPv4",
+                "tapwall",
+                None,
+                &[130.0],
+            ),
             row("packet", "established, hot, IPv6", "empty", None, &[30.0]),
-            row("packet", "established, hot, IPv6", "tapwall", None, &[149.0]),
+            row(
+                "packet",
+                "established, hot, IPv6",
+                "tapwall",
+                None,
+                &[149.0],
+            ),
         ];
         results
     }
