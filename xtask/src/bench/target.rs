@@ -110,15 +110,10 @@ fn set(results: &Results, case: &str) -> Option<f64> {
     )
 }
 
-/// The largest cost of a case of growth by the smallest.
-fn spread(results: &Results, case: &str) -> Option<f64> {
-    let rows: Vec<f64> = results
-        .of(Part::Growth)
-        .filter(|row| row.case == case)
-        .map(super::row::Row::median)
-        .collect();
-    let most = rows.iter().copied().reduce(f64::max)?;
-    Some(most / rows.iter().copied().reduce(f64::min)?)
+/// The cost at one size by that at a smaller one.
+fn growth(results: &Results, case: &str, of: &str, [small, large]: [u64; 2]) -> Option<f64> {
+    let median = |count| quantile(results, Part::Growth, case, size(of, count), 0.5);
+    Some(median(large)? / median(small)?)
 }
 
 const EDIT: &str = "one rule edited";
@@ -289,13 +284,19 @@ const TARGETS: [Target; 25] = [
         name: "growth: first packet of a flow, 10 to 10,000 rules",
         unit: "×",
         bound: Bound::Most(1.25),
-        value: |r| spread(r, "first packet of a flow, against rules"),
+        value: |r| {
+            let case = "first packet of a flow, against rules";
+            growth(r, case, "rules", [10, 10_000])
+        },
     },
     Target {
         name: "growth: first packet of a flow, 10 to 1,000 guests",
         unit: "×",
         bound: Bound::Most(1.25),
-        value: |r| spread(r, "first packet of a flow, against guests"),
+        value: |r| {
+            let case = "first packet of a flow, against guests";
+            growth(r, case, "guests", [10, 1_000])
+        },
     },
 ];
 
