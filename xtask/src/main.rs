@@ -61,8 +61,8 @@ enum Command {
         #[arg(long, conflicts_with = "keep")]
         clean: bool,
     },
-    /// Measure what the agent costs, in an optimised build; prints tables and writes target/bench
-    Bench,
+    /// Measure what Tapwall costs beside other firewalls, in an optimised build; prints tables, writes target/bench
+    Bench(bench::Arguments),
     /// Run a node for minutes under traffic, edits, device churn, restarts and kills; prints what was wrong
     Soak {
         /// How long
@@ -96,7 +96,7 @@ fn main() -> ExitCode {
         Command::Test { arguments } => test::run(&workspace, &arguments),
         Command::Ci => ci::run(&workspace),
         Command::Demo { keep, clean } => demo::run(&workspace, keep, clean),
-        Command::Bench => bench::run(&workspace),
+        Command::Bench(arguments) => bench::run(&workspace, &arguments),
         Command::Soak { minutes } => soak::run(&workspace, minutes),
         Command::Vm {
             kernel,

@@ -67,7 +67,7 @@ const PROGRAMS: [(&str, Package); 6] = [
 ];
 
 /// Programs that only machines with other kernels need, and the packages they come from.
-const FOR_MACHINES: [(&str, Package); 4] = [
+const FOR_MACHINES: [(&str, Package); 3] = [
     (
         "qemu-system-x86_64",
         Package {
@@ -83,13 +83,6 @@ const FOR_MACHINES: [(&str, Package); 4] = [
         },
     ),
     (
-        "nft",
-        Package {
-            name: "nftables",
-            purpose: "translates addresses beside the firewall in tests",
-        },
-    ),
-    (
         "wg",
         Package {
             name: "wireguard-tools",
@@ -98,15 +91,41 @@ const FOR_MACHINES: [(&str, Package); 4] = [
     ),
 ];
 
+/// Programs that only `cargo xtask bench` runs: what Tapwall is compared with.
+const BENCH_PROGRAMS: [(&str, Package); 2] = [
+    (
+        "iptables-legacy-restore",
+        Package {
+            name: "iptables",
+            purpose: "loads the rulesets that Tapwall is compared with",
+        },
+    ),
+    (
+        "ipset",
+        Package {
+            name: "ipset",
+            purpose: "loads their sets",
+        },
+    ),
+];
+
 /// Packages whose programs are not there.
 pub fn missing(scope: Scope) -> Vec<Package> {
-    let machines: &[(&str, Package)] = match scope >= Scope::Machines {
-        true => &FOR_MACHINES,
-        false => &[],
-    };
-    PROGRAMS
+    let mut packages = absent(&PROGRAMS);
+    if scope >= Scope::Machines {
+        packages.extend(absent(&FOR_MACHINES));
+    }
+    packages
+}
+
+/// Likewise, for the bench alone.
+pub fn missing_for_bench() -> Vec<Package> {
+    absent(&BENCH_PROGRAMS)
+}
+
+fn absent(programs: &[(&str, Package)]) -> Vec<Package> {
+    programs
         .iter()
-        .chain(machines)
         .filter(|(program, _)| programs_named(program).is_empty())
         .map(|(_, package)| *package)
         .collect()

@@ -13,7 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use tapwall_tests::agent::Agent;
 use tapwall_tests::netns::Netns;
 use tapwall_tests::tree::ConfigTree;
@@ -49,8 +49,8 @@ enum Firewall {
     Empty { _links: [Link; 2] },
     /// The agent and its configuration.
     Tapwall {
-        agent: Box<Agent>,
-        tree: Box<ConfigTree>,
+        _agent: Box<Agent>,
+        _tree: Box<ConfigTree>,
     },
 }
 
@@ -128,22 +128,14 @@ impl Bed {
     }
 
     /// Starts the agent on a tree.
-    pub fn guard(&mut self, tree: ConfigTree) -> Result<()> {
+    fn guard(&mut self, tree: ConfigTree) -> Result<()> {
         let agent = Agent::start(&self.host, &tree)?;
         agent.wait_attached(DEVICE, None)?;
         self.firewall = Firewall::Tapwall {
-            agent: Box::new(agent),
-            tree: Box::new(tree),
+            _agent: Box::new(agent),
+            _tree: Box::new(tree),
         };
         Ok(())
-    }
-
-    /// The agent and its configuration.
-    pub fn agent(&self) -> Result<(&Agent, &ConfigTree)> {
-        match &self.firewall {
-            Firewall::Tapwall { agent, tree } => Ok((agent, tree)),
-            Firewall::Namespace | Firewall::Empty { .. } => bail!("this bed has no agent"),
-        }
     }
 
     /// Without a firewall; with the further bridge that pve-firewall needs if `split`.

@@ -6,7 +6,11 @@
 //! Everything happens in network namespaces and pin directories of this process, which vanish with it, also by a panic.
 
 mod bed;
+mod change;
+mod crowd;
+mod growth;
 mod line;
+mod memory;
 mod programs;
 mod raw;
 mod rules;
@@ -35,6 +39,12 @@ struct Arguments {
 enum Part {
     /// Traffic from outside to a guest, under every firewall that is compared.
     Traffic,
+    /// From an edited file to enforcement, beside the other firewalls.
+    Change,
+    /// Memory of the agent and of the maps on a full node.
+    Memory,
+    /// Cost against rules, prefixes, guests and flows.
+    Growth,
     /// A set from its file to policies in force.
     Set {
         /// Measure only this number of prefixes, once, in this process.
@@ -74,6 +84,9 @@ fn main() -> Result<()> {
     };
     match arguments.part {
         Part::Traffic => traffic::run(effort),
+        Part::Change => change::run(effort),
+        Part::Memory => memory::run(effort),
+        Part::Growth => growth::run(effort),
         Part::Set { entries: None } => sets::run(effort),
         Part::Set {
             entries: Some(entries),

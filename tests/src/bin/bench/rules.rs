@@ -41,6 +41,30 @@ pub fn rules(count: usize) -> Vec<Rule> {
     others.chain(last).collect()
 }
 
+/// `count` rules of one guest among many, unlike those of any other. Every second one is on one source.
+pub fn rules_of_guest(number: usize, count: usize) -> Vec<Rule> {
+    let rules = (0..count).map(|rule| {
+        let port = OTHERS as usize + (number * 31 + rule) % 40_000;
+        let [_, high, low, _] = (number as u32 * 256).to_be_bytes();
+        let source = Ipv4Addr::new(10, 64 + high, low, rule as u8);
+        Rule {
+            protocol: if rule % 4 < 2 { "tcp" } else { "udp" },
+            port: port as u16,
+            source: (rule % 2 == 1).then_some(source),
+        }
+    });
+    rules.collect()
+}
+
+/// A rule that accepts datagrams to a port.
+pub fn open_port(port: u16) -> Rule {
+    Rule {
+        protocol: "udp",
+        port,
+        source: None,
+    }
+}
+
 /// A guest's file for Tapwall.
 pub fn firewall(rules: &[Rule]) -> String {
     let mut text = String::from("[OPTIONS]\nenable: 1\npolicy_in: DROP\n\n[RULES]\n");

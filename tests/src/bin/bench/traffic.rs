@@ -6,6 +6,7 @@
 //! What forwarding costs is measured with injected frames (`inject`), what applications see with sockets (`sockets`).
 
 pub mod inject;
+pub mod sender;
 mod sockets;
 
 use anyhow::{Context, Result};
@@ -17,8 +18,9 @@ use crate::rules::rules;
 
 use self::inject::{Injector, Packets};
 
-/// Rules of the guest.
+/// Numbers of rules of the guest.
 const RULES: [usize; 4] = [10, 100, 1_000, 10_000];
+/// Likewise, in a quick run.
 const FEW_RULES: [usize; 2] = [10, 10_000];
 
 /// What is measured, with the unit of the result.
@@ -59,15 +61,7 @@ impl Measurement {
         }
     }
 
-    /// Without a firewall nothing is denied.
-    fn applies(self, subject: Subject) -> bool {
-        match subject {
-            Subject::None | Subject::Empty => self != Self::Forward(Packets::Denied),
-            Subject::Iptables | Subject::Nftables | Subject::Tapwall => true,
-        }
-    }
-
-    fn measure(self, bed: &Bed, injector: &mut Injector, effort: Effort) -> Result<f64> {
+    fn measure(self, bed: &Bed, injector: &Injector, effort: Effort) -> Result<f64> {
         let time = effort.sample();
         match self {
             Self::Forward(packets) => injector.measure(bed, packets, time),
@@ -91,19 +85,17 @@ impl Place {
     fn new(subject: Subject, count: Option<usize>) -> Result<Self> {
         let bed = Bed::new(subject, &rules(count.unwrap_or(0)))?;
         let measurements = Measurement::ALL.into_iter();
-        let lines = measurements
-            .filter(|measurement| measurement.applies(subject))
-            .map(|measurement| {
-                let line = Line::new("traffic", measurement.case(), measurement.unit());
-                let line = line.of(subject);
-                let line = match count {
-                    Some(count) => line.at("rules", count),
-                    None => line,
-                };
-                (measurement, line)
-            });
+        let lines = measurements.map(|measurement| {
+            let line = Line::new("traffic", measurement.case(), measurement.unit());
+            let line = line.of(subject);
+            let line = match count {
+                Some(count) => line.at("rules", count),
+                None => line,
+            };
+            (measurement, line)
+        });
         Ok(Self {
-            injector: Injector::new(&bed)?,
+            injector: Injector::new(&bed, subject)?,
             lines: lines.collect(),
             bed,
             subject,
@@ -139,7 +131,7 @@ pub fn run(effort: Effort) -> Result<()> {
                 let Some((_, line)) = own.next() else {
                     continue;
                 };
-                let sample = measurement.measure(&place.bed, &mut place.injector, effort);
+                let sample = measurement.measure(&place.bed, &place.injector, effort);
                 line.samples.push(sample.with_context(|| {
                     format!(
                         "{} with {:?}, {:?} rules",

@@ -13,6 +13,7 @@ use anyhow::{Result, ensure};
 use tapwall_tests::probe::udp_frame;
 
 use crate::bed::{Bed, GUEST, GUEST_MAC, OUTSIDE, OUTSIDE_MAC};
+use crate::line::Subject;
 use crate::programs;
 use crate::raw::{Counter, Hook, Program};
 use crate::rules::{CLOSED, OPEN};
@@ -47,6 +48,8 @@ pub enum Packets {
 
 /// What injects into one bed.
 pub struct Injector {
+    /// Whether what no rule accepts is dropped.
+    denies: bool,
     counter: Counter,
     sink: Program,
     pass: Program,
@@ -54,11 +57,16 @@ pub struct Injector {
 }
 
 impl Injector {
-    /// For a bed.
-    pub fn new(bed: &Bed) -> Result<Self> {
+    /// For a bed under this firewall.
+    pub fn new(bed: &Bed, subject: Subject) -> Result<Self> {
+        let denies = match subject {
+            Subject::None | Subject::Empty => false,
+            Subject::Iptables | Subject::Nftables | Subject::Tapwall => true,
+        };
         bed.host.run(|| {
             let counter = Counter::new()?;
             Ok(Self {
+                denies,
                 sink: programs::sink(&counter)?,
                 counter,
                 pass: programs::pass()?,
@@ -77,9 +85,7 @@ impl Injector {
             Packets::First => (&self.scatter, scattered(OPEN)?),
             Packets::Denied => (&self.scatter, scattered(CLOSED)?),
         };
-        let _sink = bed
-            .guest
-            .run(|| self.sink.attach(bed.nic, Hook::Ingress))?;
+        let _sink = bed.guest.run(|| self.sink.attach(bed.nic, Hook::Ingress))?;
         bed.host.run(|| {
             undisturbed()?;
             let inject = |count: u32| {
@@ -87,12 +93,15 @@ impl Injector {
                 let each = program.inject(&frame, bed.uplink, count)?;
                 let expected = match packets {
                     Packets::Established | Packets::First => u64::from(count),
-                    Packets::Denied => 0,
+                    Packets::Denied if self.denies => 0,
+                    Packets::Denied => u64::from(count),
                 };
                 // One of a thousand may be lost to a random number that came twice.
                 let off = || {
                     let through = self.counter.read()? - before;
-                    anyhow::Ok((through.abs_diff(expected) > u64::from(count) / 1000).then_some(through))
+                    anyhow::Ok(
+                        (through.abs_diff(expected) > u64::from(count) / 1000).then_some(through),
+                    )
                 };
                 let deadline = Instant::now() + PATIENCE;
                 while let Some(through) = off()? {
@@ -115,6 +124,11 @@ impl Injector {
             inject(count as u32)
         })
     }
+}
+
+/// A datagram of 64 bytes from an address to a port of the guest.
+pub fn datagram(source: Ipv4Addr, port: u16) -> Result<Vec<u8>> {
+    frame(SocketAddrV4::new(source, 0), port)
 }
 
 /// Gives this thread precedence over all ordinary ones: else, on a machine that has something else to do, a sample says how long it waited for a processor.
@@ -142,6 +156,7 @@ fn frame(source: SocketAddrV4, port: u16) -> Result<Vec<u8>> {
 /// What `programs::scatter` makes frames of different flows of.
 pub fn scattered(port: u16) -> Result<Vec<u8>> {
     let mut frame = frame(SocketAddrV4::new(SENDERS, 0), port)?;
+    // What is changed there and in the address's low half adds up to the same.
     frame[IDENTIFICATION..IDENTIFICATION + 2].fill(0xff);
     frame[HEADER_CHECKSUM..HEADER_CHECKSUM + 2].fill(0);
     let words = frame[14..34].chunks_exact(2);
