@@ -181,14 +181,17 @@ fn newest(shown: &str, line: Line) -> Option<(String, String)> {
     })
 }
 
-/// The packages that hold a kernel: since 7.x the image is an empty one that depends on two others.
+/// The packages that hold a kernel: since 7.x the image is an empty one that depends on three others.
 fn parts(shown: &str, image: &str) -> Vec<String> {
     let stanza = shown.split("\n\n").next().unwrap_or_default();
     let split: Vec<String> = depends(stanza)
-        .filter(|name| name.starts_with("linux-binary-") || name.starts_with("linux-modules-"))
+        .filter(|name| {
+            let parts = ["linux-base-", "linux-binary-", "linux-modules-"];
+            parts.iter().any(|part| name.starts_with(part))
+        })
         .map(str::to_owned)
         .collect();
-    if split.is_empty() {
+    if split.len() < 3 {
         vec![image.to_owned()]
     } else {
         split
@@ -323,7 +326,7 @@ mod tests {
         let split = "Package: linux-image-7\nDepends: dracut | initramfs-tools (>= 1), linux-base-7 (= 7), linux-binary-7 (= 7), linux-modules-7 (= 7)\n";
         assert_eq!(
             parts(split, "linux-image-7"),
-            ["linux-binary-7", "linux-modules-7"]
+            ["linux-base-7", "linux-binary-7", "linux-modules-7"]
         );
     }
 

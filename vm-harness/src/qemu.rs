@@ -5,8 +5,11 @@
 //! remembered until the next boot of this machine.
 
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+use rustix::process::Signal;
 
 use crate::kernels::Kernel;
 
@@ -50,6 +53,14 @@ pub struct Network {
 impl Machine<'_> {
     fn command(&self) -> Command {
         let mut command = Command::new(PROGRAM);
+        // SAFETY: prctl is async-signal-safe, and nothing else happens between fork and exec.
+        unsafe {
+            command.pre_exec(|| {
+                // Whatever ends the harness ends its machines.
+                rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+                Ok(())
+            });
+        }
         command.args(["-nodefaults", "-no-reboot", "-display", "none"]);
         match self.accelerator {
             Accelerator::Kvm => command.args(["-accel", "kvm", "-cpu", "host"]),

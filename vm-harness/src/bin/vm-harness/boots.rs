@@ -29,6 +29,9 @@ const BOOT_KVM: Duration = Duration::from_secs(15);
 /// Memory of a machine, MiB: the image is in it, twice while it is unpacked.
 const MEMORY: u32 = 3072;
 
+/// Tests wait so many times longer for what has to happen.
+const PATIENCE: (&str, &str) = ("TAPWALL_TEST_PATIENCE", "6");
+
 /// What all boots have in common.
 pub struct Boots {
     /// What cargo built.
@@ -57,6 +60,7 @@ impl Boots {
         let job = Job {
             verify: Some(contents::binary("verify")?),
             runs,
+            environment: vec![(PATIENCE.0.to_owned(), PATIENCE.1.to_owned())],
             ..Job::default()
         };
         let image = self.image(kernel, job)?;
