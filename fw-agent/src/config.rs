@@ -6,7 +6,7 @@
 //!
 //! A [`Parser`] remembers what it made of each file, and gives the same [`Arc`] for a file that is the same.
 //!
-//! Architecture invariant: only [`Sources::read`] and [`node_name`] touch the disk; nothing here depends on the machine, the time or the
+//! Architecture invariant: only [`Sources::read`], [`Reader::read`] and [`node_name`] touch the disk; nothing here depends on the machine, the time or the
 //! running guests.
 
 pub mod address;

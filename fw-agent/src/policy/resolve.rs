@@ -1,8 +1,10 @@
 //! From a configuration to policies.
 //!
 //! 1. Resolve the cluster's names and security groups. 2. Resolve the rules of the host and the cluster, which make the host's policies.
-//! 3. Resolve each guest. 4. Resolve what is forwarded. Pure: equal configurations, facts and times give equal policies. A [`Resolver`] that has
-//! resolved another configuration before gives the same policies, and leaves out the work for what is as it was.
+//! 3. Resolve each guest. 4. Resolve what is forwarded.
+//!
+//! Pure: equal configurations, facts and times give equal policies. A [`Resolver`] that has resolved another configuration before gives the same
+//! policies, and leaves out the work for what is as it was.
 //!
 //! Invariant: a file that exists but cannot be read opens nothing. Without `cluster.fw` the firewall counts as on and every firewalled NIC is
 //! closed; without a guest's file that guest's are.

@@ -5,6 +5,7 @@
 //! 1. A file whose inode, size and times are as they were keeps the contents that were read. 2. Times are coarse (a second, on the cluster file
 //!    system), so a file that changes twice within one of their steps may look the same. Contents are therefore trusted only if they were read
 //!    [`SETTLED`] after the file was first seen to look like this; until then it is read every time, and [`Reader::is_certain`] is false.
+//! 3. `.vmlist` and `.members` are made up by the cluster file system when they are read. Their times say nothing: they are read every time.
 //!
 //! Invariant: a change is missed only by one who sets inode, size and times back; whether the clock of whoever writes is right does not matter.
 
@@ -94,9 +95,11 @@ impl Reader {
         self.known.clear();
     }
 
-    /// Whether every file that may have changed without looking so was read late enough. If not, read again.
+    /// Whether every file with times of its own that may have changed without looking so was read late enough. If not, read again.
     pub fn is_certain(&self) -> bool {
-        self.known.values().all(Known::is_settled)
+        self.known
+            .iter()
+            .all(|(path, known)| is_made_up(path) || known.is_settled())
     }
 
     fn file(&mut self, path: &str) -> std::io::Result<Bytes> {
@@ -109,7 +112,7 @@ impl Reader {
         let mut last = None;
         if let Some(known) = known {
             known.round = self.round;
-            if known.is_settled() {
+            if known.is_settled() && !is_made_up(path) {
                 return Ok(known.text.clone());
             }
             last = Some(known.text.clone());
@@ -126,6 +129,11 @@ impl Reader {
         self.known.insert(path.to_owned(), known);
         Ok(text)
     }
+}
+
+/// Whether a file is none that was ever written.
+fn is_made_up(path: &str) -> bool {
+    path.starts_with('.')
 }
 
 #[cfg(test)]
@@ -172,6 +180,21 @@ mod tests {
             a.files[CLUSTER_FILE].as_ptr(),
             c.files[CLUSTER_FILE].as_ptr()
         );
+    }
+
+    #[test]
+    fn made_up_files_are_read_every_time() {
+        let (tree, mut reader) = settled("one");
+        let path = tree.path().join(".vmlist");
+        fs::write(&path, "one").unwrap();
+        reader.read();
+        let settled = reader.known.get_mut(".vmlist").unwrap();
+        settled.read = settled.first_seen + SETTLED;
+        fs::write(&path, "two").unwrap();
+        let look = Look::of(&fs::metadata(&path).unwrap());
+        reader.known.get_mut(".vmlist").unwrap().look = look;
+        assert_eq!(&reader.read().files[".vmlist"][..], b"two");
+        assert!(reader.is_certain());
     }
 
     #[test]

@@ -65,10 +65,10 @@ fn cluster(set: u32, edit: u32) -> Result<String> {
 
 fn firewall(guest: u32, rules: u32, edit: u32) -> Result<String> {
     let mut text = String::from("[OPTIONS]\nenable: 1\n");
-    if guest % 3 == 0 {
+    if guest.is_multiple_of(3) {
         text.push_str("policy_out: DROP\n");
     }
-    if guest % 5 == 0 {
+    if guest.is_multiple_of(5) {
         text.push_str("log_level_in: info\n");
     }
     let [_, _, high, low] = guest.to_be_bytes();
@@ -78,7 +78,7 @@ fn firewall(guest: u32, rules: u32, edit: u32) -> Result<String> {
         "\n[IPSET friends]\npeer\n10.8.{high}.0/24\n!10.8.{high}.{low}"
     )?;
     writeln!(text, "\n[RULES]\nGROUP base")?;
-    if guest % 2 == 0 {
+    if guest.is_multiple_of(2) {
         text.push_str("GROUP web\n");
     }
     for rule in 0..rules.saturating_sub(2) {
