@@ -78,7 +78,8 @@ fn sample(bed: &Bed, case: &Case, subject: Subject, repeat: u32) -> Result<u32> 
         Subject::Tapwall | Subject::Other if case.passes => kind.pass(),
         Subject::Tapwall | Subject::Other => kind.drop(),
     };
-    time(run.program.as_fd(), case.hook, &case.frame, repeat, expect).with_context(|| case.name.clone())
+    time(run.program.as_fd(), case.hook, &case.frame, repeat, expect)
+        .with_context(|| case.name.clone())
 }
 
 /// Runs the case a few times and looks at what was counted.
