@@ -71,6 +71,7 @@ fn try_judge<P: Packet, T: Tables>(
         return Err(Reason::Ban.into());
     }
     if syn_limit::is_request(headers)
+        && tables.settings().syn_interval != 0
         && syn_limit::enters_here(packet, tables, port, direction)
         && tables.exceeds_syn_limit(headers)
     {

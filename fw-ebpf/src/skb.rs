@@ -84,6 +84,18 @@ impl Skb {
         u16::from_be(field!(self, protocol) as u16)
     }
 
+    /// [`stage::related`], of a frame with or without a link header.
+    #[inline(always)]
+    pub fn is_related(
+        &self,
+        port: &Port,
+        direction: Direction,
+        headers: &Headers,
+        bare: bool,
+    ) -> bool {
+        stage::related(self.raw, port, direction as u32, headers, u32::from(bare)) == 1
+    }
+
     /// The part of the frame that lies in one piece from its beginning on.
     #[inline(always)]
     fn linear(&self) -> Linear {
@@ -254,7 +266,7 @@ impl Packet for Skb {
         direction: Direction,
         headers: &Headers,
     ) -> bool {
-        stage::related(self.raw, port, direction as u32, headers) == 1
+        self.is_related(port, direction, headers, false)
     }
 
     #[inline(always)]

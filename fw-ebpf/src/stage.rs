@@ -128,24 +128,24 @@ pub extern "C" fn track(
     pipeline::track_in_full(Maps, port, direction, headers, may_be_settled).to_bits()
 }
 
-/// [`conntrack::related`]; 1 if the error is about a known flow.
+/// [`conntrack::related`]; 1 if the error is about a known flow. Of a frame that is `bare` offsets count from the network header.
 #[unsafe(no_mangle)]
 pub extern "C" fn related(
     skb: *mut __sk_buff,
     port: *const Port,
     direction: u32,
     headers: *const Headers,
+    bare: u32,
 ) -> u32 {
     let port = argument!(port.as_ref or 0);
     let headers = argument!(headers.as_ref or 0);
     let direction = Direction::from_u8(direction as u8);
-    u32::from(conntrack::related(
-        &Skb::of(skb),
-        Maps,
-        port,
-        direction,
-        headers,
-    ))
+    let skb = Skb::of(skb);
+    let found = match bare {
+        0 => conntrack::related(&skb, Maps, port, direction, headers),
+        _ => conntrack::related(&skb.bare(), Maps, port, direction, headers),
+    };
+    u32::from(found)
 }
 
 /// [`ban::is_banned`] for the source: 1 if it is.
@@ -153,15 +153,6 @@ pub extern "C" fn related(
 pub extern "C" fn is_banned(headers: *const Headers) -> u32 {
     let headers = argument!(headers.as_ref or 1);
     u32::from(ban::is_banned(Maps, headers.version, &headers.source))
-}
-
-/// [`address::classes`]; the destination's class in the upper half.
-#[unsafe(no_mangle)]
-pub extern "C" fn classes(port: *const Port, headers: *const Headers) -> u64 {
-    let port = argument!(port.as_ref or 0);
-    let headers = argument!(headers.as_ref or 0);
-    let [source, dest] = address::classes(Maps, port, headers);
-    u64::from(source) | u64::from(dest) << 32
 }
 
 /// [`address::is_blacklisted`] for the source: 1 if it is.

@@ -328,12 +328,6 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn classes(&self, port: &Port, headers: &Headers) -> [u32; 2] {
-        let both = stage::classes(port, headers);
-        [both as u32, (both >> 32) as u32]
-    }
-
-    #[inline(always)]
     fn is_blacklisted(&self, port: &Port, headers: &Headers) -> bool {
         stage::is_blacklisted(port, headers) != 0
     }
