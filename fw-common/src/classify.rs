@@ -28,7 +28,8 @@ pub fn classify<T: Tables>(tables: T, policy: u32, values: &Values) -> Option<Ru
         summaries: (head >> 32) as u32 & 0xff,
         loaded: zero as u32,
         candidates: zero,
-        fields: [[Vector::default(); 2]; FIELDS],
+        // Of a constant the kernel's compiler would make a call of a loop over bytes.
+        fields: [[Vector::at(zero as u32, 0); 2]; FIELDS],
         found: NOT_FOUND ^ zero as u32,
     };
     let mut entry_at = policy;

@@ -17,7 +17,7 @@ pub use related::{is_error, related};
 use crate::flow::{FlowRef, Side, echo};
 use crate::maps::Settings;
 use crate::verdict::Direction;
-use crate::wire::tcp_flag::ACK;
+use crate::wire::tcp_flag::{ACK, FIN, RST, SYN};
 use crate::wire::{Fragment, Headers, IpVersion, protocol};
 
 /// Connection-tracking state of a packet, in netfilter's words.
@@ -143,6 +143,9 @@ impl State {
     }
 }
 
+/// Seconds after which an idle stream of UDP is forgotten (as the others below).
+const STREAM_TIMEOUT: u32 = 120;
+
 /// Seconds after which an idle flow is forgotten (netfilter's defaults).
 #[inline(always)]
 pub fn timeout(state: u32, number: u8, settings: &Settings) -> u32 {
@@ -150,7 +153,7 @@ pub fn timeout(state: u32, number: u8, settings: &Settings) -> u32 {
     match State::from_u32(state) {
         State::Asked | State::Answered if is_short => 30,
         State::Asked | State::Answered => 600,
-        State::Stream => 120,
+        State::Stream => STREAM_TIMEOUT,
         _ if state & RESET != 0 => 10,
         State::SynSent | State::SynSent2 | State::FinWait | State::TimeWait => 120,
         State::SynRecv => settings.tcp_syn_recv,
@@ -337,6 +340,48 @@ pub fn track(
         false => Commit::Establish,
     };
     Tracked::new(CtState::Established, commit)
+}
+
+/// Whether a packet may be one for [`run_on`]: TCP that only acknowledges, or UDP.
+#[inline(always)]
+pub fn may_run_on(headers: &Headers) -> bool {
+    let is_kind = match headers.protocol {
+        protocol::TCP => headers.tcp_flags & (FIN | SYN | RST | ACK) == ACK,
+        protocol::UDP => true,
+        _ => false,
+    };
+    is_kind && headers.fragment == Fragment::Whole
+}
+
+/// [`track`] for a packet that [`may_run_on`], of a flow that both ends have taken part in, as long as its state stays: of TCP established, of UDP a
+/// stream. Then the packet is ESTABLISHED, and no more is to be done. False, and nothing was done, if the state may be another.
+#[inline(always)]
+pub fn run_on(
+    headers: &Headers,
+    direction: Direction,
+    flow: FlowRef<'_>,
+    settings: &Settings,
+    now: u64,
+) -> bool {
+    let (runs, seconds) = match headers.protocol {
+        protocol::TCP => (State::Established, settings.tcp_established),
+        _ => (State::Stream, STREAM_TIMEOUT),
+    };
+    let state = runs as u32 | ANSWERED;
+    if flow.state() != state || now.saturating_sub(flow.seen()) >= u64::from(seconds) * SECOND {
+        return false;
+    }
+    if runs == State::Established {
+        let side = match flow.origin() == direction {
+            true => Side::Original,
+            false => Side::Reply,
+        };
+        flow.acknowledge(side, headers.acknowledge);
+    } else if now.saturating_sub(flow.created()) <= STREAM_AGE {
+        return false;
+    }
+    flow.touch(now, state);
+    true
 }
 
 /// What a segment does to its flow; notes what it acknowledges. A later fragment has no header of its own to look at.

@@ -42,9 +42,13 @@ impl FlowKey {
     /// The key of a packet of `port`.
     #[inline(always)]
     pub fn of(headers: &Headers, port: &Port, direction: Direction) -> Self {
+        // Word by word: of whole addresses the kernel's compiler would make calls of a loop over bytes.
+        let [s0, s1, s2, s3] = headers.source.0;
+        let [d0, d1, d2, d3] = headers.dest.0;
+        let (source, dest) = (Address([s0, s1, s2, s3]), Address([d0, d1, d2, d3]));
         let (local, remote, local_port, remote_port) = match direction {
-            Direction::In => (headers.dest, headers.source, headers.dport, headers.sport),
-            Direction::Out => (headers.source, headers.dest, headers.sport, headers.dport),
+            Direction::In => (dest, source, headers.dport, headers.sport),
+            Direction::Out => (source, dest, headers.sport, headers.dport),
         };
         let (local_port, remote_port) = match echo(headers) {
             None if headers.protocol == protocol::ICMP || headers.protocol == protocol::ICMPV6 => {
@@ -284,7 +288,7 @@ impl<'a> FlowRef<'a> {
     pub fn touch(self, now: u64, state: u32) {
         /// Half a second: the finest timeout is ten.
         const GRAIN: u64 = 1 << 29;
-        if now.wrapping_sub(self.seen()) > GRAIN {
+        if now.saturating_sub(self.seen()) > GRAIN {
             // SAFETY: see `new`.
             unsafe { (&raw mut (*self.flow).seen).write_volatile(now) }
         }

@@ -17,13 +17,16 @@
 //! Invariant: whatever goes wrong on the way is a drop with a [`Reason`]; no early return accepts but for established flows, errors about known
 //! flows, frames that are not IP, and what the host forwards. Counting, logging and acting on the judgement are the caller's.
 
+use core::hint::black_box;
+
 use crate::address;
 use crate::classify::Values;
-use crate::conntrack::{Commit, CtState, Tracked, is_error, tcp, track};
+use crate::conntrack::{self, Commit, CtState, Tracked, is_error, may_run_on, tcp, track};
 use crate::event::{FlowChange, FlowNews};
 use crate::flow::{Flow, FlowKey, FlowRef};
 use crate::guard::{check_vlan, guard};
 use crate::host::Passage;
+use crate::maps::policy::FIELDS;
 use crate::maps::{Port, policy, port_flag, settings_flag, traits};
 use crate::syn_limit;
 use crate::tables::Tables;
@@ -68,6 +71,7 @@ fn try_judge<P: Packet, T: Tables>(
         return Err(Reason::Ban.into());
     }
     if syn_limit::is_request(headers)
+        && tables.settings().syn_interval != 0
         && syn_limit::enters_here(packet, tables, port, direction)
         && tables.exceeds_syn_limit(headers)
     {
@@ -77,11 +81,11 @@ fn try_judge<P: Packet, T: Tables>(
     if direction == Direction::Out {
         guard(port, headers)?;
     }
-    let mut values = Values::default();
     if headers.version == IpVersion::None {
         if direction == Direction::In || port.flags & port_flag::LAYER2 == 0 {
             return Ok(Judgement::accept(Reason::NotIp));
         }
+        let mut values = blank();
         tables.fill_values(port, headers, CtState::Untracked, &mut values);
         return classify(tables, port.policy[direction as usize & 1], &values);
     }
@@ -91,6 +95,7 @@ fn try_judge<P: Packet, T: Tables>(
     if direction == Direction::Out && port.guard != 0 && claims_address(headers) {
         let target = packet.load(u32::from(headers.l4) + CLAIMED);
         let target = Address(target.ok_or(Reason::Malformed)?);
+        let mut values = blank();
         tables.fill_claim(port, &target, &mut values);
         let judgement = classify(tables, port.guard, &values)?;
         if judgement.verdict != Verdict::Accept {
@@ -111,6 +116,7 @@ fn try_judge<P: Packet, T: Tables>(
     };
     let is_claim_of_error = related && direction == Direction::Out && port.guard != 0;
     if tracked.unchecked || is_claim_of_error {
+        let mut values = blank();
         tables.fill_values(port, headers, state, &mut values);
         let judgement = classify(tables, port.guard, &values)?;
         if judgement.verdict != Verdict::Accept {
@@ -133,6 +139,7 @@ fn try_judge<P: Packet, T: Tables>(
         true => tracked.origin,
         false => direction,
     };
+    let mut values = blank();
     if is_renewal {
         tables.fill_opening(port, headers, judged != direction, &mut values);
     } else {
@@ -146,6 +153,12 @@ fn try_judge<P: Packet, T: Tables>(
         }
     }
     Ok(judgement)
+}
+
+/// Values that are to be filled in. Of constants the kernel's compiler would make a call of a loop over bytes.
+#[inline(always)]
+fn blank() -> Values {
+    [black_box(0); FIELDS]
 }
 
 /// The judgement of a policy, given by its first word.
@@ -231,8 +244,17 @@ pub(crate) fn find_flow<'t, T: Tables>(tables: &'t T, key: &FlowKey) -> Option<F
     }
 }
 
-/// Finds the packet's flow and tracks it. A flow that has become an established one is moved there. One of another epoch is to be judged
-/// again, if the port wants that.
+/// What [`run_on`] found.
+enum RunOn {
+    /// The flow runs on, and that is noted.
+    Did(Tracked),
+    /// [`track_in_full`] must say what the packet is.
+    Differs,
+    /// Likewise; it is not among the flows that both ends have taken part in.
+    NotSettled,
+}
+
+/// Finds the packet's flow and tracks it.
 #[inline(always)]
 pub fn track_flow<T: Tables>(
     tables: T,
@@ -240,8 +262,71 @@ pub fn track_flow<T: Tables>(
     direction: Direction,
     headers: &Headers,
 ) -> Tracked {
+    track_by(tables, port, direction, headers, |may_be_settled| {
+        track_in_full(tables, port, direction, headers, may_be_settled)
+    })
+}
+
+/// [`track_flow`], with a way of the caller's own to call [`track_in_full`].
+#[inline(always)]
+pub fn track_by<T: Tables>(
+    tables: T,
+    port: &Port,
+    direction: Direction,
+    headers: &Headers,
+    in_full: impl Fn(bool) -> Tracked,
+) -> Tracked {
+    match run_on(&tables, port, direction, headers) {
+        RunOn::Did(tracked) => tracked,
+        RunOn::Differs => in_full(true),
+        RunOn::NotSettled => in_full(false),
+    }
+}
+
+/// The short way of [`track_flow`] for most packets: the flow both ends have taken part in runs on, and nothing changes but when it was last seen
+/// and what was acknowledged. Answers what [`track_in_full`] would.
+#[inline(always)]
+fn run_on<T: Tables>(tables: &T, port: &Port, direction: Direction, headers: &Headers) -> RunOn {
+    if !may_run_on(headers) {
+        return RunOn::Differs;
+    }
     let key = FlowKey::of(headers, port, direction);
-    let settled = tables.flow(&key);
+    let Some(flow) = tables.flow(&key) else {
+        return RunOn::NotSettled;
+    };
+    let is_of_epoch = port.flags & port_flag::REEVALUATE == 0 || flow.epoch() == port.epoch;
+    if !is_of_epoch
+        || !conntrack::run_on(headers, direction, flow, &tables.settings(), tables.now())
+    {
+        return RunOn::Differs;
+    }
+    RunOn::Did(Tracked {
+        unchecked: is_unchecked(port, direction, flow),
+        ..Tracked::plain(CtState::Established)
+    })
+}
+
+/// Whether the flow's local address is still to be checked by the guard that the port has now.
+#[inline(always)]
+fn is_unchecked(port: &Port, direction: Direction, flow: FlowRef<'_>) -> bool {
+    direction == Direction::Out && port.guard != 0 && flow.guard_epoch() != port.guard_epoch
+}
+
+/// The long way of [`track_flow`]. A flow that has become an established one is moved there. One of another epoch is to be judged
+/// again, if the port wants that. `may_be_settled`: false if it is known that it is no flow that both ends have taken part in.
+#[inline(always)]
+pub fn track_in_full<T: Tables>(
+    tables: T,
+    port: &Port,
+    direction: Direction,
+    headers: &Headers,
+    may_be_settled: bool,
+) -> Tracked {
+    let key = FlowKey::of(headers, port, direction);
+    let settled = match may_be_settled {
+        true => tables.flow(&key),
+        false => None,
+    };
     let found = match settled {
         Some(flow) => Some(flow),
         None => tables.half_open(&key),
@@ -264,9 +349,7 @@ pub fn track_flow<T: Tables>(
             tracked.commit = Commit::Renew;
             tracked.origin = flow.origin();
         }
-        tracked.unchecked = direction == Direction::Out
-            && port.guard != 0
-            && flow.guard_epoch() != port.guard_epoch;
+        tracked.unchecked = is_unchecked(port, direction, flow);
     }
     tracked
 }

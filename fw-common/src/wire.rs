@@ -53,6 +53,9 @@ pub mod protocol {
     pub const UDPLITE: u8 = 136;
 }
 
+/// What [`Packet::PLAIN`] packets that are not plain end with; nobody sees it.
+const NOT_PLAIN: Reason = Reason::HeaderChain;
+
 /// Inline VLAN tags that are looked behind; a frame with more is dropped.
 const MAX_TAGS: usize = 2;
 
@@ -76,6 +79,10 @@ unsafe impl<T: Wire, const N: usize> Wire for [T; N] {}
 
 /// The bytes of one frame, starting at its Ethernet header.
 pub trait Packet {
+    /// Only what most packets are is parsed: no VLAN tags, IPv4 options, extension headers or fragments, TCP or UDP. All else is an error, and
+    /// must be parsed anew by a way to the bytes without this limit. What does parse has the same [`Headers`] either way.
+    const PLAIN: bool = false;
+
     /// Length of the frame in bytes.
     fn length(&self) -> u32;
 
@@ -301,7 +308,7 @@ pub fn parse<P: Packet>(packet: &P, headers: &mut Headers) -> Result<(), Reason>
     let mut offset = 12;
     let mut ethertype = u16::from_be(words[6]);
     for _ in 0..MAX_TAGS {
-        if !ETHERTYPES_VLAN.contains(&ethertype) {
+        if P::PLAIN || !ETHERTYPES_VLAN.contains(&ethertype) {
             break;
         }
         let tag: [u16; 2] = packet.load(offset + 2).ok_or(Reason::Malformed)?;
@@ -311,7 +318,7 @@ pub fn parse<P: Packet>(packet: &P, headers: &mut Headers) -> Result<(), Reason>
         offset += 4;
         ethertype = u16::from_be(tag[1]);
     }
-    if ETHERTYPES_VLAN.contains(&ethertype) {
+    if !P::PLAIN && ETHERTYPES_VLAN.contains(&ethertype) {
         return Err(Reason::HeaderChain);
     }
     parse_network(packet, ethertype, offset + 2, headers)
@@ -339,6 +346,7 @@ pub fn parse_network<P: Packet>(
     match ethertype {
         ETHERTYPE_IPV4 => ip::parse_v4(packet, span, headers),
         ETHERTYPE_IPV6 => ip::parse_v6(packet, span, headers),
+        _ if P::PLAIN => Err(NOT_PLAIN),
         ETHERTYPE_ARP => parse_arp(packet, l3, headers),
         _ => Ok(()),
     }

@@ -10,7 +10,6 @@
 
 use core::ffi::c_void;
 use core::hint::black_box;
-use core::mem::MaybeUninit;
 use core::ptr;
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_fib_lookup as Route};
@@ -116,12 +115,12 @@ impl Packet for HostSkb<'_> {
     #[inline(always)]
     fn related<T: Tables>(
         &self,
-        tables: T,
+        _tables: T,
         port: &Port,
         direction: Direction,
         headers: &Headers,
     ) -> bool {
-        self.skb.related(tables, port, direction, headers)
+        self.skb.is_related(port, direction, headers, self.bare)
     }
 
     #[inline(always)]
@@ -192,9 +191,12 @@ impl Surroundings for Here<'_> {
         const ROUTED: [i64; 7] = [0, 1, 2, 3, 6, 7, 8];
         const AF_INET: u8 = 2;
         const AF_INET6: u8 = 10;
-        let mut route = MaybeUninit::<Route>::zeroed();
-        let pointer = route.as_mut_ptr();
-        // SAFETY: all bytes are zero, which is a value of every field and union member written here.
+        type Words = [u64; size_of::<Route>() / 8];
+        const { assert!(size_of::<Words>() == size_of::<Route>()) };
+        // Of constants the compiler would make a call of a loop over bytes.
+        let mut zeros: Words = [black_box(0); _];
+        let pointer = zeros.as_mut_ptr().cast::<Route>();
+        // SAFETY: all bytes are zero, which is a value of every field and union member written here; words are aligned as the struct is.
         unsafe {
             (*pointer).ifindex = self.skb.ifindex();
             let source = &raw mut (*pointer).__bindgen_anon_3;
@@ -214,7 +216,7 @@ impl Surroundings for Here<'_> {
             }
         }
         let context = self.skb.raw().cast::<c_void>();
-        // SAFETY: the context is the hook's, and `route` is a whole value of the size that is passed.
+        // SAFETY: the context is the hook's, and `pointer` leads to a whole value of the size that is passed.
         let answer = unsafe { bpf_fib_lookup(context, pointer, size_of::<Route>() as i32, 0) };
         ROUTED.contains(&answer)
     }

@@ -19,6 +19,7 @@
 mod hairpin;
 mod host;
 mod ledger;
+mod linear;
 mod log;
 mod skb;
 mod stage;
@@ -81,7 +82,7 @@ fn enforce<P: Packet>(packet: &P, skb: &Skb, port: &Port, direction: Direction) 
         reason: judgement.reason,
         rule: judgement.rule,
     };
-    stage::account(skb.raw(), port, direction as u32, outcome.to_bits());
+    fw_common::ledger::enter(&Maps, port, direction, outcome, ledger::frame(skb));
     #[cfg(feature = "debug-log")]
     trace::verdict(skb, port, direction, &judgement);
     if judgement.log != fw_common::verdict::NO_LOG {

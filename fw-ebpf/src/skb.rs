@@ -1,11 +1,11 @@
 //! The socket buffer as packet bytes. The only code of this crate that touches it.
 //!
 //! Bytes are read with `bpf_skb_load_bytes`, which works wherever they are: the linear part of a frame can end before its headers do, and
-//! with virtio the guest chooses where.
+//! with virtio the guest chooses where. Headers of plain packets that do lie in the linear part are read directly ([`Linear`]).
 
 use core::ffi::c_void;
 use core::hint::black_box;
-use core::mem::MaybeUninit;
+use core::mem::{MaybeUninit, offset_of};
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::{
@@ -16,8 +16,9 @@ use fw_common::event::HEADER_BYTES;
 use fw_common::maps::Port;
 use fw_common::tables::Tables;
 use fw_common::verdict::{Direction, Reason};
-use fw_common::wire::{Headers, Packet, Wire};
+use fw_common::wire::{self, Headers, Packet, Wire};
 
+use crate::linear::{self, Linear};
 use crate::stage;
 
 /// Bytes of the Ethernet header that records of packets without a link header begin with.
@@ -81,6 +82,32 @@ impl Skb {
     #[inline(always)]
     pub fn protocol(&self) -> u16 {
         u16::from_be(field!(self, protocol) as u16)
+    }
+
+    /// [`stage::related`], of a frame with or without a link header.
+    #[inline(always)]
+    pub fn is_related(
+        &self,
+        port: &Port,
+        direction: Direction,
+        headers: &Headers,
+        bare: bool,
+    ) -> bool {
+        stage::related(self.raw, port, direction as u32, headers, u32::from(bare)) == 1
+    }
+
+    /// The part of the frame that lies in one piece from its beginning on.
+    #[inline(always)]
+    fn linear(&self) -> Linear {
+        const START: usize = offset_of!(__sk_buff, data);
+        const END: usize = offset_of!(__sk_buff, data_end);
+        let tag = self.offloaded_tag();
+        // SAFETY: these are the context's own bounds, and nothing writes to a frame while it is parsed.
+        unsafe {
+            let start = linear::bound::<_, START>(self.raw);
+            let end = linear::bound::<_, END>(self.raw);
+            Linear::new(start, end, self.length(), tag)
+        }
     }
 
     /// The packet without its link header, of which some devices have none. Where the frame begins then depends on the device.
@@ -221,8 +248,12 @@ impl Packet for BareSkb<'_> {
 }
 
 impl Packet for Skb {
+    /// Most packets are plain and lie in the linear part; of all others a stage reads the bytes wherever they are.
     #[inline(always)]
     fn parse(&self, headers: &mut Headers) -> Result<(), Reason> {
+        if wire::parse(&self.linear(), headers).is_ok() {
+            return Ok(());
+        }
         stage::result(stage::parse(self.raw, headers))
     }
 
@@ -235,7 +266,7 @@ impl Packet for Skb {
         direction: Direction,
         headers: &Headers,
     ) -> bool {
-        stage::related(self.raw, port, direction as u32, headers) == 1
+        self.is_related(port, direction, headers, false)
     }
 
     #[inline(always)]

@@ -13,7 +13,6 @@ use fw_common::event::FlowNews;
 use fw_common::flow::FlowKey;
 use fw_common::fragment;
 use fw_common::host::Passage;
-use fw_common::ledger::{self, Outcome};
 use fw_common::maps::{Port, RuleWord};
 use fw_common::pipeline;
 use fw_common::reevaluate;
@@ -25,7 +24,7 @@ use crate::hairpin;
 use crate::host;
 use crate::log;
 use crate::skb::Skb;
-use crate::tables::Maps;
+use crate::tables::{self, Maps};
 use crate::uplink::XdpFrame;
 
 /// What a stage returns that went well; else the number of the reason why not.
@@ -62,10 +61,11 @@ macro_rules! argument {
     };
 }
 
-/// [`wire::parse`].
+/// [`wire::parse`], after another attempt at it.
 #[unsafe(no_mangle)]
 pub extern "C" fn parse(skb: *mut __sk_buff, headers: *mut Headers) -> u32 {
     let headers = argument!(headers.as_mut or Reason::Malformed as u32);
+    tables::clear(headers);
     returned(wire::parse(&Skb::of(skb), headers))
 }
 
@@ -95,6 +95,7 @@ pub extern "C" fn passage(
 #[unsafe(no_mangle)]
 pub extern "C" fn parse_early(frame: *mut xdp_md, headers: *mut Headers) -> u32 {
     let headers = argument!(headers.as_mut or Reason::Malformed as u32);
+    tables::clear(headers);
     returned(wire::parse(&XdpFrame::of(frame), headers))
 }
 
@@ -111,33 +112,40 @@ pub extern "C" fn complete_fragment(
     returned(fragment::complete_fragment(Maps, port, direction, headers))
 }
 
-/// [`pipeline::track_flow`].
+/// [`pipeline::track_in_full`].
 #[unsafe(no_mangle)]
-pub extern "C" fn track(port: *const Port, direction: u32, headers: *const Headers) -> u32 {
+pub extern "C" fn track(
+    port: *const Port,
+    direction: u32,
+    headers: *const Headers,
+    may_be_settled: u32,
+) -> u32 {
     const CLOSED: u32 = Tracked::plain(CtState::Invalid).to_bits();
     let port = argument!(port.as_ref or CLOSED);
     let headers = argument!(headers.as_ref or CLOSED);
-    pipeline::track_flow(Maps, port, Direction::from_u8(direction as u8), headers).to_bits()
+    let direction = Direction::from_u8(direction as u8);
+    let may_be_settled = may_be_settled != 0;
+    pipeline::track_in_full(Maps, port, direction, headers, may_be_settled).to_bits()
 }
 
-/// [`conntrack::related`]; 1 if the error is about a known flow.
+/// [`conntrack::related`]; 1 if the error is about a known flow. Of a frame that is `bare` offsets count from the network header.
 #[unsafe(no_mangle)]
 pub extern "C" fn related(
     skb: *mut __sk_buff,
     port: *const Port,
     direction: u32,
     headers: *const Headers,
+    bare: u32,
 ) -> u32 {
     let port = argument!(port.as_ref or 0);
     let headers = argument!(headers.as_ref or 0);
     let direction = Direction::from_u8(direction as u8);
-    u32::from(conntrack::related(
-        &Skb::of(skb),
-        Maps,
-        port,
-        direction,
-        headers,
-    ))
+    let skb = Skb::of(skb);
+    let found = match bare {
+        0 => conntrack::related(&skb, Maps, port, direction, headers),
+        _ => conntrack::related(&skb.bare(), Maps, port, direction, headers),
+    };
+    u32::from(found)
 }
 
 /// [`ban::is_banned`] for the source: 1 if it is.
@@ -145,15 +153,6 @@ pub extern "C" fn related(
 pub extern "C" fn is_banned(headers: *const Headers) -> u32 {
     let headers = argument!(headers.as_ref or 1);
     u32::from(ban::is_banned(Maps, headers.version, &headers.source))
-}
-
-/// [`address::classes`]; the destination's class in the upper half.
-#[unsafe(no_mangle)]
-pub extern "C" fn classes(port: *const Port, headers: *const Headers) -> u64 {
-    let port = argument!(port.as_ref or 0);
-    let headers = argument!(headers.as_ref or 0);
-    let [source, dest] = address::classes(Maps, port, headers);
-    u64::from(source) | u64::from(dest) << 32
 }
 
 /// [`address::is_blacklisted`] for the source: 1 if it is.
@@ -293,25 +292,4 @@ pub extern "C" fn reject(
     let port = argument!(port.as_ref or -1);
     let direction = Direction::from_u8(direction as u8);
     hairpin::answer(&Skb::of(skb), port, direction, headers).unwrap_or(-1)
-}
-
-/// [`ledger::enter`]. Returns 0: global functions return a number.
-#[unsafe(no_mangle)]
-pub extern "C" fn account(
-    skb: *mut __sk_buff,
-    port: *const Port,
-    direction: u32,
-    outcome: u64,
-) -> u32 {
-    let port = argument!(port.as_ref or 0);
-    let frame = crate::ledger::frame(&Skb::of(skb));
-    let outcome = Outcome::from_bits(outcome);
-    ledger::enter(
-        &Maps,
-        port,
-        Direction::from_u8(direction as u8),
-        outcome,
-        frame,
-    );
-    0
 }

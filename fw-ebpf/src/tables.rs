@@ -1,8 +1,9 @@
 //! The pipeline's tables as BPF maps. Layouts, names and capacities: `fw_common::maps`.
 
 use core::ffi::c_void;
+use core::hint::black_box;
 
-use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_loop};
+use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_loop};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
@@ -16,6 +17,7 @@ use fw_common::maps::{
     BanKey, ClassKeyV4, ClassKeyV6, FragmentKey, FragmentValue, Port, RuleWord, SPACE_BITS,
     Settings, capacity, counter,
 };
+use fw_common::pipeline;
 use fw_common::tables::{Step, Tables};
 use fw_common::verdict::{Direction, Reason};
 use fw_common::wire::{Address, Headers, IpVersion};
@@ -48,6 +50,18 @@ static SYN_LIMITS: LruHashMap<Address, Bucket> =
 #[map]
 static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 
+/// The clock as it was last read on this CPU.
+#[repr(C)]
+struct Clock {
+    /// Jiffies at that time.
+    tick: u64,
+    /// The coarse clock at that time, in nanoseconds.
+    now: u64,
+}
+
+#[map]
+static CLOCK: PerCpuArray<Clock> = PerCpuArray::with_max_entries(1, 0);
+
 #[map]
 static SCRATCH: PerCpuArray<Headers> = PerCpuArray::with_max_entries(1, 0);
 
@@ -57,8 +71,21 @@ pub fn headers() -> Option<&'static mut Headers> {
     let headers = SCRATCH.get_ptr_mut(0)?;
     // SAFETY: this CPU's own value; a program calls this once, and programs at these hooks do not interrupt each other.
     let headers = unsafe { &mut *headers };
-    *headers = Headers::default();
+    clear(headers);
     Some(headers)
+}
+
+/// Makes headers empty, padding and all. Of a constant the compiler would make a call of a loop over bytes.
+#[inline(always)]
+pub fn clear(headers: &mut Headers) {
+    type Words = [u64; size_of::<Headers>() / 8];
+    const { assert!(size_of::<Words>() == size_of::<Headers>() && align_of::<Headers>() == 8) };
+    // SAFETY: the words are exactly the value, and zeros are `Headers::default()`: all of its fields are zero.
+    unsafe {
+        core::ptr::from_mut(headers)
+            .cast::<Words>()
+            .write([black_box(0); _])
+    }
 }
 
 /// `BPF_NOEXIST` of the kernel's `bpf.h`.
@@ -217,10 +244,24 @@ impl Tables for Maps {
         SETTINGS.get(0).copied().unwrap_or_default()
     }
 
+    /// The coarse clock moves with the kernel's ticks, so it is read once per tick. How many there were is a variable, which the kernel's
+    /// compiler reads without a call.
     #[inline(always)]
     fn now(&self) -> u64 {
         // SAFETY: the helper has no arguments.
-        unsafe { bpf_ktime_get_coarse_ns() }
+        let tick = unsafe { bpf_jiffies64() };
+        let Some(clock) = CLOCK.get_ptr_mut(0) else {
+            // SAFETY: as above.
+            return unsafe { bpf_ktime_get_coarse_ns() };
+        };
+        // SAFETY: this CPU's own value; programs at these hooks do not interrupt each other.
+        unsafe {
+            if (*clock).tick != tick {
+                (*clock).now = bpf_ktime_get_coarse_ns();
+                (*clock).tick = tick;
+            }
+            (*clock).now
+        }
     }
 
     #[inline(always)]
@@ -238,7 +279,12 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn track(&self, port: &Port, direction: Direction, headers: &Headers) -> Tracked {
-        Tracked::from_bits(stage::track(port, direction as u32, headers))
+        let tracked = pipeline::track_by(*self, port, direction, headers, |may_be_settled| {
+            let flag = u32::from(may_be_settled);
+            Tracked::from_bits(stage::track(port, direction as u32, headers, flag))
+        });
+        // As after a stage: what a value leaves undefined may be a pointer in a register, which the verifier does not let anyone compute with.
+        Tracked::from_bits(black_box(tracked.to_bits()))
     }
 
     #[inline(always)]
@@ -279,12 +325,6 @@ impl Tables for Maps {
     #[inline(always)]
     fn is_banned(&self, headers: &Headers) -> bool {
         self.has_bans() && stage::is_banned(headers) != 0
-    }
-
-    #[inline(always)]
-    fn classes(&self, port: &Port, headers: &Headers) -> [u32; 2] {
-        let both = stage::classes(port, headers);
-        [both as u32, (both >> 32) as u32]
     }
 
     #[inline(always)]

@@ -2,7 +2,7 @@
 //!
 //! Bytes are read with `bpf_xdp_load_bytes`, which works wherever they are: a frame may be spread over several buffers.
 
-use core::mem::MaybeUninit;
+use core::mem::{MaybeUninit, offset_of};
 
 use aya_ebpf::bindings::{xdp_action, xdp_md};
 use aya_ebpf::helpers::{bpf_xdp_get_buff_len, bpf_xdp_load_bytes};
@@ -14,9 +14,10 @@ use fw_common::ledger::{Frame, Ledger};
 use fw_common::maps::{Station, capacity, counter};
 use fw_common::tables::Tables;
 use fw_common::verdict::Reason;
-use fw_common::wire::{Address, Headers, Packet, Wire};
+use fw_common::wire::{self, Address, Headers, Packet, Wire};
 
-use crate::tables::{Maps, has_syn};
+use crate::linear::{self, Linear};
+use crate::tables::{self, Maps, has_syn};
 use crate::{host, stage};
 
 #[map]
@@ -26,8 +27,10 @@ static STATIONS: HashMap<u64, Station> = HashMap::with_max_entries(capacity::STA
 #[xdp(frags)]
 pub fn tapwall_uplink(ctx: XdpContext) -> u32 {
     let frame = XdpFrame::of(ctx.ctx);
-    let mut headers = Headers::default();
-    match early(&frame, Maps, &mut headers) {
+    let Some(headers) = tables::headers() else {
+        return xdp_action::XDP_PASS;
+    };
+    match early(&frame, Maps, headers) {
         None => xdp_action::XDP_PASS,
         Some(reason) => {
             let size = Frame {
@@ -71,11 +74,28 @@ impl XdpFrame {
     pub fn of(raw: *mut xdp_md) -> Self {
         Self { raw }
     }
+
+    /// The part of the frame that lies in one piece from its beginning on.
+    #[inline(always)]
+    fn linear(&self) -> Linear {
+        const START: usize = offset_of!(xdp_md, data);
+        const END: usize = offset_of!(xdp_md, data_end);
+        // A packet that ends in the linear part ends in the frame: the whole length, for which a helper would have to be asked, is not needed.
+        // SAFETY: these are the context's own bounds, and nothing writes to the frame.
+        unsafe {
+            let start = linear::bound::<_, START>(self.raw);
+            let end = linear::bound::<_, END>(self.raw);
+            Linear::new(start, end, end.wrapping_sub(start) as u32, None)
+        }
+    }
 }
 
 impl Packet for XdpFrame {
     #[inline(always)]
     fn parse(&self, headers: &mut Headers) -> Result<(), Reason> {
+        if wire::parse(&self.linear(), headers).is_ok() {
+            return Ok(());
+        }
         stage::result(stage::parse_early(self.raw, headers))
     }
 

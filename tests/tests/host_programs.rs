@@ -65,12 +65,14 @@ fn namespaces() -> [Netns; 2] {
 
 /// Runs code with the programs loaded; the second addresses of `h0` are not known as the host's.
 fn with_kernel(test: impl FnOnce(&mut TestKernel, u32) + Send) {
+    with_kernel_at(false, test);
+}
+
+/// Likewise; whether `h0` counts as a device without link headers. The frames have Ethernet's all the same: some tunnels leave headers in front.
+fn with_kernel_at(bare: bool, test: impl FnOnce(&mut TestKernel, u32) + Send) {
     let [host, _peer] = namespaces();
     let ifindex = host.ifindex("h0").unwrap();
-    let device = HostDevice {
-        ifindex,
-        bare: false,
-    };
+    let device = HostDevice { ifindex, bare };
     let own = ["192.0.2.1", "2001:db8:1::1"].map(|text| text.parse::<IpAddr>().unwrap());
     let present = Present {
         devices: BTreeMap::from([("h0".to_owned(), ifindex)]),
@@ -324,6 +326,48 @@ fn errors_about_routed_packets_pass_and_others_are_judged() {
             }
         }
     });
+}
+
+#[test]
+fn errors_about_own_packets_are_related_whatever_stands_in_front_of_them() {
+    for bare in [false, true] {
+        with_kernel_at(bare, |kernel, ifindex| {
+            let at = |ingress_ifindex| TestPlace {
+                ifindex,
+                ingress_ifindex,
+                mark: 0,
+            };
+            for (own, remote, protocol, kind) in [
+                ("192.0.2.1", "198.51.100.9", 1, 3),
+                ("2001:db8:1::1", "2001:db8:2::9", 58, 1),
+            ] {
+                let sent = |port| tcp(PEER_MAC, [own, remote], [port, 80], SYN);
+                let seen = run(kernel, Out, at(0), &sent(4000));
+                assert_eq!((seen.action, seen.reason), (PASS, Reason::Rule));
+                for (port, action, reason) in
+                    [(4000, PASS, Reason::Related), (4001, SHOT, Reason::Invalid)]
+                {
+                    let transport = Transport::Icmp {
+                        kind,
+                        code: 0,
+                        word: [0; 4],
+                        data: sent(port).unpadded()[14..].to_vec(),
+                    };
+                    let [source, dest] = [remote, own].map(|text| text.parse::<IpAddr>().unwrap());
+                    let payload = transport.payload(protocol, source, dest);
+                    let frame = Frame {
+                        dest_mac: OWN_MAC,
+                        source_mac: PEER_MAC,
+                        tags: vec![],
+                        body: Body::Ip(Datagram::new(source, dest, protocol, payload)),
+                    };
+                    let seen = run(kernel, In, at(ifindex), &frame);
+                    let found = (seen.action, seen.reason);
+                    assert_eq!(found, (action, reason), "bare {bare}, port {port} of {own}");
+                }
+            }
+        });
+    }
 }
 
 #[test]

@@ -178,3 +178,66 @@ fn what_is_an_error() {
         assert!(!is_error(&part));
     }
 }
+
+/// The short way answers what the long one does, and leaves the same flow behind.
+#[test]
+fn a_flow_that_runs_on_is_tracked_alike_by_both_ways() {
+    let settings = Settings {
+        tcp_established: 1000,
+        ..Settings::default()
+    };
+    let start = 5000 * SECOND;
+    let mut did = 0;
+    for number in [protocol::TCP, protocol::UDP] {
+        let states = (0..=11).flat_map(|state| [NONE, ANSWERED].map(|bits| state | bits));
+        let states =
+            states.chain([RESET, REOPENS].map(|bit| State::Established as u32 | ANSWERED | bit));
+        for state in states {
+            for age in [
+                0,
+                SECOND / 4,
+                SECOND,
+                119 * SECOND,
+                121 * SECOND,
+                1001 * SECOND,
+            ] {
+                for (flags, acknowledge) in (0..64).flat_map(|flags| [(flags, 7), (flags, 99)]) {
+                    for direction in [Direction::In, Direction::Out] {
+                        let headers = Headers {
+                            version: IpVersion::V4,
+                            protocol: number,
+                            tcp_flags: if number == protocol::TCP { flags } else { 0 },
+                            acknowledge,
+                            ..Headers::default()
+                        };
+                        if !may_run_on(&headers) {
+                            continue;
+                        }
+                        let flow = Flow {
+                            seen: start,
+                            created: start - SECOND,
+                            state,
+                            acknowledged: [50, 0],
+                            ..Flow::default()
+                        };
+                        let (mut short, mut long) = (flow, flow);
+                        let now = start + age;
+                        // SAFETY: each reference is used in its own call only.
+                        let (short_ref, long_ref) =
+                            unsafe { (FlowRef::new(&mut short), FlowRef::new(&mut long)) };
+                        if !run_on(&headers, direction, short_ref, &settings, now) {
+                            assert_eq!((short.seen, short.state), (flow.seen, flow.state));
+                            continue;
+                        }
+                        did += 1;
+                        let tracked =
+                            track(&headers, direction, Some(long_ref), true, &settings, now);
+                        assert_eq!(tracked, Tracked::plain(CtState::Established));
+                        assert_eq!(short, long, "{headers:?} {flow:?} after {age}");
+                    }
+                }
+            }
+        }
+    }
+    assert!(did > 100, "the short way was taken {did} times only");
+}

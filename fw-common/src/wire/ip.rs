@@ -7,7 +7,7 @@
 //! A fragment is malformed if it is empty, reaches beyond the longest datagram, or is not the last and ends between units of 8 bytes.
 
 use super::transport;
-use super::{Address, Fragment, Headers, IpVersion, Packet, Span};
+use super::{Address, Fragment, Headers, IpVersion, NOT_PLAIN, Packet, Span};
 use crate::verdict::Reason;
 
 /// IPv6 extension headers that are walked; a longer chain is dropped.
@@ -32,6 +32,9 @@ pub(super) fn parse_v4<P: Packet>(
     if first >> 28 != 4 || header_bytes < 20 {
         return Err(Reason::Malformed);
     }
+    if P::PLAIN && header_bytes != 20 {
+        return Err(NOT_PLAIN);
+    }
     let present = span.end.saturating_sub(offset);
     let total = length(first & 0xffff, present, span.is_quote);
     if total > present || total < header_bytes {
@@ -43,6 +46,9 @@ pub(super) fn parse_v4<P: Packet>(
     headers.protocol = (u32::from_be(words[2]) >> 16) as u8;
     let second = u32::from_be(words[1]);
     headers.fragment_id = second >> 16;
+    if P::PLAIN && second & 0x3fff != 0 {
+        return Err(NOT_PLAIN);
+    }
     let part = Part {
         units: second & 0x1fff,
         more: second & 0x2000 != 0,
@@ -50,7 +56,11 @@ pub(super) fn parse_v4<P: Packet>(
         is_quote: span.is_quote,
     };
     part.note(headers)?;
-    let l4 = offset + header_bytes;
+    let l4 = match P::PLAIN {
+        // A constant, so that what is read there is known to be in reach.
+        true => offset + 20,
+        false => offset + header_bytes,
+    };
     headers.l4 = l4 as u16;
     transport::parse(packet, l4, total - header_bytes, span.is_quote, headers)
 }
@@ -82,8 +92,11 @@ pub(super) fn parse_v6<P: Packet>(
     let mut next = (second >> 8) as u8;
     let mut walked = 0_u32;
     let mut part = None;
+    if P::PLAIN && is_extension(next) {
+        return Err(NOT_PLAIN);
+    }
     for _ in 0..MAX_EXTENSIONS {
-        if !is_extension(next) || headers.fragment == Fragment::Later {
+        if P::PLAIN || !is_extension(next) || headers.fragment == Fragment::Later {
             break;
         }
         let head: [u8; 8] = packet.load(start + walked).ok_or(Reason::Malformed)?;
@@ -109,7 +122,7 @@ pub(super) fn parse_v6<P: Packet>(
             return Err(Reason::Malformed);
         }
     }
-    if is_extension(next) && headers.fragment != Fragment::Later {
+    if !P::PLAIN && is_extension(next) && headers.fragment != Fragment::Later {
         return Err(Reason::HeaderChain);
     }
     if let Some((units, more, before)) = part {

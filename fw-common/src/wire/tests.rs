@@ -1,5 +1,7 @@
 //! Frames that tests of the whole pipeline cannot build: longer than 64 KiB, or with headers in unusual places.
 
+use proptest::prelude::*;
+
 use super::*;
 
 fn parsed(frame: &[u8]) -> Result<Headers, Reason> {
@@ -211,6 +213,93 @@ fn the_vlan_is_that_of_the_outermost_tag_that_names_one() {
         assert_eq!(found, expect, "{offloaded:?} {tags:x?}");
         if expect.is_ok() {
             assert_eq!(headers.dport, 22, "{offloaded:?} {tags:x?}");
+        }
+    }
+}
+
+/// Frame bytes of which only plain packets are parsed.
+struct Plain<'a>(&'a [u8]);
+
+impl Packet for Plain<'_> {
+    const PLAIN: bool = true;
+
+    fn length(&self) -> u32 {
+        self.0.length()
+    }
+
+    fn load<T: Wire>(&self, offset: u32) -> Option<T> {
+        self.0.load(offset)
+    }
+
+    fn offloaded_tag(&self) -> Option<u16> {
+        None
+    }
+}
+
+/// What the limited way makes of a frame, if anything.
+fn plain(bytes: &[u8]) -> Option<Headers> {
+    let mut headers = Headers::default();
+    parse(&Plain(bytes), &mut headers).ok().map(|()| headers)
+}
+
+#[test]
+fn most_packets_are_plain() {
+    let udp = [0, 53, 0, 53, 0, 8, 0, 0];
+    let options = [&[0x46][..], &v4(44, 0, 6, &tcp(24))[1..]].concat();
+    let cases = [
+        (ETHERTYPE_IPV4, v4(40, 0, 6, &tcp(20)), true),
+        (ETHERTYPE_IPV4, v4(40, 0x4000, 6, &tcp(20)), true),
+        (ETHERTYPE_IPV4, v4(28, 0, 17, &udp), true),
+        (ETHERTYPE_IPV6, v6(20, 6, &tcp(20)), true),
+        (ETHERTYPE_IPV6, v6(8, 17, &udp), true),
+        (ETHERTYPE_IPV4, options, false),
+        (ETHERTYPE_IPV4, v4(40, 0x2000, 6, &tcp(20)), false),
+        (ETHERTYPE_IPV4, v4(28, 1, 17, &udp), false),
+        (ETHERTYPE_IPV4, v4(28, 0, 1, &udp), false),
+        (ETHERTYPE_IPV6, v6(16, 0, &[6; 16]), false),
+        (ETHERTYPE_ARP, vec![0; 28], false),
+        (0x88cc, vec![0; 28], false),
+    ];
+    for (ethertype, packet, expect) in cases {
+        let bytes = frame(&[], ethertype, &packet);
+        assert_eq!(plain(&bytes).is_some(), expect, "{packet:x?}");
+        let tagged = frame(&[(0x8100, 7)], ethertype, &packet);
+        assert_eq!(plain(&tagged), None, "{packet:x?}");
+    }
+}
+
+proptest! {
+    /// Whatever the limited way parses, the other parses to the same headers.
+    #[test]
+    fn the_limited_way_agrees(
+        v6: bool,
+        first in prop_oneof![4 => Just(0x45_u8), 4 => Just(0x60), 1 => any::<u8>()],
+        next in prop_oneof![Just(6_u8), Just(17), any::<u8>()],
+        fragment in prop_oneof![4 => Just(0_u16), 2 => Just(0x4000), 1 => any::<u16>()],
+        offset in prop_oneof![4 => Just(0x50_u8), 1 => any::<u8>()],
+        length in prop_oneof![4 => Just(None), 1 => any::<u16>().prop_map(Some)],
+        rest in prop::collection::vec(any::<u8>(), 0..90),
+        padding in 0..20_usize,
+    ) {
+        let header = if v6 { 40 } else { 20 };
+        let mut packet = [vec![first], rest].concat();
+        packet.resize(packet.len().max(header), 0);
+        let total = packet.len() - if v6 { 40 } else { 0 };
+        let total = length.unwrap_or(total as u16).to_be_bytes();
+        let at = if v6 { 4 } else { 2 };
+        packet[at..at + 2].copy_from_slice(&total);
+        packet[if v6 { 6 } else { 9 }] = next;
+        if !v6 {
+            packet[6..8].copy_from_slice(&fragment.to_be_bytes());
+        }
+        if let Some(byte) = packet.get_mut(header + 12) {
+            *byte = offset;
+        }
+        packet.extend(vec![0; padding]);
+        let ethertype = if v6 { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 };
+        let bytes = frame(&[], ethertype, &packet);
+        if let Some(headers) = plain(&bytes) {
+            prop_assert_eq!(parsed(&bytes), Ok(headers));
         }
     }
 }

@@ -4,7 +4,7 @@
 //! choose. Protocols without ports have none: `has_ports` stays 0. Of a quoted header the first eight bytes must be there (RFC 792): ports,
 //! type, code and identifier are among them.
 
-use super::{Fragment, Headers, Packet, protocol};
+use super::{Fragment, Headers, NOT_PLAIN, Packet, protocol};
 use crate::verdict::Reason;
 
 /// ICMP type of an echo reply (RFC 792).
@@ -70,6 +70,9 @@ pub(super) fn parse<P: Packet>(
         return Ok(());
     }
     let number = headers.protocol;
+    if P::PLAIN && !matches!(number, protocol::TCP | protocol::UDP) {
+        return Err(NOT_PLAIN);
+    }
     let needed = header_bytes(number);
     if needed == 0 {
         return Ok(());
