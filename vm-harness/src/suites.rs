@@ -70,6 +70,7 @@ pub const SUITES: &[Suite] = &[
         both: true,
     },
     suite("devices", Smoke::Only(&["vlans::tagged_"])),
+    suite("node", Smoke::Nothing),
     suite("service", Smoke::Nothing),
     suite("faults", Smoke::Nothing),
     suite("demo_node", Smoke::Nothing),
