@@ -16,6 +16,7 @@ pub mod netns;
 pub mod node;
 pub mod patience;
 pub mod probe;
+pub mod pve;
 pub mod scenario;
 pub mod shuffle;
 pub mod strategy;

@@ -33,6 +33,8 @@ const END_TIMEOUT: Duration = Duration::from_secs(2);
 /// A network namespace of this process's making.
 pub struct Netns {
     name: String,
+    /// The one that this process runs in: nothing in it is ended.
+    own: bool,
 }
 
 impl Netns {
@@ -44,9 +46,17 @@ impl Netns {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("tw{}-{number}-{role}", id());
         run(Command::new("ip").args(["netns", "add", &name]))?;
-        let made = Self { name };
+        let made = Self { name, own: false };
         made.ip("link set lo up")?;
         Ok(made)
+    }
+
+    /// The namespace that this process runs in, under a name: the host itself where a whole machine is the test's.
+    pub fn own(role: &str) -> Result<Self> {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("tw{}-{number}-{role}", id());
+        run(Command::new("ip").args(["netns", "attach", &name, &id().to_string()]))?;
+        Ok(Self { name, own: true })
     }
 
     /// Its name, as `ip netns` knows it.
@@ -157,6 +167,9 @@ impl Netns {
     }
 
     fn remove(&self) -> Result<()> {
+        if self.own {
+            return run(Command::new("ip").args(["netns", "delete", &self.name])).map(drop);
+        }
         let deadline = Instant::now() + patience(END_TIMEOUT);
         loop {
             let left = self.processes()?;

@@ -70,10 +70,40 @@ pub const SUITES: &[Suite] = &[
         both: true,
     },
     suite("devices", Smoke::Only(&["vlans::tagged_"])),
+    suite("node", Smoke::Nothing),
     suite("service", Smoke::Nothing),
     suite("faults", Smoke::Nothing),
     suite("demo_node", Smoke::Nothing),
 ];
+
+/// The test program that runs on two machines at a time, which share networks.
+pub const PAIR: &str = "pair";
+
+/// Says which of the two a machine is.
+const NODE: &str = "TAPWALL_NODE";
+
+/// What the two machines run; nothing if it is not wanted.
+pub fn pair(programs: &[Program], smoke: bool, filter: Option<&str>) -> Result<Vec<Run>> {
+    if smoke || filter.is_some_and(|filter| !PAIR.contains(filter) && !filter.starts_with(PAIR)) {
+        return Ok(Vec::new());
+    }
+    let program = programs
+        .iter()
+        .find(|program| program.kind == "test" && program.name == PAIR);
+    let Some(program) = program else {
+        bail!("the test program {PAIR} is not built");
+    };
+    let run = |number: usize| Run {
+        name: format!("{PAIR} (node {})", number + 1),
+        program: program.file.clone(),
+        prefixes: Vec::new(),
+        excluded: Vec::new(),
+        filter: None,
+        limit: LIMIT,
+        environment: vec![(NODE.to_owned(), number.to_string())],
+    };
+    Ok(vec![run(0), run(1)])
+}
 
 /// Test programs that need no kernel of ours, or no machine at all.
 pub const OUTSIDE: &[(&str, &str)] = &[
@@ -104,6 +134,7 @@ pub fn runs(
     for program in programs.iter().filter(|program| program.kind == "test") {
         let name = program.name.as_str();
         let known = SUITES.iter().any(|suite| suite.name == name)
+            || name == PAIR
             || OUTSIDE.iter().any(|(outside, _)| *outside == name);
         if !known {
             bail!("the test program {name} is not in vm-harness/src/suites.rs");

@@ -11,7 +11,7 @@ use crate::workspace::Workspace;
 use crate::{build, progress};
 
 /// Test programs that plain `cargo test` leaves out.
-const ONLY_IN_MACHINES: [&str; 1] = ["devices"];
+const ONLY_IN_MACHINES: [&str; 3] = ["devices", "node", "pair"];
 
 /// What of it is wanted.
 pub struct Wanted<'a> {

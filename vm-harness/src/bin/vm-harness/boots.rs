@@ -4,13 +4,15 @@
 //! and said so; after the first result nothing is repeated.
 
 use std::path::PathBuf;
+use std::sync::Mutex;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use vm_harness::kernels::Kernel;
 use vm_harness::programs::Program;
 use vm_harness::protocol::Job;
-use vm_harness::qemu::{Accelerator, Machine, kvm_failed, kvm_may_work};
+use vm_harness::qemu::{Accelerator, Machine, Network, kvm_failed, kvm_may_work};
 use vm_harness::report::Report;
 use vm_harness::suites;
 use vm_harness::watch::{End, Watched, watch};
@@ -91,8 +93,103 @@ impl Boots {
             );
             report = Report::new(kernel.line);
         }
+        self.pair(kernel, &mut report)?;
         report.took = started.elapsed();
         Ok(report)
+    }
+
+    /// Runs the test of two nodes, each on a machine of its own.
+    fn pair(&self, kernel: &Kernel, report: &mut Report) -> Result<()> {
+        let runs = suites::pair(&self.programs, self.smoke, self.filter.as_deref())?;
+        if runs.is_empty() {
+            return Ok(());
+        }
+        let name = kernel.line.name();
+        let mut images = Vec::new();
+        for (number, run) in runs.into_iter().enumerate() {
+            let job = Job {
+                runs: vec![run],
+                environment: vec![(PATIENCE.0.to_owned(), PATIENCE.1.to_owned())],
+                ..Job::default()
+            };
+            let file = self.out.join(format!("{name}.pair{number}.image"));
+            contents::image(&self.root, kernel, job, &self.out.join("stripped"))
+                .and_then(|image| image.write(&file))
+                .context("making the file systems of two nodes")?;
+            images.push(file);
+        }
+        for attempt in 1.. {
+            let before = report.passed + report.failed.len();
+            let ends = self.boot_pair(kernel, &images, report)?;
+            let bad: Vec<String> = ends
+                .into_iter()
+                .filter_map(|watched| match watched.end {
+                    End::Done => None,
+                    End::NotBooted(why) | End::Died(why) => Some(why),
+                })
+                .collect();
+            if bad.is_empty() {
+                break;
+            }
+            if report.passed + report.failed.len() > before || attempt == TRIES {
+                report.died(&format!("two nodes: {}", bad.join("; ")));
+                break;
+            }
+            eprintln!("{name}: two nodes: {}; trying again", bad.join("; "));
+        }
+        Ok(())
+    }
+
+    fn boot_pair(
+        &self,
+        kernel: &Kernel,
+        images: &[PathBuf],
+        report: &mut Report,
+    ) -> Result<Vec<Watched>> {
+        let place = tempfile::Builder::new()
+            .prefix("tapwall-net-")
+            .tempdir()
+            .context("making a directory for sockets")?;
+        let end = |network: usize, number: usize| place.path().join(format!("{network}-{number}"));
+        let report = Mutex::new(report);
+        thread::scope(|scope| {
+            let (report, end) = (&report, &end);
+            let mut watching = Vec::new();
+            for (number, image) in images.iter().enumerate() {
+                watching.push(scope.spawn(move || {
+                    let mut machine = self.machine(kernel, image, self.accelerator());
+                    for network in 0..2 {
+                        machine.networks.push(Network {
+                            own: end(network, number),
+                            other: end(network, 1 - number),
+                            mac: format!("02:00:00:00:0{network}:0{}", number + 1),
+                        });
+                    }
+                    let log = format!("{}.pair{number}.console", kernel.line.name());
+                    watch(&machine, BOOT, &self.out.join(log), |event| {
+                        if let Ok(mut report) = report.lock() {
+                            report.take(event);
+                        }
+                    })
+                }));
+            }
+            let mut ends = Vec::new();
+            for thread in watching {
+                let Ok(watched) = thread.join() else {
+                    bail!("a watcher panicked");
+                };
+                ends.push(watched?);
+            }
+            Ok(ends)
+        })
+    }
+
+    /// What machines after the first one run on: by then KVM has been tried.
+    fn accelerator(&self) -> Accelerator {
+        match kvm_may_work(&self.cache) {
+            true => Accelerator::Kvm,
+            false => Accelerator::Emulation,
+        }
     }
 
     /// Boots to a shell on this terminal.
