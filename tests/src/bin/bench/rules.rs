@@ -252,3 +252,29 @@ impl fmt::Display for Shown {
         f.write_str(self.0.as_deref().unwrap_or_default())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_language_has_every_rule_and_the_last_ones_match() {
+        let rules = rules(10);
+        let guests = [Guest {
+            device: "veth101i0",
+            rules: &rules,
+        }];
+        let count = |text: &str, word: &str| text.matches(word).count();
+        assert_eq!(count(&firewall(&rules), "IN ACCEPT"), 10);
+        // One more for DHCP.
+        assert_eq!(count(&iptables(&guests), "-A veth101i0-in -p"), 1 + 2 + 4);
+        assert_eq!(count(&iptables(&guests), "-A veth101i0-in -s 10.1."), 4);
+        for tracking in [Tracking::Bridge, Tracking::Marks] {
+            assert_eq!(count(&nftables(&guests, tracking), "dport 2000"), 8);
+        }
+        let last = ["tcp", "udp"].map(|protocol| format!("-p {protocol} -dport {OPEN}"));
+        let text = firewall(&rules);
+        let end: Vec<&str> = text.lines().rev().take(2).collect();
+        assert!(end[1].contains(&last[0]) && end[0].contains(&last[1]));
+    }
+}

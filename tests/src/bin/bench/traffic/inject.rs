@@ -169,3 +169,25 @@ pub fn scattered(port: u16) -> Result<Vec<u8>> {
     frame[HEADER_CHECKSUM..HEADER_CHECKSUM + 2].copy_from_slice(&checksum.to_be_bytes());
     Ok(frame)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scattered_frame_has_a_right_checksum_whatever_its_source() {
+        for source in [0_u16, 1, 0x1234, 0xfffe, 0xffff] {
+            let mut frame = scattered(OPEN).unwrap();
+            assert_eq!(frame.len(), 60);
+            // As `programs::scatter` and `sender` change it.
+            frame[28..30].copy_from_slice(&source.to_be_bytes());
+            frame[IDENTIFICATION..IDENTIFICATION + 2].copy_from_slice(&(!source).to_be_bytes());
+            let header = etherparse::Ipv4Header::from_slice(&frame[14..]).unwrap().0;
+            assert_eq!(
+                header.header_checksum,
+                header.calc_header_checksum(),
+                "{source:#x}"
+            );
+        }
+    }
+}
