@@ -4,8 +4,16 @@
 
 mod check;
 mod compile;
+mod conntrack;
+mod counters;
+mod duration;
 mod localnet;
+mod manual;
 mod map;
+mod rule;
+mod rules;
+mod save;
+mod scope;
 mod service;
 mod simulate;
 mod status;
@@ -103,6 +111,19 @@ enum Verb {
     /// Look into the maps of the kernel programs.
     #[command(subcommand)]
     Map(map::Arguments),
+    /// Print the rules in force in order, with packets, bytes, last hit, file and line.
+    Rules(rules::Arguments),
+    /// List, count, forget, export and import flows.
+    #[command(subcommand)]
+    Conntrack(Box<conntrack::Arguments>),
+    /// List, look for and edit the rules of one file.
+    #[command(subcommand)]
+    Rule(rule::Arguments),
+    /// Print the firewall files without what is not in force: lines in error, disabled rules, definitions that are replaced.
+    Save(save::Arguments),
+    /// Set what rules and ports have counted back to zero.
+    #[command(subcommand)]
+    Counters(counters::Arguments),
     /// Say whether the firewall is on, and which ports are under policy.
     Status(status::Arguments),
     /// Start the agent, by systemd.
@@ -111,6 +132,12 @@ enum Verb {
     Stop,
     /// Read everything again, by systemd; start the agent if it does not run. The firewall stays in force.
     Restart,
+    /// Print the completions of a shell.
+    Completions(manual::Completions),
+    /// Print the manual page, or write one per verb.
+    Man(manual::Man),
+    /// Have the running agent read everything again, and wait until that is carried out.
+    Reload,
 }
 
 impl Verb {
@@ -121,10 +148,18 @@ impl Verb {
             Self::Simulate(arguments) => simulate::run(place, &arguments),
             Self::Localnet => localnet::run(place),
             Self::Map(arguments) => map::run(place, &arguments),
+            Self::Rules(arguments) => rules::run(place, &arguments),
+            Self::Conntrack(arguments) => conntrack::run(place, &arguments),
+            Self::Rule(arguments) => rule::run(place, &arguments),
+            Self::Save(arguments) => save::run(place, &arguments),
+            Self::Counters(arguments) => counters::run(place, &arguments),
             Self::Status(arguments) => status::run(place, &arguments),
             Self::Start => service::start(),
             Self::Stop => service::stop(place),
             Self::Restart => service::restart(),
+            Self::Completions(arguments) => manual::completions(&arguments),
+            Self::Man(arguments) => manual::man(&arguments),
+            Self::Reload => service::reload(place),
         }
     }
 }

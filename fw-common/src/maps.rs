@@ -4,7 +4,7 @@
 //! new [`ABI`], and with it a new pin directory.
 
 /// Version of all layouts in this file and in [`crate::flow`] and [`crate::event`]; the last part of the pin directory's name.
-pub const ABI: u32 = 3;
+pub const ABI: u32 = 4;
 
 /// Conditions that are not an address, a port or a protocol, packed in one byte per packet.
 ///

@@ -13,6 +13,7 @@
 use std::collections::BTreeMap;
 use std::mem::offset_of;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -231,6 +232,7 @@ impl TestKernel {
         }
         node.settings.log_interval = 0;
         for port in &mut node.ports {
+            let port = Arc::make_mut(port);
             let policies = [&mut port.inbound, &mut port.outbound];
             let policies = policies.into_iter().chain(&mut port.guard);
             for rule in policies.flat_map(|policy| &mut policy.rules) {

@@ -14,6 +14,7 @@ pub mod kernel;
 pub mod model;
 pub mod netns;
 pub mod node;
+pub mod patience;
 pub mod probe;
 pub mod scenario;
 pub mod shuffle;

@@ -22,6 +22,8 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use crate::patience::patience;
+
 /// Number of the next namespace of this process.
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -155,7 +157,7 @@ impl Netns {
     }
 
     fn remove(&self) -> Result<()> {
-        let deadline = Instant::now() + END_TIMEOUT;
+        let deadline = Instant::now() + patience(END_TIMEOUT);
         loop {
             let left = self.processes()?;
             if left.is_empty() {

@@ -29,7 +29,7 @@ pub enum Offloads {
     None,
     /// Checksums and TCP segmentation, v4 and v6 (an older virtio-net).
     Tcp,
-    /// Also UDP segmentation (QEMU 8.1 and later).
+    /// Also UDP segmentation (QEMU 8.1 and later, kernel 6.2 and later: [`Self::Tcp`] on an older one).
     TcpUdp,
 }
 
@@ -120,15 +120,18 @@ fn open_device(name: &str, kind: libc::c_int, offloads: Offloads) -> Result<Tap>
         )
     };
     check(done).context("TUNSETVNETHDRSZ")?;
-    // SAFETY: TUNSETOFFLOAD takes its flags by value.
-    let done = unsafe {
-        libc::ioctl(
-            queue.as_raw_fd(),
-            libc::TUNSETOFFLOAD,
-            libc::c_ulong::from(offloads.flags()),
-        )
+    let set = |offloads: Offloads| {
+        let flags = libc::c_ulong::from(offloads.flags());
+        // SAFETY: TUNSETOFFLOAD takes its flags by value.
+        check(unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETOFFLOAD, flags) })
     };
-    check(done).context("TUNSETOFFLOAD")?;
+    let refused = |error: &std::io::Error| error.raw_os_error() == Some(libc::EINVAL);
+    match set(offloads) {
+        // Tap devices take UDP super-packets since kernel 6.2 (`TUN_F_USO4`); QEMU, too, goes on without on an older one.
+        Err(error) if refused(&error) && offloads == Offloads::TcpUdp => set(Offloads::Tcp),
+        done => done,
+    }
+    .context("TUNSETOFFLOAD")?;
     Ok(Tap { queue })
 }
 

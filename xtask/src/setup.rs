@@ -26,6 +26,8 @@ pub enum Scope {
     Build,
     /// Also run them: network tools and the BPF file system.
     Run,
+    /// Also run them on other kernels.
+    Machines,
     /// Also lint them.
     Lint,
 }
@@ -57,7 +59,7 @@ pub fn run(workspace: &Workspace) -> Result<()> {
 pub fn ensure(workspace: &Workspace, scope: Scope) -> Result<Tools> {
     let mut missing = Vec::new();
     if scope >= Scope::Run {
-        missing.extend(packages::missing());
+        missing.extend(packages::missing(scope));
     }
     let mut search = compiler::find();
     match &search.found {

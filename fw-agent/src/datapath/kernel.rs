@@ -1,6 +1,6 @@
 //! The loaded programs and open maps, and the one interpreter of [`Action`]s.
 
-mod resize;
+pub(super) mod resize;
 mod test_run;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,6 +32,7 @@ use self::resize::OldFlows;
 pub use self::test_run::TestPlace;
 use super::attach::{self, AttachMode, Hook, Role};
 use super::batch::Batch;
+use super::carry::Carry;
 use super::door::{Desk, Door, Newcomer, Programs};
 use super::link::{Held, Kept};
 use super::pins::Pins;
@@ -57,6 +58,8 @@ pub struct Kernel {
     held: Held,
     /// The flow table that programs had which were swapped for those with a table of another size.
     old_flows: Option<OldFlows>,
+    /// What agents of other versions knew and that is not yet wholly here.
+    carried: Vec<Carry>,
 }
 
 /// Every program of the object, by where it belongs.
@@ -111,6 +114,7 @@ impl Kernel {
             port_counters: typed(&mut ebpf, name::PORT_COUNTERS)?,
             settings: typed(&mut ebpf, name::SETTINGS)?,
             locals: typed(&mut ebpf, name::LOCALS)?,
+            carried: Carry::begin(&pins),
             cpus: nr_cpus().map_err(|(_, source)| Error::CountCpus { source })?,
             programs: Arc::new(Programs::new(ebpf, mode)),
             desk: Arc::default(),
@@ -301,10 +305,16 @@ impl Kernel {
     ///
     /// # Errors
     /// A pin that is there cannot be removed.
-    pub fn tidy(&self) -> Result<(), Error> {
+    pub fn tidy(&mut self) -> Result<(), Error> {
         // What is set aside may be for a device that is being closed; adopting that is followed by another round.
         if self.desk.is_quiet() {
             attach::drop_aside(&self.pins)?;
+        }
+        if !self.carried.is_empty() {
+            await_readers()?;
+        }
+        for carry in self.carried.drain(..) {
+            carry.end(&self.pins);
         }
         for other in self.pins.others() {
             other.remove_version()?;

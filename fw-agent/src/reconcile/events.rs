@@ -25,7 +25,7 @@ use crate::control::Request;
 use crate::inventory::devices::Change;
 
 /// Changes of files that come within this time of each other are carried out together …
-const QUIET: Duration = Duration::from_millis(10);
+const QUIET: Duration = Duration::from_millis(4);
 /// … but none waits longer than this.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// Changes of devices that are taken together at most.
