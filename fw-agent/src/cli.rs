@@ -17,6 +17,7 @@ mod scope;
 mod service;
 mod simulate;
 mod status;
+mod why;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -106,6 +107,8 @@ enum Verb {
     Compile(compile::Arguments),
     /// Say what would happen to a packet, and why.
     Simulate(Box<simulate::Arguments>),
+    /// Try a packet on the programs in force, changing nothing, and explain what becomes of it.
+    Why(Box<why::Arguments>),
     /// Print the network that `local_network` stands for, and the cluster's other nodes.
     Localnet,
     /// Look into the maps of the kernel programs.
@@ -144,6 +147,7 @@ impl Verb {
             Self::Check(arguments) => check::run(place, &arguments),
             Self::Compile(arguments) => compile::run(place, &arguments),
             Self::Simulate(arguments) => simulate::run(place, &arguments),
+            Self::Why(arguments) => why::run(place, &arguments),
             Self::Localnet => localnet::run(place),
             Self::Map(arguments) => map::run(place, &arguments),
             Self::Rules(arguments) => rules::run(place, &arguments),

@@ -19,6 +19,7 @@ pub mod leftovers;
 mod link;
 pub mod pins;
 pub mod plan;
+pub mod scratch;
 mod slots;
 mod spaces;
 pub mod sweep;

@@ -3,6 +3,7 @@
 mod conntrack;
 mod rule;
 mod rules;
+mod why;
 
 use serde_json::Value;
 use tapwall_tests::agent::Agent;
