@@ -24,6 +24,7 @@ mod slots;
 mod spaces;
 pub mod sweep;
 mod uplink;
+pub mod watch;
 
 pub use attach::{AttachMode, Hook, Role};
 pub use bans::Bans;

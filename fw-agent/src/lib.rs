@@ -21,6 +21,7 @@ pub mod image;
 pub mod inventory;
 pub mod journal;
 pub mod lint;
+pub mod live;
 pub mod migrate;
 pub mod notify;
 pub mod policy;

@@ -200,7 +200,8 @@ fn query(
     Ok(query)
 }
 
-fn devices() -> Result<Devices> {
+/// The devices of this network namespace.
+pub(super) fn devices() -> Result<Devices> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
