@@ -7,7 +7,9 @@ mod compile;
 mod conntrack;
 mod counters;
 mod duration;
+mod live;
 mod localnet;
+mod log;
 mod manual;
 mod map;
 mod rule;
@@ -17,6 +19,7 @@ mod scope;
 mod service;
 mod simulate;
 mod status;
+mod why;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -82,6 +85,7 @@ impl PlaceArguments {
             node,
             pin_dir: self.pin_dir.unwrap_or(settings.pin_directory),
             run_dir: self.run_dir.unwrap_or(settings.run_directory),
+            log_file: settings.log_file,
         })
     }
 }
@@ -93,6 +97,8 @@ struct Place {
     node: Option<String>,
     pin_dir: PathBuf,
     run_dir: PathBuf,
+    /// The log of packets.
+    log_file: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]
@@ -106,6 +112,14 @@ enum Verb {
     Compile(compile::Arguments),
     /// Say what would happen to a packet, and why.
     Simulate(Box<simulate::Arguments>),
+    /// Try a packet on the programs in force, changing nothing, and explain what becomes of it.
+    Why(Box<why::Arguments>),
+    /// Show what is dropped and rejected: as it happens with rule and reason, or the totals by reason.
+    Drops(live::Drops),
+    /// Show every verdict as it is made, with rule and reason, until interrupted.
+    Trace(live::Live),
+    /// Show the firewall's log, by guest, address, port and protocol.
+    Log(log::Arguments),
     /// Print the network that `local_network` stands for, and the cluster's other nodes.
     Localnet,
     /// Look into the maps of the kernel programs.
@@ -146,6 +160,10 @@ impl Verb {
             Self::Check(arguments) => check::run(place, &arguments),
             Self::Compile(arguments) => compile::run(place, &arguments),
             Self::Simulate(arguments) => simulate::run(place, &arguments),
+            Self::Why(arguments) => why::run(place, &arguments),
+            Self::Drops(arguments) => live::drops(place, &arguments),
+            Self::Trace(arguments) => live::trace(place, &arguments),
+            Self::Log(arguments) => log::run(place, &arguments),
             Self::Localnet => localnet::run(place),
             Self::Map(arguments) => map::run(place, &arguments),
             Self::Rules(arguments) => rules::run(place, &arguments),

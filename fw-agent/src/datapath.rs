@@ -21,10 +21,12 @@ pub mod leftovers;
 mod link;
 pub mod pins;
 pub mod plan;
+pub mod scratch;
 mod slots;
 mod spaces;
 pub mod sweep;
 mod uplink;
+pub mod watch;
 
 pub use attach::{AttachMode, Hook, Role};
 pub use bans::Bans;

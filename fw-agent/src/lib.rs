@@ -22,6 +22,7 @@ pub mod inventory;
 pub mod journal;
 pub mod lint;
 pub mod metrics;
+pub mod live;
 pub mod migrate;
 pub mod notify;
 pub mod policy;

@@ -120,7 +120,8 @@ pub(super) enum By {
     State,
 }
 
-fn network(text: &str) -> Result<IpNet, String> {
+/// An address or a network.
+pub(super) fn network(text: &str) -> Result<IpNet, String> {
     let address = text.parse::<std::net::IpAddr>().map(IpNet::from);
     address.or_else(|_| {
         let net = text.parse::<IpNet>();
@@ -139,7 +140,8 @@ fn state(text: &str) -> Result<&'static str, String> {
     found.ok_or_else(|| format!("states are {}", states().collect::<Vec<_>>().join(", ")))
 }
 
-fn protocol(text: &str) -> Result<u8, String> {
+/// A protocol by name or number.
+pub(super) fn protocol(text: &str) -> Result<u8, String> {
     let number = text.parse().ok().or_else(|| registry::protocol(text));
     number.ok_or_else(|| "expected a protocol such as tcp, or its number".to_owned())
 }

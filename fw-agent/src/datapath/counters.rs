@@ -33,6 +33,55 @@ pub fn rules(pins: &Pins) -> Result<BTreeMap<RuleKey, Counter>, Error> {
     Ok(found)
 }
 
+/// What was dropped or rejected so far, by reason. Rules and policies of the administrator accept and drop for the same reason: those are not
+/// among them, their own counters tell ([`rules`]).
+///
+/// # Errors
+/// The map cannot be read.
+pub fn drops(pins: &Pins) -> Result<Vec<(Reason, Counter)>, Error> {
+    let map = pins.per_cpu::<Counter>(name::COUNTERS)?;
+    let mut found = Vec::new();
+    for reason in Reason::ALL.iter().filter(|reason| drops_only(**reason)) {
+        let values = map.get(&(*reason as u32), 0);
+        let values = values.map_err(failed("read", name::COUNTERS))?;
+        found.push((*reason, Counter::sum(values.iter())));
+    }
+    Ok(found)
+}
+
+/// Whether a reason is always one to drop.
+const fn drops_only(reason: Reason) -> bool {
+    match reason {
+        Reason::Noise
+        | Reason::Invalid
+        | Reason::Blacklist
+        | Reason::Smurf
+        | Reason::TcpFlags
+        | Reason::MacFilter
+        | Reason::RouterAdvertisement
+        | Reason::IpFilter
+        | Reason::Malformed
+        | Reason::Fragment
+        | Reason::HeaderChain
+        | Reason::NoPolicy
+        | Reason::BadPolicy
+        | Reason::SynLimit
+        | Reason::Vlan
+        | Reason::Layer2
+        | Reason::Ban
+        | Reason::Martian => true,
+        Reason::Rule
+        | Reason::Policy
+        | Reason::Established
+        | Reason::Standard
+        | Reason::NotIp
+        | Reason::Hairpin
+        | Reason::GuestOff
+        | Reason::Related
+        | Reason::Forwarded => false,
+    }
+}
+
 /// Since when has been counted, if the pin tells.
 pub fn since(pins: &Pins) -> Option<SystemTime> {
     let pin = std::fs::metadata(pins.map(name::RULE_COUNTERS));

@@ -8,6 +8,7 @@
 //! policy ([`verify`]); a file that cannot be read is never saved as an empty one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::compile::{Compiled, compile};
 use crate::config::line::{before_comment, decode, lines};
@@ -125,7 +126,7 @@ fn without_places(mut policy: NodePolicy) -> NodePolicy {
             rule.origin.line = None;
         }
     };
-    for port in &mut policy.ports {
+    for port in policy.ports.iter_mut().map(Arc::make_mut) {
         let guard = port.guard.iter_mut();
         let all = guard.chain([&mut port.inbound, &mut port.outbound]);
         all.for_each(forget);

@@ -29,6 +29,7 @@ impl Agent {
                 .filter(|found| found.severity == severity)
                 .count()
         };
+        let digest = self.digests.of(&self.sources);
         let ports = compiled.policy.ports.iter().map(|port| {
             let device = port.device();
             PortRecord {
@@ -41,7 +42,6 @@ impl Agent {
         });
         // A tree that could not be read has set `retry` too, but nothing of it was tried.
         let incomplete = self.retry && self.read_error.is_none();
-        let digest = self.digests.of(&self.sources);
         if self.read_error.is_none() && !incomplete && digest != self.record.digest {
             self.keeper.keep(self.sources.clone());
         }

@@ -1,8 +1,10 @@
 //! What an administrator reaches for: each verb of `fwctl` against a node with traffic. Needs root.
 
 mod conntrack;
+mod live;
 mod rule;
 mod rules;
+mod why;
 
 use serde_json::Value;
 use tapwall_tests::agent::Agent;
