@@ -2,7 +2,7 @@
 
 mod host;
 mod scale;
-use fw_common::maps::classes::PREFILTER_WORDS;
+use fw_common::maps::classes::{NO_PREFILTER, PREFILTER_WORDS};
 use fw_common::maps::port_flag;
 
 use super::*;
@@ -48,6 +48,12 @@ fn words(plan: &Plan) -> Vec<String> {
     let word = |action: &Action| match action {
         Action::ClearCounters { slot } => format!("clear counters {slot}"),
         Action::WriteClasses { space, .. } => format!("classes {space}"),
+        Action::WriteEntries {
+            space,
+            lineage,
+            prefixes,
+        } => format!("entries {space}: {} {}", lineage.len(), prefixes.len()),
+        Action::AddBits { words, .. } => format!("{} words of bits", words.len()),
         Action::WritePolicy { words, .. } if words.len() == PREFILTER_WORDS as usize => {
             "prefilter".to_owned()
         }

@@ -72,7 +72,7 @@ pub fn measure(entries: usize) -> Result<Measured> {
     let spaces = [&image.space.small, &image.space.big];
     let prefixes: usize = spaces
         .iter()
-        .map(|space| space.v4.len() + space.v6.len())
+        .map(|space| space.prefixes.len())
         .sum();
     ensure!(
         prefixes * 10 > entries * 9,
