@@ -20,8 +20,18 @@ pub struct Compiled {
     pub diagnostics: Vec<Diagnostic>,
 }
 
-/// Parses, resolves and builds. `now`: UNIX time in seconds, for the cluster's self-expiring `enable`.
+/// Parses, resolves and builds, on nothing. `now`: UNIX time in seconds, for the cluster's self-expiring `enable`.
 pub fn compile(sources: &Sources, facts: &HostFacts, now: u64) -> Compiled {
+    compile_with(sources, facts, now, MapImage::build)
+}
+
+/// Likewise; `build` makes the image.
+pub fn compile_with(
+    sources: &Sources,
+    facts: &HostFacts,
+    now: u64,
+    build: impl FnOnce(&NodePolicy) -> MapImage,
+) -> Compiled {
     let (mut config, mut diagnostics) = config::parse(sources);
     let local = localnet::detect(&config, facts);
     config.local_network = Some(local.network());
@@ -32,7 +42,7 @@ pub fn compile(sources: &Sources, facts: &HostFacts, now: u64) -> Compiled {
     }
     diagnostics.sort();
     diagnostics.dedup();
-    let image = MapImage::build(&policy);
+    let image = build(&policy);
     Compiled {
         config,
         policy,

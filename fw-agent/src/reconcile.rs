@@ -46,6 +46,7 @@ use crate::control::{Request, server, socket};
 use crate::datapath::pins::Pins;
 use crate::datapath::plan::plan_uplinks;
 use crate::datapath::{AttachMode, Bans, Kernel, Plan, State, monotonic};
+use crate::image::Builder;
 use crate::inventory::devices::{self, Devices};
 use crate::inventory::facts::HostFacts;
 use crate::notify::Manager;
@@ -121,6 +122,7 @@ pub async fn run(options: Options) -> Result<()> {
         tracing::error!("{:#}; it is not used", anyhow::Error::from(error));
         None
     });
+    let builder = Builder::new(options.reevaluate);
     let mut agent = Agent {
         options,
         run_directory,
@@ -129,6 +131,7 @@ pub async fn run(options: Options) -> Result<()> {
         state,
         state_is_unknown: false,
         sources: Sources::default(),
+        builder,
         compiled: None,
         cached_at: None,
         keeper: Keeper::start(cache),
@@ -244,6 +247,7 @@ struct Agent {
     state_is_unknown: bool,
     sources: Sources,
     facts: HostFacts,
+    builder: Builder,
     compiled: Option<Arc<Compiled>>,
     /// When the files in force were kept, if they are from the cache and not yet from the tree.
     cached_at: Option<String>,

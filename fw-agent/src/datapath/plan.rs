@@ -41,7 +41,7 @@ use crate::image::{
 use crate::inventory::host_devices::HostDevice;
 use crate::policy::{GuestKind, PortId};
 
-pub use classes::is_in_force;
+pub use classes::next_image;
 pub use uplinks::{Edge, plan_uplinks};
 
 /// One step of a [`Plan`].
@@ -464,11 +464,7 @@ fn port_id(port: &Port) -> PortId {
 }
 
 /// Where these words are in the arena; none if there is no room for them.
-fn place_words(
-    state: &mut State,
-    words: Vec<u64>,
-    plan: &mut Plan,
-) -> Option<u32> {
+fn place_words(state: &mut State, words: Vec<u64>, plan: &mut Plan) -> Option<u32> {
     if let Some(start) = state.policies.get(&words) {
         return Some(*start);
     }

@@ -122,10 +122,7 @@ impl Tries {
 
 /// The key of a class in the space of parents.
 fn key_lineage(space: u32, class: u32) -> Key<ClassKeyV4> {
-    Key::new(
-        SPACE_BITS + 32,
-        [(space | LINEAGE).to_be(), class.to_be()],
-    )
+    Key::new(SPACE_BITS + 32, [(space | LINEAGE).to_be(), class.to_be()])
 }
 
 fn key_v4(space: u32, net: &Ipv4Net) -> Key<ClassKeyV4> {

@@ -151,7 +151,10 @@ impl Builder {
     ) -> Option<KnownPort> {
         let directions = directions(port).into_iter();
         let parts = directions.chain(port.guard.iter().map(|guard| (Direction::Out, guard)));
-        let old: Vec<&Policy> = known.iter().flat_map(|known| policies(&known.policy)).collect();
+        let old: Vec<&Policy> = known
+            .iter()
+            .flat_map(|known| policies(&known.policy))
+            .collect();
         let mut built = Vec::with_capacity(3);
         let mut complete = true;
         for (index, (direction, policy)) in parts.enumerate() {
@@ -165,7 +168,9 @@ impl Builder {
                 }
             }
         }
-        let same = known.as_ref().filter(|known| Arc::ptr_eq(&known.policy, port));
+        let same = known
+            .as_ref()
+            .filter(|known| Arc::ptr_eq(&known.policy, port));
         complete.then(|| KnownPort {
             policy: Arc::clone(port),
             parts: built,
@@ -288,7 +293,9 @@ impl Round<'_> {
 }
 
 fn policies(port: &PortPolicy) -> impl Iterator<Item = &Policy> {
-    [&port.inbound, &port.outbound].into_iter().chain(&port.guard)
+    [&port.inbound, &port.outbound]
+        .into_iter()
+        .chain(&port.guard)
 }
 
 /// Whether two policies say the same, but for the contents of sets.

@@ -294,9 +294,10 @@ impl<'n> Survey<'n> {
 
     fn finish(&self, small: Outcome, big: Outcome) -> (ClassSpace, Members) {
         let [small_half, big_half] = &self.halves;
-        let has_blacklist = big.memberships.iter().any(|membership| {
-            big_half.walked.flagged[*membership as usize]
-        });
+        let has_blacklist = big
+            .memberships
+            .iter()
+            .any(|membership| big_half.walked.flagged[*membership as usize]);
         let mut members = Members::new(self.sets.numbers(), self.sets.all.len());
         for (half, outcome, is_big) in [(small_half, &small, false), (big_half, &big, true)] {
             let memberships = outcome.memberships.iter();
@@ -316,8 +317,16 @@ impl<'n> Survey<'n> {
 impl Half {
     /// Big sets overlap in too many ways.
     fn is_too_many(&self) -> bool {
-        let v4 = self.walked.v4.iter().map(|found| (found.says_something, found.membership));
-        let v6 = self.walked.v6.iter().map(|found| (found.says_something, found.membership));
+        let v4 = self
+            .walked
+            .v4
+            .iter()
+            .map(|found| (found.says_something, found.membership));
+        let v6 = self
+            .walked
+            .v6
+            .iter()
+            .map(|found| (found.says_something, found.membership));
         let said = v4.chain(v6).filter(|(says_something, _)| *says_something);
         let mut distinct = BTreeSet::from([0]);
         let mut last = 0;
@@ -358,8 +367,16 @@ impl Half {
             return None;
         }
         let is_one = evolved.edits() == 1
-            && evolved.writes.v4.iter().all(|(net, _)| walk::Net::is_host(*net))
-            && evolved.writes.v6.iter().all(|(net, _)| walk::Net::is_host(*net));
+            && evolved
+                .writes
+                .v4
+                .iter()
+                .all(|(net, _)| walk::Net::is_host(*net))
+            && evolved
+                .writes
+                .v6
+                .iter()
+                .all(|(net, _)| walk::Net::is_host(*net));
         let moves = (evolved.edits() > 0).then(|| (evolved.moved.clone(), is_one));
         Some((self.step(book, evolved), moves))
     }

@@ -133,14 +133,19 @@ impl Memory {
         let space = PlacedSpace {
             small: SMALL,
             big: BIG,
-            prefilter: image.space.big.prefixes.prefilters().map(|words| match words.len() {
-                0 => 0,
-                _ => {
-                    let start = memory.arena.len() as u32;
-                    memory.arena.extend(words);
-                    start
-                }
-            }),
+            prefilter: image
+                .space
+                .big
+                .prefixes
+                .prefilters()
+                .map(|words| match words.len() {
+                    0 => 0,
+                    _ => {
+                        let start = memory.arena.len() as u32;
+                        memory.arena.extend(words);
+                        start
+                    }
+                }),
         };
         memory.settings.space = space.big;
         memory.settings.prefilter = space.prefilter;

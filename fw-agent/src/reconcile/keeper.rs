@@ -81,7 +81,8 @@ impl Agent {
         );
         self.read_error = Some(format!("{error:#}"));
         self.cached_at = Some(cached.saved_at);
-        let compiled = self.compile(&self.sources);
+        let sources = self.sources.clone();
+        let compiled = self.compile(&sources);
         self.report(&compiled);
         self.compiled = Some(Arc::new(compiled));
     }

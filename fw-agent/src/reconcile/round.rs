@@ -14,8 +14,9 @@ use fw_common::maps::PortKey;
 
 use super::answers::unreadable;
 use super::{Agent, debug_log, unix_time};
-use crate::compile::{Compiled, compile};
+use crate::compile::{Compiled, compile_with};
 use crate::config::Sources;
+use crate::datapath::plan::next_image;
 use crate::diagnostic::Severity;
 use crate::image::{HOST, MapImage};
 use crate::inventory::devices::Devices;
@@ -111,13 +112,16 @@ impl Agent {
         Ok(sources)
     }
 
-    /// What the files mean here and now.
-    pub(super) fn compile(&self, sources: &Sources) -> Compiled {
-        let mut compiled = compile(sources, &self.facts, unix_time());
-        if self.options.reevaluate {
-            compiled.image.reevaluate();
+    /// What the files mean here and now, on what the kernel holds.
+    pub(super) fn compile(&mut self, sources: &Sources) -> Compiled {
+        let present = self.present();
+        if self.state_is_unknown {
+            self.recover(&present.devices);
         }
-        compiled
+        let (builder, state) = (&mut self.builder, &self.state);
+        compile_with(sources, &self.facts, unix_time(), |policy| {
+            next_image(builder, state, policy, &present)
+        })
     }
 
     pub(super) fn report(&self, compiled: &Compiled) {

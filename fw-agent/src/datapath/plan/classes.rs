@@ -14,7 +14,10 @@ use fw_common::maps::classes::{BIG_CLASSES, NO_PREFILTER};
 use fw_common::maps::port_flag;
 
 use super::{Action, Plan, Present, State, plan_node, port_id};
-use crate::image::{ClassSpace, Classes, MapImage, PlacedSpace, Prefixes, Spaces, Step, add_bits};
+use crate::image::{
+    Builder, ClassSpace, Classes, MapImage, PlacedSpace, Prefixes, Spaces, Step, add_bits,
+};
+use crate::policy::NodePolicy;
 
 /// The prefilters of a class space of big sets, IPv4 and IPv6.
 #[derive(Clone, Debug, Default)]
@@ -89,11 +92,15 @@ impl State {
         let needed = classes.prefixes.prefilters();
         let covers = |words: &[u64], needed: &[u64]| {
             words.len() >= needed.len()
-                && words.iter().zip(needed).all(|(word, needed)| needed & !word == 0)
+                && words
+                    .iter()
+                    .zip(needed)
+                    .all(|(word, needed)| needed & !word == 0)
         };
         let pairs = words.iter().zip(&needed);
         let mut pairs = pairs.zip(starts);
-        let sound = classes.count() <= BIG_CLASSES && pairs.all(|((words, needed), start)| start == NO_PREFILTER || covers(words, needed));
+        let sound = classes.count() <= BIG_CLASSES
+            && pairs.all(|((words, needed), start)| start == NO_PREFILTER || covers(words, needed));
         if !sound || self.filters.contains_key(&space) {
             return false;
         }
@@ -125,14 +132,33 @@ impl State {
 pub(super) fn place_space(state: &mut State, space: &ClassSpace, plan: &mut Plan) -> Placed {
     let mut placed = Placed::default();
     let [small, big] = &space.steps;
-    (placed.space.small, placed.steps[0]) = place_classes(state, &space.small, small.as_ref(), false);
-    write(state, placed.space.small, &space.small, placed.steps[0].as_deref(), plan);
+    (placed.space.small, placed.steps[0]) =
+        place_classes(state, &space.small, small.as_ref(), false);
+    write(
+        state,
+        placed.space.small,
+        &space.small,
+        placed.steps[0].as_deref(),
+        plan,
+    );
     if space.big.is_empty() {
         return placed;
     }
     (placed.space.big, placed.steps[1]) = place_classes(state, &space.big, big.as_ref(), true);
-    placed.space.prefilter = place_filters(state, placed.space.big, &space.big, placed.steps[1].as_deref(), plan);
-    write(state, placed.space.big, &space.big, placed.steps[1].as_deref(), plan);
+    placed.space.prefilter = place_filters(
+        state,
+        placed.space.big,
+        &space.big,
+        placed.steps[1].as_deref(),
+        plan,
+    );
+    write(
+        state,
+        placed.space.big,
+        &space.big,
+        placed.steps[1].as_deref(),
+        plan,
+    );
     placed
 }
 
@@ -200,7 +226,8 @@ fn place_filters(
     }
     let prefixes = &classes.prefixes;
     let counts = [prefixes.v4.len(), prefixes.v6.len()];
-    let is_missing = |(start, count): (u32, usize)| count > 0 && (start == 0 || start == NO_PREFILTER);
+    let is_missing =
+        |(start, count): (u32, usize)| count > 0 && (start == 0 || start == NO_PREFILTER);
     if filters.starts.into_iter().zip(counts).any(is_missing) {
         for (version, words) in prefixes.prefilters().into_iter().enumerate() {
             let start = &mut filters.starts[version];
@@ -242,8 +269,19 @@ fn set_bits(filters: &mut Filters, prefixes: &Prefixes, plan: &mut Plan) {
     }
 }
 
+/// The image of a node's policies, built on what the kernel holds.
+pub fn next_image(
+    builder: &mut Builder,
+    state: &State,
+    node: &NodePolicy,
+    present: &Present,
+) -> MapImage {
+    let spaces = state.spaces_in_use();
+    builder.build(node, &spaces, |image| is_in_force(state, image, present))
+}
+
 /// Whether everything that an image says is in force, but for addresses that move at once.
-pub fn is_in_force(state: &State, image: &MapImage, present: &Present) -> bool {
+fn is_in_force(state: &State, image: &MapImage, present: &Present) -> bool {
     let has = |port| {
         let id = port_id(port);
         match port.flags & port_flag::HOST {

@@ -129,7 +129,13 @@ fn changed_sets_are_a_new_space_and_the_old_one_goes_last() {
     let mut state = State::default();
     plan(&mut state, &image(CLUSTER, &rules), &devices(7), |_| false);
     let plan = plan(&mut state, &image(&wider, &rules), &devices(7), |_| false);
-    let expect = ["classes 1", "port 7 epoch 2", "await", "remove classes 0"];
+    let expect = [
+        "classes 1",
+        "policy",
+        "port 7 epoch 2",
+        "await",
+        "remove classes 0",
+    ];
     assert_eq!(words(&plan), expect);
 }
 
@@ -144,9 +150,9 @@ fn big_sets_stay_where_they_are_when_small_ones_change() {
     });
     let expect = [
         "classes 0",
+        "prefilter",
+        "prefilter",
         "classes 1",
-        "prefilter",
-        "prefilter",
         "policy",
         "policy",
         "settings",
@@ -159,7 +165,13 @@ fn big_sets_stay_where_they_are_when_small_ones_change() {
     assert_ne!(before.flags & port_flag::BLACKLIST, 0);
 
     let other = plan(&mut state, &image(&next, &rules), &devices(7), |_| false);
-    let expect = ["classes 2", "port 7 epoch 2", "await", "remove classes 0"];
+    let expect = [
+        "classes 2",
+        "policy",
+        "port 7 epoch 2",
+        "await",
+        "remove classes 0",
+    ];
     assert_eq!(words(&other), expect);
     let after = state.ports[&7];
     assert_eq!(
@@ -172,8 +184,9 @@ fn big_sets_stay_where_they_are_when_small_ones_change() {
         false
     });
     let expect = [
-        "classes 3",
         "prefilter",
+        "classes 3",
+        "policy",
         "settings",
         "port 7 epoch 3",
         "await",
@@ -359,8 +372,15 @@ fn guards_and_vlans_are_in_place_before_the_port_refers_to_them() {
         "port 7 epoch 1",
         "attach tap100i0 7",
     ];
-    // The sets are other ones, but the policies say the same of their classes.
-    let readdressed = ["classes 1", "port 7 epoch 2", "await", "remove classes 0"];
+    // The policies say the same of their classes, but of those in another space.
+    let readdressed = [
+        "classes 1",
+        "policy",
+        "policy",
+        "port 7 epoch 2",
+        "await",
+        "remove classes 0",
+    ];
     check(&[
         (trunks(filtered("10.0.0.1"), &[6; 64]), devices(7), &first),
         (trunks(filtered("10.0.0.1"), &[6; 64]), devices(7), &[]),

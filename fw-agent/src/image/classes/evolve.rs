@@ -209,8 +209,14 @@ impl Walked {
     fn kept(&self, book: &Classes) -> Vec<u32> {
         let mut counts: BTreeMap<(u32, u32), usize> = BTreeMap::new();
         let mut run = ((0, 0), 0);
-        let v4 = self.v4.iter().map(|found| (found.is_there, found.old, found.membership));
-        let v6 = self.v6.iter().map(|found| (found.is_there, found.old, found.membership));
+        let v4 = self
+            .v4
+            .iter()
+            .map(|found| (found.is_there, found.old, found.membership));
+        let v6 = self
+            .v6
+            .iter()
+            .map(|found| (found.is_there, found.old, found.membership));
         for (_, old, membership) in v4.chain(v6).filter(|(is_there, ..)| *is_there) {
             let pair = (old & !BLACKLISTED, membership);
             if run.0 != pair {

@@ -206,10 +206,15 @@ pub(super) fn walk<N: Net>(
             (Some(key), None) | (None, Some(key)) => key,
             (None, None) => return found,
         };
-        while around.last().is_some_and(|(outer, ..)| !outer.contains(key)) {
+        while around
+            .last()
+            .is_some_and(|(outer, ..)| !outer.contains(key))
+        {
             around.pop();
         }
-        let (outer, outer_value) = around.last().map_or((0, 0), |(_, outer, old)| (*outer, *old));
+        let (outer, outer_value) = around
+            .last()
+            .map_or((0, 0), |(_, outer, old)| (*outer, *old));
         let mut net = None;
         let mut membership = outer;
         if listed == Some(key) {
