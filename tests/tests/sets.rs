@@ -78,7 +78,7 @@ fn node(sets: &[Arc<AddressSet>], blacklists: &[bool]) -> NodePolicy {
     };
     NodePolicy {
         enabled: true,
-        ports: (0..sets.len()).map(port).collect(),
+        ports: (0..sets.len()).map(port).map(Arc::new).collect(),
         ..NodePolicy::default()
     }
 }

@@ -1,7 +1,9 @@
 //! What a plan does in which order, as words.
 
+mod evolve;
 mod host;
 mod scale;
+
 use fw_common::maps::classes::{NO_PREFILTER, PREFILTER_WORDS};
 use fw_common::maps::port_flag;
 
@@ -12,7 +14,7 @@ use crate::inventory::facts::HostFacts;
 
 const CLUSTER: &str = "[OPTIONS]\nenable: 1\n[IPSET ops]\n192.0.2.1\n";
 
-fn image(cluster: &str, guest: &str) -> MapImage {
+fn sources(cluster: &str, guest: &str) -> Sources {
     let files = [
         ("firewall/cluster.fw", cluster),
         ("firewall/100.fw", guest),
@@ -22,14 +24,17 @@ fn image(cluster: &str, guest: &str) -> MapImage {
         ),
         ("nodes/n/lxc/.keep", ""),
     ];
-    let sources = Sources {
+    Sources {
         node: "n".to_owned(),
         files: files
             .map(|(path, text)| (path.to_owned(), text.as_bytes().to_vec().into()))
             .into(),
         ..Sources::default()
-    };
-    let compiled = compile(&sources, &HostFacts::default(), 0);
+    }
+}
+
+fn image(cluster: &str, guest: &str) -> MapImage {
+    let compiled = compile(&sources(cluster, guest), &HostFacts::default(), 0);
     match compiled.policy.enabled {
         true => compiled.image,
         false => MapImage::default(),
@@ -184,6 +189,7 @@ fn big_sets_stay_where_they_are_when_small_ones_change() {
         false
     });
     let expect = [
+        "prefilter",
         "prefilter",
         "classes 3",
         "policy",

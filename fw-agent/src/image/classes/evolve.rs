@@ -229,7 +229,8 @@ impl Walked {
         let mut most: Vec<Option<(usize, u32)>> = vec![None; book.count() as usize];
         for ((class, membership), count) in counts {
             let most = &mut most[class as usize];
-            if count > 0 && most.is_none_or(|(known, _)| known < count) {
+            // Of as many the later: "in no set" is the first.
+            if count > 0 && most.is_none_or(|(known, _)| known <= count) {
                 *most = Some((count, membership));
             }
         }
