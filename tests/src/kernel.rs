@@ -267,6 +267,15 @@ impl TestKernel {
         Ok(image)
     }
 
+    /// As an agent that is started again: forgets what was loaded and reads it back.
+    pub fn restart(&mut self) -> Result<()> {
+        let node = std::mem::take(&mut self.state.attached);
+        self.state = self.kernel.recover(&node)?;
+        self.state.attached = node;
+        self.builder = Builder::default();
+        Ok(())
+    }
+
     /// Has the ports that are loaded from now on judge flows of an older epoch again.
     pub fn reevaluate(&mut self) {
         self.builder = Builder::new(true);

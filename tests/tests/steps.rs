@@ -9,15 +9,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use fw_agent::datapath::Plan;
 use fw_agent::datapath::plan::{Present, State, next_image, plan_node};
-use fw_agent::image::Builder;
+use fw_agent::datapath::{Action, Plan};
+use fw_agent::image::{Builder, Prefixes};
 use fw_agent::policy::{
     AddressSet, GuestKind, Matches, NodePolicy, Origin, OriginKind, Policy, PortId, PortPolicy,
     Rule, SetEntry, Vlans,
 };
 use fw_common::address;
 use fw_common::classify::{Values, classify};
+use fw_common::maps::classes::MAX_DEPTH;
 use fw_common::maps::policy as layout;
 use fw_common::maps::port_flag;
 use fw_common::verdict::{Direction, Reason, Verdict};
@@ -334,4 +335,52 @@ proptest! {
             old = next;
         }
     }
+}
+
+#[test]
+fn a_class_without_a_known_ancestor_is_closed() {
+    let entry = SetEntry {
+        net: "192.0.2.0/24".parse().unwrap(),
+        nomatch: false,
+    };
+    let mut plan = Blueprint {
+        sets: vec![AddressSet::default(); SETS],
+        blacklists: vec![false; SETS],
+        ports: vec![[vec![(Some(0), None, true)], Vec::new(), Vec::new()]],
+    };
+    plan.sets[0].entries.push(entry);
+    let (mut state, mut maps) = (State::default(), Lookups::default());
+    let image = next_image(&mut Builder::default(), &state, &plan.node(), &present());
+    let plan = plan_node(&mut state, &image, &present(), |_| false);
+    plan.actions.iter().for_each(|action| maps.apply(action));
+    let policy = maps.ports[&10].policy[Direction::In as usize];
+    let space = maps.ports[&10].space;
+    let judge = |maps: &Lookups, class: u32| {
+        let mut values: Values = [0; layout::FIELDS];
+        values[layout::SOURCE] = class;
+        values[layout::SPORT] = layout::NO_PORT;
+        values[layout::DPORT] = layout::NO_PORT;
+        classify(maps, policy, &values).map(|word| word.judgement().verdict)
+    };
+    assert_eq!(judge(&maps, 0), Some(Verdict::Drop));
+    assert_eq!(judge(&maps, 1), Some(Verdict::Accept));
+    // Nobody's child, its own child, and the child of too many.
+    assert_eq!(judge(&maps, 2), None);
+    let lineage = |parents: &[(u32, u32)]| Action::WriteEntries {
+        space,
+        lineage: parents
+            .iter()
+            .map(|(class, parent)| (*class, parent + 1))
+            .collect(),
+        prefixes: Prefixes::default(),
+    };
+    maps.apply(&lineage(&[(2, 1), (3, 3)]));
+    assert_eq!(judge(&maps, 2), Some(Verdict::Accept));
+    assert_eq!(judge(&maps, 3), None);
+    let chain: Vec<(u32, u32)> = (2..=2 + MAX_DEPTH)
+        .map(|class| (class, class - 1))
+        .collect();
+    maps.apply(&lineage(&chain));
+    assert_eq!(judge(&maps, 1 + MAX_DEPTH), Some(Verdict::Accept));
+    assert_eq!(judge(&maps, 2 + MAX_DEPTH), None);
 }

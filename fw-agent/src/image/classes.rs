@@ -222,8 +222,17 @@ pub(super) struct Survey<'n> {
 
 /// The small or the big sets of a node.
 struct Half {
-    book: Option<Arc<Classes>>,
+    book: Option<Book>,
     walked: Walked,
+}
+
+/// The space of a half that is in force.
+struct Book {
+    classes: Arc<Classes>,
+    /// The membership that each class keeps.
+    kept: Vec<u32>,
+    /// Nothing of it is to be otherwise.
+    is_settled: bool,
 }
 
 /// What came of a half.
@@ -340,20 +349,24 @@ impl Half {
     }
 
     fn settle(&self, is_big: bool) -> Outcome {
-        let refined = self.book.as_ref().and_then(|book| {
-            let evolved = evolve::refine(&self.walked, book);
-            // A node without big sets has no space for them.
-            let is_over = is_big && self.walked.is_idle();
-            (!is_over && is_worth_it(&evolved, book, is_big)).then(|| self.step(book, evolved))
-        });
-        refined.unwrap_or_else(|| {
-            let begun = evolve::begin(&self.walked);
-            Outcome {
-                classes: Arc::new(begun.classes),
-                step: None,
-                memberships: begun.memberships,
+        // A node without big sets has no space for them.
+        let is_over = is_big && self.walked.is_idle();
+        let book = self.book.as_ref().filter(|_| !is_over);
+        if let Some(book) = book {
+            if book.is_settled {
+                return book.outcome();
             }
-        })
+            let evolved = evolve::refine(&self.walked, &book.classes, &book.kept);
+            if is_worth_it(&evolved, &book.classes, is_big) {
+                return book.step(evolved);
+            }
+        }
+        let begun = evolve::begin(&self.walked);
+        Outcome {
+            classes: Arc::new(begun.classes),
+            step: None,
+            memberships: begun.memberships,
+        }
     }
 
     /// What addresses move, if any do: the sets that they come to or leave, and whether it is one address. None: not only that.
@@ -362,7 +375,10 @@ impl Half {
         let Some(book) = &self.book else {
             return self.walked.is_idle().then(|| (self.settle(false), None));
         };
-        let evolved = evolve::relocate(&self.walked, book)?;
+        if book.is_settled {
+            return Some((book.outcome(), None));
+        }
+        let evolved = evolve::relocate(&self.walked, &book.classes, &book.kept)?;
         if evolved.edits() > FEW.max(evolved.classes.prefixes.len() / 4) {
             return None;
         }
@@ -378,20 +394,23 @@ impl Half {
                 .iter()
                 .all(|(net, _)| walk::Net::is_host(*net));
         let moves = (evolved.edits() > 0).then(|| (evolved.moved.clone(), is_one));
-        Some((self.step(book, evolved), moves))
+        Some((book.step(evolved), moves))
+    }
+}
+
+impl Book {
+    /// It stays as it is.
+    fn outcome(&self) -> Outcome {
+        Outcome {
+            classes: Arc::clone(&self.classes),
+            step: None,
+            memberships: self.kept.clone(),
+        }
     }
 
-    fn step(&self, book: &Arc<Classes>, evolved: Evolved) -> Outcome {
-        let is_same = evolved.writes.is_empty() && evolved.later.is_empty();
-        if is_same {
-            return Outcome {
-                classes: Arc::clone(book),
-                step: None,
-                memberships: evolved.memberships,
-            };
-        }
+    fn step(&self, evolved: Evolved) -> Outcome {
         let step = Step {
-            from: Arc::clone(book),
+            from: Arc::clone(&self.classes),
             writes: evolved.writes,
             later: evolved.later,
         };
@@ -484,15 +503,21 @@ impl<'n> Sets<'n> {
             sets.any(|set| self.blacklists.contains(&(*set as usize)))
         };
         let flagged = memberships.all().map(is_listed).collect();
-        Half {
-            book: book.cloned(),
-            walked: Walked {
-                v4,
-                v6,
-                memberships,
-                flagged,
-            },
-        }
+        let walked = Walked {
+            v4,
+            v6,
+            memberships,
+            flagged,
+        };
+        let book = book.map(|classes| {
+            let kept = walked.kept(classes);
+            Book {
+                classes: Arc::clone(classes),
+                is_settled: walked.is_settled(&kept),
+                kept,
+            }
+        });
+        Half { book, walked }
     }
 }
 

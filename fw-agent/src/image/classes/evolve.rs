@@ -117,14 +117,13 @@ impl Numbers {
 }
 
 /// Addresses that have to be told apart get new classes.
-pub(super) fn refine(walked: &Walked, book: &Classes) -> Evolved {
-    let kept = walked.kept(book);
+pub(super) fn refine(walked: &Walked, book: &Classes, kept: &[u32]) -> Evolved {
     let mut fresh: HashMap<(u32, u32), u32> = HashMap::new();
     let mut classes = Classes {
         prefixes: Prefixes::default(),
         ..book.clone_lineage()
     };
-    let mut memberships = kept.clone();
+    let mut memberships = kept.to_vec();
     let mut last = ((0, 0), 0);
     let assign = |parent: u32, membership: u32| {
         if last.0 != (parent, membership) {
@@ -138,7 +137,7 @@ pub(super) fn refine(walked: &Walked, book: &Classes) -> Evolved {
         Some(last.1)
     };
     let mut assigned = Assigned::default();
-    let complete = assigned.all(walked, &kept, assign);
+    let complete = assigned.all(walked, kept, assign);
     debug_assert!(complete, "there is a class for everything");
     classes.prefixes = assigned.prefixes;
     Evolved {
@@ -152,8 +151,7 @@ pub(super) fn refine(walked: &Walked, book: &Classes) -> Evolved {
 }
 
 /// Addresses move to classes that there are; none if one of them finds none.
-pub(super) fn relocate(walked: &Walked, book: &Classes) -> Option<Evolved> {
-    let kept = walked.kept(book);
+pub(super) fn relocate(walked: &Walked, book: &Classes, kept: &[u32]) -> Option<Evolved> {
     let mut by_membership = HashMap::new();
     for (class, membership) in kept.iter().enumerate() {
         by_membership.entry(*membership).or_insert(class as u32);
@@ -164,7 +162,7 @@ pub(super) fn relocate(walked: &Walked, book: &Classes) -> Option<Evolved> {
         by_membership.get(&membership).copied()
     };
     let mut assigned = Assigned::default();
-    if !assigned.all(walked, &kept, assign) {
+    if !assigned.all(walked, kept, assign) {
         return None;
     }
     let mut moved = BTreeSet::new();
@@ -182,7 +180,7 @@ pub(super) fn relocate(walked: &Walked, book: &Classes) -> Option<Evolved> {
             prefixes: assigned.prefixes,
             ..book.clone_lineage()
         },
-        memberships: kept,
+        memberships: kept.to_vec(),
         writes: writes.reversed(),
         later: Prefixes::default(),
         idle: assigned.idle,
@@ -199,14 +197,26 @@ impl Walked {
         }
     }
 
-    /// Nothing is in the space that would not have to be there, or is missing, or is to have another value.
+    /// Every prefix of the space has the value that it is to have, and none is missing.
+    pub(super) fn is_settled(&self, kept: &[u32]) -> bool {
+        let settled = |is_there: bool, old: u32, membership: u32| {
+            let class = old & !BLACKLISTED;
+            is_there && kept[class as usize] == membership && self.value(class, membership) == old
+        };
+        let mut v4 = self.v4.iter();
+        let mut v6 = self.v6.iter();
+        v4.all(|found| settled(found.is_there, found.old, found.membership))
+            && v6.all(|found| settled(found.is_there, found.old, found.membership))
+    }
+
+    /// No set has anything.
     pub(super) fn is_idle(&self) -> bool {
         !self.v4.iter().any(|found| found.says_something)
             && !self.v6.iter().any(|found| found.says_something)
     }
 
     /// The membership that each class of a space keeps: that of the most of its prefixes.
-    fn kept(&self, book: &Classes) -> Vec<u32> {
+    pub(super) fn kept(&self, book: &Classes) -> Vec<u32> {
         let mut counts: BTreeMap<(u32, u32), usize> = BTreeMap::new();
         let mut run = ((0, 0), 0);
         let v4 = self
