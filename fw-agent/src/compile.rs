@@ -23,9 +23,9 @@ pub struct Compiled {
     pub diagnostics: Vec<Diagnostic>,
 }
 
-/// Parses, resolves and builds. `now`: UNIX time in seconds, for the cluster's self-expiring `enable`.
+/// Parses, resolves and builds, on nothing. `now`: UNIX time in seconds, for the cluster's self-expiring `enable`.
 pub fn compile(sources: &Sources, facts: &HostFacts, now: u64) -> Compiled {
-    Compiler::default().compile(sources, facts, now)
+    Compiler::default().compile(sources, facts, now, MapImage::build)
 }
 
 /// Compiles one configuration after another, and remembers what does not change between them.
@@ -36,10 +36,16 @@ pub struct Compiler {
 }
 
 impl Compiler {
-    /// As [`compile`], which gives equal results.
-    pub fn compile(&mut self, sources: &Sources, facts: &HostFacts, now: u64) -> Compiled {
+    /// As [`compile`], which gives equal results if `build`, which makes the image, does.
+    pub fn compile(
+        &mut self,
+        sources: &Sources,
+        facts: &HostFacts,
+        now: u64,
+        build: impl FnOnce(&NodePolicy) -> MapImage,
+    ) -> Compiled {
         let (config, policy, diagnostics) = self.resolve(sources, facts, now);
-        let image = MapImage::build(&policy);
+        let image = build(&policy);
         Compiled {
             config,
             policy,

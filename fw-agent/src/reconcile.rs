@@ -50,6 +50,7 @@ use crate::control::{Request, server, socket};
 use crate::datapath::pins::Pins;
 use crate::datapath::plan::plan_uplinks;
 use crate::datapath::{AttachMode, Bans, Kernel, Plan, State, monotonic};
+use crate::image::Builder;
 use crate::inventory::devices::{self, Devices};
 use crate::inventory::facts::HostFacts;
 use crate::metrics::{self, Exporter};
@@ -140,6 +141,7 @@ pub async fn run(options: Options) -> Result<()> {
         None
     });
     let reader = Reader::new(&options.root, &options.node);
+    let builder = Builder::new(options.reevaluate);
     let mut agent = Agent {
         options,
         run_directory,
@@ -150,6 +152,7 @@ pub async fn run(options: Options) -> Result<()> {
         reader,
         sources: Sources::default(),
         compiler: Compiler::default(),
+        builder,
         compiled: None,
         cached_at: None,
         keeper: Keeper::start(cache),
@@ -289,6 +292,7 @@ struct Agent {
     sources: Sources,
     facts: HostFacts,
     compiler: Compiler,
+    builder: Builder,
     compiled: Option<Arc<Compiled>>,
     /// When the files in force were kept, if they are from the cache and not yet from the tree.
     cached_at: Option<String>,

@@ -21,9 +21,9 @@ use aya::Pod;
 use aya::maps::{HashMap, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::TestRunResult;
 use fw_agent::datapath::pins::Pins;
-use fw_agent::datapath::plan::{Edge, Present, plan_node, plan_uplinks};
+use fw_agent::datapath::plan::{Edge, Present, next_image, plan_node, plan_uplinks};
 use fw_agent::datapath::{Action, AttachMode, Bans, Hook, Kernel, Role, State, TestPlace};
-use fw_agent::image::MapImage;
+use fw_agent::image::{Builder, MapImage};
 use fw_agent::policy::{NodePolicy, PortId};
 use fw_common::event::{EVENT_BYTES, Event, FLOW_EVENT_BYTES, FlowEvent};
 use fw_common::flow::{Flow, FlowKey};
@@ -167,6 +167,8 @@ pub fn apply_to_maps(kernel: &mut Kernel, action: &Action) -> Result<()> {
         | Action::SetStation { .. }
         | Action::RemoveStation { .. }
         | Action::AwaitReaders
+        | Action::WriteEntries { .. }
+        | Action::AddBits { .. }
         | Action::RemoveClasses { .. } => Ok(kernel.apply(action)?),
     }
 }
@@ -179,7 +181,7 @@ pub struct TestKernel {
     indices: BTreeMap<PortId, u32>,
     /// The value that stands for the loopback device now.
     current: Option<Port>,
-    reevaluate: bool,
+    builder: Builder,
     counters: PerCpuArray<MapData, Counter>,
     /// The counters as last read.
     counted: Vec<u64>,
@@ -204,7 +206,7 @@ impl TestKernel {
             state: State::default(),
             indices: BTreeMap::new(),
             current: None,
-            reevaluate: false,
+            builder: Builder::default(),
             counters,
             counted: Vec::new(),
             uncounted: false,
@@ -248,17 +250,14 @@ impl TestKernel {
     }
 
     fn place(&mut self, node: &NodePolicy, host: &Present) -> Result<MapImage> {
-        let mut image = MapImage::build(node);
-        if self.reevaluate {
-            image.reevaluate();
-        }
-        let ports = image.ports.iter().zip(FIRST_INDEX..);
+        let ports = node.ports.iter().zip(FIRST_INDEX..);
         let mut present = host.clone();
         let guests = ports.clone();
         present
             .devices
-            .extend(guests.map(|((_, port), index)| (port.device.clone(), index)));
-        self.indices = ports.map(|((id, _), index)| (*id, index)).collect();
+            .extend(guests.map(|(port, index)| (port.device(), index)));
+        self.indices = ports.map(|(port, index)| (port.port, index)).collect();
+        let image = next_image(&mut self.builder, &self.state, node, &present);
         let plan = plan_node(&mut self.state, &image, &present, |_| false);
         ensure!(plan.no_room.is_empty(), "no room for {:?}", plan.no_room);
         let uplinks = plan_uplinks(&mut self.state, &Edge::default());
@@ -268,9 +267,18 @@ impl TestKernel {
         Ok(image)
     }
 
+    /// As an agent that is started again: forgets what was loaded and reads it back.
+    pub fn restart(&mut self) -> Result<()> {
+        let node = std::mem::take(&mut self.state.attached);
+        self.state = self.kernel.recover(&node)?;
+        self.state.attached = node;
+        self.builder = Builder::default();
+        Ok(())
+    }
+
     /// Has the ports that are loaded from now on judge flows of an older epoch again.
     pub fn reevaluate(&mut self) {
-        self.reevaluate = true;
+        self.builder = Builder::new(true);
     }
 
     /// As [`fill_flows`].

@@ -11,6 +11,7 @@ pub mod conformance;
 pub mod counted;
 pub mod frame;
 pub mod kernel;
+pub mod lookups;
 pub mod model;
 pub mod netns;
 pub mod node;

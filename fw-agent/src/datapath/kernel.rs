@@ -153,7 +153,8 @@ impl Kernel {
         let mut state = State::default();
         for entry in self.ports.iter() {
             let (ifindex, port) = entry.map_err(failed("read", name::PORTS))?;
-            state.spaces.insert(port.space, None);
+            // Perhaps in neither trie: a space without prefixes.
+            state.spaces.insert(port.space, Some(Arc::default()));
             let [inbound, outbound] = port.policy;
             for start in [inbound, outbound, port.guard] {
                 let words = self.read_policy(start)?;
@@ -169,21 +170,11 @@ impl Kernel {
             .settings
             .get(&0, 0)
             .map_err(failed("read", name::SETTINGS))?;
-        let ports = state.ports.values();
-        let mut prefilters: BTreeSet<u32> = ports.flat_map(|port| port.prefilter).collect();
-        prefilters.extend(settings.prefilter);
-        for start in prefilters {
-            let words = self.read_words(start, PREFILTER_WORDS)?;
-            state.adopt_policy(start, words);
-        }
-        state.settings = Some(settings);
         for (space, classes) in self.tries.read()? {
-            state.spaces.insert(space, Some(Arc::new(classes)));
+            state.spaces.insert(space, classes.map(Arc::new));
         }
-        for classes in state.spaces.values_mut() {
-            // In neither trie: a space without prefixes.
-            classes.get_or_insert_default();
-        }
+        self.recover_filters(&mut state, &settings)?;
+        state.settings = Some(settings);
         let locals = self.locals.keys().collect::<Result<_, _>>();
         state.locals = locals.map_err(failed("read", name::LOCALS))?;
         state.flow_capacity = self.flow_capacity()?;
@@ -204,6 +195,28 @@ impl Kernel {
             .inherited
             .extend(known.map(|(device, _)| device.clone()));
         Ok(state)
+    }
+
+    /// Finds the prefilters of the class spaces in use.
+    fn recover_filters(&self, state: &mut State, settings: &Settings) -> Result<(), Error> {
+        let mut pairs = vec![(settings.space, settings.prefilter)];
+        let ports = state.ports.values();
+        pairs.extend(ports.map(|port| (port.big_space, port.prefilter)));
+        let mut seen = BTreeSet::new();
+        let pairs = pairs.into_iter();
+        for (space, starts) in pairs.filter(|pair| pair.1 != [0; 2] && seen.insert(*pair)) {
+            let [v4, v6] = starts.map(|start| self.read_words(start, PREFILTER_WORDS));
+            let words = [v4?, v6?];
+            if !state.adopt_filters(space, starts, words.clone()) {
+                // Somebody's all the same, until ports refer to others.
+                for (start, words) in starts.into_iter().zip(words) {
+                    state.adopt_policy(start, words);
+                }
+                // What a prefilter does not cover is not found: there will be new ones.
+                state.spaces.insert(space, None);
+            }
+        }
+        Ok(())
     }
 
     fn read_policy(&self, start: u32) -> Result<Vec<u64>, Error> {
@@ -231,7 +244,12 @@ impl Kernel {
     pub fn apply(&mut self, action: &Action) -> Result<(), Error> {
         match action {
             Action::WriteClasses { space, classes } => self.tries.write(*space, classes),
-            Action::WritePolicy { start, words } => {
+            Action::WriteEntries {
+                space,
+                lineage,
+                prefixes,
+            } => self.tries.write_entries(*space, lineage, prefixes),
+            Action::WritePolicy { start, words } | Action::AddBits { start, words } => {
                 let arena = Batch::of(&self.arena, name::ARENA)?;
                 arena.write((*start..).zip(words.iter().copied()))
             }

@@ -116,6 +116,8 @@ impl Agent {
                     self.retry = retry;
                 }
                 Action::WriteClasses { .. }
+                | Action::WriteEntries { .. }
+                | Action::AddBits { .. }
                 | Action::FetchFlows
                 | Action::WritePolicy { .. }
                 | Action::WriteSettings(_)

@@ -17,6 +17,7 @@ use super::answers::unreadable;
 use super::{Agent, debug_log, unix_time};
 use crate::compile::Compiled;
 use crate::config::Sources;
+use crate::datapath::plan::next_image;
 use crate::diagnostic::Severity;
 use crate::image::{HOST, MapImage};
 use crate::inventory::devices::Devices;
@@ -117,14 +118,17 @@ impl Agent {
         Ok(sources)
     }
 
-    /// What the files mean here and now.
+    /// What the files mean here and now, on what the kernel holds.
     pub(super) fn compile(&mut self, sources: &Sources) -> Compiled {
-        let now = unix_time();
-        let mut compiled = self.compiler.compile(sources, &self.facts, now);
-        if self.options.reevaluate {
-            compiled.image.reevaluate();
+        let present = self.present();
+        if self.state_is_unknown {
+            self.recover(&present.devices);
         }
-        compiled
+        let (builder, state) = (&mut self.builder, &self.state);
+        self.compiler
+            .compile(sources, &self.facts, unix_time(), |policy| {
+                next_image(builder, state, policy, &present)
+            })
     }
 
     pub(super) fn report(&self, compiled: &Compiled) {

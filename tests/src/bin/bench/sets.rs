@@ -68,10 +68,7 @@ pub fn measure(entries: usize) -> Result<Measured> {
     maps.apply(&image)?;
     let write = opened.elapsed();
     let spaces = [&image.space.small, &image.space.big];
-    let prefixes: usize = spaces
-        .iter()
-        .map(|space| space.v4.len() + space.v6.len())
-        .sum();
+    let prefixes: usize = spaces.iter().map(|space| space.prefixes.len()).sum();
     ensure!(
         prefixes * 10 > entries * 9,
         "only {prefixes} of {entries} prefixes are in the image"
