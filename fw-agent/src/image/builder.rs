@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use fw_common::verdict::Direction;
 
-use super::classes::{Books, Members, Relocation, SetClasses, Survey};
+use super::classes::{Books, Members, Relocation, SetClasses, Settled, Survey};
 use super::rules::RuleInfo;
 use super::{HOST, HostImage, MapImage, PolicyImage, directions, guard, port_image, vectors};
 use crate::policy::{AddressSet, HostPolicy, NodePolicy, Policy, PortId, PortPolicy, Rule};
@@ -28,6 +28,8 @@ pub struct Builder {
     policies: HashSet<Arc<PolicyImage>>,
     /// Numbers of what sets consist of.
     sets: HashMap<SetClasses, u32>,
+    /// Sets that are as they are to be in the spaces in force.
+    settled: Settled,
 }
 
 /// A port as it was built.
@@ -70,7 +72,7 @@ impl Builder {
         books: &Books,
         permits: impl FnOnce(&MapImage) -> bool,
     ) -> MapImage {
-        let survey = Survey::new(node, books);
+        let survey = Survey::new(node, books, &mut self.settled);
         if let Some(relocation) = survey.relocate()
             && let Some(moved) = see(node, &survey, &relocation)
         {

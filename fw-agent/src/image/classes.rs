@@ -217,16 +217,27 @@ pub struct Books {
 /// The sets of a node, walked.
 pub(super) struct Survey<'n> {
     sets: Sets<'n>,
-    halves: [Half; 2],
+    halves: [Arc<Half>; 2],
 }
 
 /// The small or the big sets of a node.
-struct Half {
+#[derive(Debug)]
+pub(super) struct Half {
+    /// The sets with their numbers, and whether they are blacklists.
+    sets: Vec<(u32, Arc<AddressSet>, bool)>,
     book: Option<Book>,
     walked: Walked,
+    /// No set has anything.
+    is_idle: bool,
+    /// Big sets overlap in too many ways.
+    is_too_many: bool,
 }
 
+/// The halves, small and big, that were found as they are to be: not to be walked again.
+pub(super) type Settled = [Option<Arc<Half>>; 2];
+
 /// The space of a half that is in force.
+#[derive(Debug)]
 struct Book {
     classes: Arc<Classes>,
     /// The membership that each class keeps.
@@ -254,17 +265,20 @@ pub(super) struct Relocation {
 
 impl<'n> Survey<'n> {
     /// Walks all sets of a node.
-    pub(super) fn new(node: &'n NodePolicy, books: &Books) -> Self {
+    pub(super) fn new(node: &'n NodePolicy, books: &Books, settled: &mut Settled) -> Self {
         let sets = Sets::of(node);
         let is_long = |index: &usize| sets.all[*index].entries.len() >= BIG_SET;
         let long = (0..sets.all.len()).filter(is_long);
         let mut big_sets: BTreeSet<usize> = long.chain(sets.blacklists.iter().copied()).collect();
-        let mut big = sets.half(books.big.as_ref(), |set| big_sets.contains(&set));
-        if big.is_too_many() {
+        let [small_known, big_known] = settled.each_mut();
+        let mut big = sets.half(books.big.as_ref(), big_known, |set| big_sets.contains(&set));
+        if big.is_too_many {
             big_sets.clone_from(&sets.blacklists);
-            big = sets.half(books.big.as_ref(), |set| big_sets.contains(&set));
+            big = sets.half(books.big.as_ref(), big_known, |set| big_sets.contains(&set));
         }
-        let small = sets.half(books.small.as_ref(), |set| !big_sets.contains(&set));
+        let small = sets.half(books.small.as_ref(), small_known, |set| {
+            !big_sets.contains(&set)
+        });
         Self {
             halves: [small, big],
             sets,
@@ -325,14 +339,12 @@ impl<'n> Survey<'n> {
 
 impl Half {
     /// Big sets overlap in too many ways.
-    fn is_too_many(&self) -> bool {
-        let v4 = self
-            .walked
+    fn is_too_many(walked: &Walked) -> bool {
+        let v4 = walked
             .v4
             .iter()
             .map(|found| (found.says_something, found.membership));
-        let v6 = self
-            .walked
+        let v6 = walked
             .v6
             .iter()
             .map(|found| (found.says_something, found.membership));
@@ -350,7 +362,7 @@ impl Half {
 
     fn settle(&self, is_big: bool) -> Outcome {
         // A node without big sets has no space for them.
-        let is_over = is_big && self.walked.is_idle();
+        let is_over = is_big && self.is_idle;
         let book = self.book.as_ref().filter(|_| !is_over);
         if let Some(book) = book {
             if book.is_settled {
@@ -373,7 +385,7 @@ impl Half {
     #[expect(clippy::type_complexity, reason = "said in the line above")]
     fn relocate(&self) -> Option<(Outcome, Option<(BTreeSet<u32>, bool)>)> {
         let Some(book) = &self.book else {
-            return self.walked.is_idle().then(|| (self.settle(false), None));
+            return self.is_idle.then(|| (self.settle(false), None));
         };
         if book.is_settled {
             return Some((book.outcome(), None));
@@ -486,12 +498,34 @@ impl<'n> Sets<'n> {
         self.known.clone()
     }
 
-    /// Walks the sets whose index is `chosen`.
-    fn half(&self, book: Option<&Arc<Classes>>, chosen: impl Fn(usize) -> bool) -> Half {
-        let sets = self.all.iter().enumerate();
-        let sets: Vec<(u32, &AddressSet)> = sets
-            .filter(|(index, _)| chosen(*index))
-            .map(|(index, set)| (index as u32, &***set))
+    /// Walks the sets whose index is `chosen`, unless they are known to be as they are to be.
+    fn half(
+        &self,
+        book: Option<&Arc<Classes>>,
+        known: &mut Option<Arc<Half>>,
+        chosen: impl Fn(usize) -> bool,
+    ) -> Arc<Half> {
+        let chosen = self
+            .all
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| chosen(*index));
+        let owned: Vec<(u32, Arc<AddressSet>, bool)> = chosen
+            .map(|(index, set)| {
+                let is_blacklist = self.blacklists.contains(&index);
+                (index as u32, Arc::clone(set), is_blacklist)
+            })
+            .collect();
+        if let (Some(half), Some(book)) = (&*known, book)
+            && let Some(of) = &half.book
+            && Arc::ptr_eq(&of.classes, book)
+            && half.sets == owned
+        {
+            return Arc::clone(half);
+        }
+        let sets: Vec<(u32, &AddressSet)> = owned
+            .iter()
+            .map(|(index, set, _)| (*index, &**set))
             .collect();
         let nothing = Prefixes::default();
         let prefixes = book.map_or(&nothing, |book| &book.prefixes);
@@ -503,7 +537,7 @@ impl<'n> Sets<'n> {
             sets.any(|set| self.blacklists.contains(&(*set as usize)))
         };
         let flagged = memberships.all().map(is_listed).collect();
-        let walked = Walked {
+        let mut walked = Walked {
             v4,
             v6,
             memberships,
@@ -517,7 +551,21 @@ impl<'n> Sets<'n> {
                 kept,
             }
         });
-        Half { book, walked }
+        let is_idle = walked.is_idle();
+        let is_too_many = Half::is_too_many(&walked);
+        let is_settled = book.as_ref().is_some_and(|book: &Book| book.is_settled);
+        if is_settled {
+            (walked.v4, walked.v6) = (Vec::new(), Vec::new());
+        }
+        let half = Arc::new(Half {
+            sets: owned,
+            book,
+            walked,
+            is_idle,
+            is_too_many,
+        });
+        *known = is_settled.then(|| Arc::clone(&half));
+        half
     }
 }
 

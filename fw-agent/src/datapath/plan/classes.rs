@@ -304,7 +304,23 @@ fn is_in_force(state: &State, image: &MapImage, present: &Present) -> bool {
                 known == *port
             })
         }
-        _ => false,
+        Action::WriteClasses { .. }
+        | Action::WritePolicy { .. }
+        | Action::WriteSettings(_)
+        | Action::ClearCounters { .. }
+        | Action::AddLocals(_)
+        | Action::RemoveLocals(_)
+        | Action::Attach { .. }
+        | Action::Detach { .. }
+        | Action::RemovePort { .. }
+        | Action::ResizeFlows { .. }
+        | Action::FetchFlows
+        | Action::SetStation { .. }
+        | Action::RemoveStation { .. }
+        | Action::AttachUplink { .. }
+        | Action::DetachUplink { .. }
+        | Action::AwaitReaders
+        | Action::RemoveClasses { .. } => false,
     };
     plan.no_room.is_empty() && actions.all(is_move)
 }

@@ -21,6 +21,7 @@ use super::walk::{Found, Memberships, Net};
 use super::{Classes, Prefixes};
 
 /// What the walk found.
+#[derive(Debug)]
 pub(super) struct Walked {
     pub(super) v4: Vec<Found<Ipv4Net>>,
     pub(super) v6: Vec<Found<Ipv6Net>>,

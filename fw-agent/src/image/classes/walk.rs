@@ -85,6 +85,7 @@ impl Net for Ipv6Net {
 pub(super) type Membership = Arc<[u32]>;
 
 /// Distinct memberships by number; 0 is "in no set".
+#[derive(Debug)]
 pub(super) struct Memberships {
     all: Vec<Membership>,
     known: HashMap<Membership, u32>,
@@ -175,7 +176,7 @@ struct Entry<K> {
 }
 
 /// What the walk found of a prefix.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Found<N> {
     pub(super) net: N,
     /// The sets that its addresses are to be in.
