@@ -7,7 +7,6 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use super::Scope;
 use crate::progress;
 use crate::workspace::{Workspace, programs_named};
 
@@ -78,14 +77,18 @@ const FOR_MACHINES: [(&str, Package); 4] = [
 ];
 
 /// Packages whose programs are not there.
-pub fn missing(scope: Scope) -> Vec<Package> {
-    let machines: &[(&str, Package)] = match scope >= Scope::Machines {
-        true => &FOR_MACHINES,
-        false => &[],
-    };
-    PROGRAMS
+pub fn missing() -> Vec<Package> {
+    absent(&PROGRAMS)
+}
+
+/// Likewise, those that only machines with other kernels need.
+pub fn missing_for_machines() -> Vec<Package> {
+    absent(&FOR_MACHINES)
+}
+
+fn absent(programs: &[(&str, Package)]) -> Vec<Package> {
+    programs
         .iter()
-        .chain(machines)
         .filter(|(program, _)| programs_named(program).is_empty())
         .map(|(_, package)| *package)
         .collect()
