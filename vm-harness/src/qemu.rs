@@ -64,8 +64,9 @@ impl Machine<'_> {
         command.args(["-nodefaults", "-no-reboot", "-display", "none"]);
         match self.accelerator {
             Accelerator::Kvm => command.args(["-accel", "kvm", "-cpu", "host"]),
-            // With `-cpu max` kernel 6.12 panics under QEMU 7.2.
-            Accelerator::Emulation => command.args(["-accel", "tcg", "-cpu", "qemu64"]),
+            // QEMU 7.2 leaves garbage in the flags after `cmpxchg16b`: kernel 6.12, whose allocator uses it throughout, dies of a double fault
+            // sooner or later. Without the instruction the allocator takes another way. `-cpu max` makes 6.12 panic at once.
+            Accelerator::Emulation => command.args(["-accel", "tcg", "-cpu", "qemu64,-cx16"]),
         };
         command
             .args(["-smp", "1", "-m", &self.memory.to_string()])

@@ -26,8 +26,6 @@ pub enum Scope {
     Build,
     /// Also run them: network tools and the BPF file system.
     Run,
-    /// Also run them on other kernels.
-    Machines,
     /// Also lint them.
     Lint,
 }
@@ -43,6 +41,7 @@ pub struct Tools {
 /// The command: everything, one line each.
 pub fn run(workspace: &Workspace) -> Result<()> {
     let tools = ensure(workspace, Scope::Lint)?;
+    ensure_machines(workspace)?;
     progress::present("compiler", &tools.compiler.to_string());
     progress::present("bpf-linker", &tools.linker.display().to_string());
     if let Some(lints) = tools.compiler.clippy() {
@@ -55,11 +54,20 @@ pub fn run(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
+/// Finds or installs what booting other kernels needs.
+pub fn ensure_machines(workspace: &Workspace) -> Result<()> {
+    let missing = packages::missing_for_machines();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    packages::install(workspace, &missing, &[])
+}
+
 /// Finds or installs what a scope needs.
 pub fn ensure(workspace: &Workspace, scope: Scope) -> Result<Tools> {
     let mut missing = Vec::new();
     if scope >= Scope::Run {
-        missing.extend(packages::missing(scope));
+        missing.extend(packages::missing());
     }
     let mut search = compiler::find();
     match &search.found {

@@ -27,14 +27,15 @@ pub struct Wanted<'a> {
 
 /// The command.
 pub fn run(workspace: &Workspace, wanted: &Wanted<'_>) -> Result<()> {
-    let tools = setup::ensure(workspace, Scope::Machines)?;
+    let tools = setup::ensure(workspace, Scope::Run)?;
+    setup::ensure_machines(workspace)?;
     build::all(workspace, &tools, false)?;
     machines(workspace, wanted)
 }
 
 /// The small set on old kernels, as a part of all tests. A machine that cannot run it goes without, and says so.
 pub fn smoke(workspace: &Workspace) -> Result<()> {
-    if let Err(error) = setup::ensure(workspace, Scope::Machines) {
+    if let Err(error) = setup::ensure_machines(workspace) {
         eprintln!("SKIPPED: tests on kernels 6.1 and 6.12: {error:#}");
         return Ok(());
     }

@@ -7,7 +7,6 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use super::Scope;
 use crate::progress;
 use crate::workspace::{Workspace, programs_named};
 
@@ -110,12 +109,13 @@ const BENCH_PROGRAMS: [(&str, Package); 2] = [
 ];
 
 /// Packages whose programs are not there.
-pub fn missing(scope: Scope) -> Vec<Package> {
-    let mut packages = absent(&PROGRAMS);
-    if scope >= Scope::Machines {
-        packages.extend(absent(&FOR_MACHINES));
-    }
-    packages
+pub fn missing() -> Vec<Package> {
+    absent(&PROGRAMS)
+}
+
+/// Likewise, those that only machines with other kernels need.
+pub fn missing_for_machines() -> Vec<Package> {
+    absent(&FOR_MACHINES)
 }
 
 /// Likewise, for the bench alone.
