@@ -285,7 +285,11 @@ mod tests {
             entry.flow.created += later - NOW;
         }
         assert_eq!(got.flows, sent);
-        assert!(bytes.len() < HEAD.len() + SUM + 8 + 40 + 60, "{}", bytes.len());
+        assert!(
+            bytes.len() < HEAD.len() + SUM + 8 + 40 + 60,
+            "{}",
+            bytes.len()
+        );
     }
 
     #[test]

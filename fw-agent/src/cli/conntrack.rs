@@ -125,8 +125,9 @@ pub(super) fn network(text: &str) -> Result<IpNet, String> {
     let address = text.parse::<std::net::IpAddr>().map(IpNet::from);
     address.or_else(|_| {
         let net = text.parse::<IpNet>();
-        net.map(|net| net.trunc())
-            .map_err(|error| format!("{error}: expected an address or a network such as 192.0.2.0/24"))
+        net.map(|net| net.trunc()).map_err(|error| {
+            format!("{error}: expected an address or a network such as 192.0.2.0/24")
+        })
     })
 }
 
@@ -170,7 +171,8 @@ impl Filter {
         scope::holds(self.guest, PortKey::of_flow(key))
             && self.address.is_none_or(|net| {
                 let ends = [&key.local, &key.remote];
-                ends.into_iter().any(|end| net.contains(&address(key.version, end)))
+                ends.into_iter()
+                    .any(|end| net.contains(&address(key.version, end)))
             })
             && self
                 .port
@@ -217,7 +219,9 @@ pub(super) fn run(place: &Place, arguments: &Arguments) -> Result<Outcome> {
         }
         Arguments::Flush { filter, all, json } => {
             if filter.is_empty() && !all {
-                bail!("say which flows, by --guest, --address, --port, --state or --proto, or --all");
+                bail!(
+                    "say which flows, by --guest, --address, --port, --state or --proto, or --all"
+                );
             }
             let count = flows::remove(&pins, |entry| filter.holds(entry))?;
             match json {
@@ -264,7 +268,10 @@ pub(super) fn run(place: &Place, arguments: &Arguments) -> Result<Outcome> {
             }
             let export = migrate::read(&bytes, sweep::now())?;
             if let Some(wanted) = vmid.filter(|wanted| *wanted != export.vmid) {
-                bail!("these are flows of guest {}, not of guest {wanted}", export.vmid);
+                bail!(
+                    "these are flows of guest {}, not of guest {wanted}",
+                    export.vmid
+                );
             }
             let done = flows::insert(&pins, &export.flows)?;
             match json {

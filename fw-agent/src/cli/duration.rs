@@ -44,7 +44,12 @@ mod tests {
 
     #[test]
     fn lengths_are_read_and_written() {
-        for (text, expect) in [("30d", 2_592_000), ("12h", 43_200), ("1w", 604_800), ("0s", 0)] {
+        for (text, expect) in [
+            ("30d", 2_592_000),
+            ("12h", 43_200),
+            ("1w", 604_800),
+            ("0s", 0),
+        ] {
             assert_eq!(seconds(text).ok(), Some(expect), "{text}");
         }
         for text in ["", "30", "-1d", "1mo", "soon"] {

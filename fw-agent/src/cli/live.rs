@@ -144,7 +144,9 @@ fn follow(place: &Place, live: &Live, drops_only: bool) -> Result<Outcome> {
     let compiled = compile(&sources, &facts, unix_time());
     let mut names = Names::new(&compiled, devices()?.names());
     let mut clock = Clock::system();
-    let end = live.time.map(|time| Instant::now() + Duration::from_secs(time));
+    let end = live
+        .time
+        .map(|time| Instant::now() + Duration::from_secs(time));
     let mut left = live.count;
     let mut looked = Instant::now();
     let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
@@ -179,9 +181,9 @@ fn follow(place: &Place, live: &Live, drops_only: bool) -> Result<Outcome> {
         })?;
         drop(out);
         if let Some(error) = failed {
-            return match error.kind() {
-                ErrorKind::BrokenPipe => Ok(Outcome::Done),
-                _ => Err(error).context("cannot write"),
+            return match error.kind() == ErrorKind::BrokenPipe {
+                true => Ok(Outcome::Done),
+                false => Err(error).context("cannot write"),
             };
         }
         match watch.take_lost() {

@@ -76,7 +76,10 @@ pub(super) fn run(place: &Place, arguments: &Arguments) -> Result<Outcome> {
         arguments.print(&mut out, line)?;
     }
     out.flush()?;
-    while arguments.follow {
+    if !arguments.follow {
+        return Ok(Outcome::Done);
+    }
+    loop {
         std::thread::sleep(TURN);
         let is_other = tail.as_ref().is_none_or(|tail| tail.is_replaced(path));
         if let Some(tail) = &mut tail {
@@ -95,7 +98,6 @@ pub(super) fn run(place: &Place, arguments: &Arguments) -> Result<Outcome> {
         }
         out.flush()?;
     }
-    Ok(Outcome::Done)
 }
 
 impl Arguments {
@@ -232,7 +234,10 @@ mod tests {
     fn lines_are_chosen_by_their_fields() {
         let fields = Fields::of(LINE);
         assert_eq!((fields.vmid, fields.chain), (Some(0), "PVEFW-blacklist"));
-        assert_eq!((fields.get("DPT"), fields.protocol()), (Some("22"), Some(6)));
+        assert_eq!(
+            (fields.get("DPT"), fields.protocol()),
+            (Some("22"), Some(6))
+        );
         for (scope, expect) in [
             ("100", true),
             ("100/net1", true),
@@ -259,7 +264,10 @@ mod tests {
             (found, tail.is_replaced(&path))
         };
         assert_eq!(lines(), (vec!["one".to_owned()], false));
-        let mut file = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
+        let mut file = std::fs::OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .unwrap();
         file.write_all(b"o\nthree\n").unwrap();
         assert_eq!(lines().0, ["two", "three"]);
         file.set_len(0).unwrap();

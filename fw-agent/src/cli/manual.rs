@@ -49,7 +49,9 @@ fn pages(command: &clap::Command, name: &str, directory: &Path) -> Result<()> {
     let path = directory.join(format!("{name}.8"));
     let mut text = Vec::new();
     let titled = command.clone().name(name.to_owned());
-    clap_mangen::Man::new(titled).section("8").render(&mut text)?;
+    clap_mangen::Man::new(titled)
+        .section("8")
+        .render(&mut text)?;
     std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     let verbs = command.get_subcommands();
     for verb in verbs.filter(|verb| verb.get_name() != "help") {

@@ -36,7 +36,8 @@ impl FromStr for FileScope {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const EXPECTED: &str = "expected `cluster`, `host`, a guest such as `100`, `group/<name>` or `vnet/<name>`";
+        const EXPECTED: &str =
+            "expected `cluster`, `host`, a guest such as `100`, `group/<name>` or `vnet/<name>`";
         let is_name = |name: &str| {
             let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
             !name.is_empty() && name.bytes().all(fits)
@@ -48,9 +49,9 @@ impl FromStr for FileScope {
                 Ok(Self::Group(name.to_ascii_lowercase()))
             }
             (_, Some(("vnet", name))) if is_name(name) => Ok(Self::Vnet(name.to_owned())),
-            (_, Some((_, net))) if net.starts_with("net") => {
-                Err("a guest has one file for all its NICs: name the guest, and write `-i netN` in the rule")
-            }
+            (_, Some((_, net))) if net.starts_with("net") => Err(
+                "a guest has one file for all its NICs: name the guest, and write `-i netN` in the rule",
+            ),
             _ => {
                 let digits = text.bytes().all(|byte| byte.is_ascii_digit());
                 let vmid = text.parse().ok().filter(|vmid| digits && *vmid != 0);
@@ -205,7 +206,11 @@ pub(super) fn run(place: &Place, arguments: &Arguments) -> Result<Outcome> {
         } => {
             let rule = rule(scope, words, how)?;
             edit(place, scope, how, |text, list| {
-                Ok(Change::new("inserted", text.insert(list, *number, &rule)?, &rule))
+                Ok(Change::new(
+                    "inserted",
+                    text.insert(list, *number, &rule)?,
+                    &rule,
+                ))
             })
         }
         Arguments::Del {
@@ -215,7 +220,9 @@ pub(super) fn run(place: &Place, arguments: &Arguments) -> Result<Outcome> {
         } => edit(place, scope, how, |text, list| {
             let number = number(scope, words, &text.rules(list)?)?;
             let found = text.rules(list)?;
-            let line = found.get(number.wrapping_sub(1)).map_or(0, |rule| rule.line);
+            let line = found
+                .get(number.wrapping_sub(1))
+                .map_or(0, |rule| rule.line);
             let removed = text.remove(list, number)?;
             Ok(Change::new("removed", line, &removed))
         }),
@@ -274,7 +281,9 @@ fn meant(scope: &FileScope, text: &str) -> Result<Meaning> {
         Ok(Some(meaning)) => Ok(meaning),
         Ok(None) => bail!("the rule is missing"),
         Err(fault) => {
-            let hint = fault.hint.map_or_else(String::new, |hint| format!(" ({hint})"));
+            let hint = fault
+                .hint
+                .map_or_else(String::new, |hint| format!(" ({hint})"));
             bail!("{text:?}: {}{hint}", fault.message)
         }
     }
@@ -292,9 +301,15 @@ fn number(scope: &FileScope, words: &[String], rules: &[Found]) -> Result<usize>
     let mut same = rules
         .iter()
         .filter(|rule| meaning(&rule.text, scope.kind()).ok().flatten().as_ref() == Some(&wanted));
-    let found = same.next().with_context(|| format!("there is no rule {text:?}"))?;
+    let found = same
+        .next()
+        .with_context(|| format!("there is no rule {text:?}"))?;
     if let Some(other) = same.next() {
-        bail!("rules {} and {} are both {text:?}: name one by its number", found.number, other.number);
+        bail!(
+            "rules {} and {} are both {text:?}: name one by its number",
+            found.number,
+            other.number
+        );
     }
     Ok(found.number)
 }
@@ -342,7 +357,8 @@ fn find(place: &Place, scope: &FileScope, words: &[String], json: bool) -> Resul
         }
         meant.as_ref() == Some(&wanted)
     };
-    let is_enabled = |rule: &&Found| rule.text.trim_ascii_start().starts_with('|') != wanted.enabled;
+    let is_enabled =
+        |rule: &&Found| rule.text.trim_ascii_start().starts_with('|') != wanted.enabled;
     let candidates: Vec<&Found> = rules.iter().filter(same).collect();
     let exact = candidates.iter().copied().find(is_enabled);
     let found = exact.or(candidates.first().copied());
@@ -353,7 +369,11 @@ fn find(place: &Place, scope: &FileScope, words: &[String], json: bool) -> Resul
                 let enabled = !rule.text.trim_ascii_start().starts_with('|');
                 json!({"file": file, "line": rule.line, "number": rule.number, "text": rule.text, "enabled": enabled})
             });
-            writeln!(out, "{}", json!({"present": exact.is_some(), "rule": found}))?;
+            writeln!(
+                out,
+                "{}",
+                json!({"present": exact.is_some(), "rule": found})
+            )?;
         }
         (false, Some(rule)) => {
             let state = if exact.is_some() { "" } else { " (disabled)" };
@@ -428,7 +448,11 @@ fn edit(
         match (refused, &done.old) {
             (true, _) => writeln!(out, "{file} is not changed: see above, or use --force")?,
             (false, None) => {
-                writeln!(out, "{would}{}: {file}:{}: {}", done.verb, done.line, done.rule)?;
+                writeln!(
+                    out,
+                    "{would}{}: {file}:{}: {}",
+                    done.verb, done.line, done.rule
+                )?;
             }
             (false, Some(old)) => writeln!(
                 out,

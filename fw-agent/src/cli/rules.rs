@@ -99,7 +99,9 @@ pub(super) fn run(place: &Place, arguments: &Arguments) -> Result<Outcome> {
         let counting = Timestamp::now().duration_since(since).as_secs();
         if counting.unsigned_abs() < unused {
             let counting = duration::short(counting.unsigned_abs());
-            eprintln!("fwctl: has been counting for {counting} only: rules may have been used before");
+            eprintln!(
+                "fwctl: has been counting for {counting} only: rules may have been used before"
+            );
         }
     }
     let lists = lists(&compiled)
@@ -298,14 +300,29 @@ fn print(out: &mut impl Write, list: &List<'_>, rows: &[Row]) -> Result<()> {
             number(row.bytes) + shared,
             last,
             row.verdict.to_owned(),
-            format!("{group}{}", row.text.split_whitespace().collect::<Vec<_>>().join(" ")),
+            format!(
+                "{group}{}",
+                row.text.split_whitespace().collect::<Vec<_>>().join(" ")
+            ),
             from,
             row.comment.clone().unwrap_or_default(),
         ]);
     }
-    writeln!(out, "{}", lines.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n"))?;
+    writeln!(
+        out,
+        "{}",
+        lines
+            .to_string()
+            .lines()
+            .map(str::trim_end)
+            .collect::<Vec<_>>()
+            .join("\n")
+    )?;
     if rows.iter().any(|row| row.shared) {
-        writeln!(out, "  * counted together with other rules of the same text")?;
+        writeln!(
+            out,
+            "  * counted together with other rules of the same text"
+        )?;
     }
     writeln!(out)?;
     Ok(())

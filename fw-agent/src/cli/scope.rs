@@ -104,7 +104,17 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Scope>().ok(), Some(expect), "{text}");
         }
-        for text in ["", "0", "net0", "100/", "100/net", "+1", "100/net+1", "hosts", "i1"] {
+        for text in [
+            "",
+            "0",
+            "net0",
+            "100/",
+            "100/net",
+            "+1",
+            "100/net+1",
+            "hosts",
+            "i1",
+        ] {
             assert!(text.parse::<Scope>().is_err(), "{text}");
         }
     }

@@ -124,9 +124,11 @@ pub(super) fn run(place: &Place, arguments: &Arguments) -> Result<Outcome> {
         steps: Vec::new(),
         failed: None,
     };
-    let outcome = walk(&query, &compiled.policy, &mut |zone, direction, frame, _: State| {
-        kernel.judge(zone, direction, frame)
-    })?;
+    let outcome = walk(
+        &query,
+        &compiled.policy,
+        &mut |zone, direction, frame, _: State| kernel.judge(zone, direction, frame),
+    )?;
     if let Some(error) = kernel.failed {
         return Err(error);
     }
@@ -137,7 +139,10 @@ pub(super) fn run(place: &Place, arguments: &Arguments) -> Result<Outcome> {
         };
         println!("{}", serde_json::to_string_pretty(&said)?);
     } else {
-        print!("{}", text::print(&query, &outcome, &kernel.steps, arguments.verbose));
+        print!(
+            "{}",
+            text::print(&query, &outcome, &kernel.steps, arguments.verbose)
+        );
     }
     let sound = kernel.steps.iter().all(|step| step.in_force == Some(true));
     Ok(match sound {
@@ -159,7 +164,12 @@ fn query(
     let detail = detail
         .map(|detail| detail.parse::<u16>())
         .transpose()
-        .with_context(|| format!("{:?}: expected a protocol and a port's number, such as tcp/22", arguments.service))?;
+        .with_context(|| {
+            format!(
+                "{:?}: expected a protocol and a port's number, such as tcp/22",
+                arguments.service
+            )
+        })?;
     let is_icmp = ["icmp", "icmpv6", "ipv6-icmp", "1", "58"].contains(&protocol);
     fn text<'a>(value: Option<impl ToString>) -> Option<Leaf<'a>> {
         value.map(|value| Leaf::Text(value.to_string().into()))
@@ -184,9 +194,9 @@ fn query(
     let mut query = Query::try_from(fields)?;
     let own = |wanted: fn(&IpAddr) -> bool| locals.iter().find(|address| wanted(address)).copied();
     let v4 = own(|address| matches!(address, IpAddr::V4(own) if !own.is_loopback()));
-    let v6 = own(|address| {
-        matches!(address, IpAddr::V6(own) if !own.is_loopback() && !own.is_unicast_link_local())
-    });
+    let v6 = own(
+        |address| matches!(address, IpAddr::V6(own) if !own.is_loopback() && !own.is_unicast_link_local()),
+    );
     query.set_host_addresses(
         v4.and_then(|address| match address {
             IpAddr::V4(address) => Some(address),
@@ -251,7 +261,10 @@ impl Kernel<'_> {
         };
         let indices = self.devices.indices();
         let index = indices.get(&device).copied();
-        let found = self.ports.iter().find(|(ifindex, _)| Some(*ifindex) == index);
+        let found = self
+            .ports
+            .iter()
+            .find(|(ifindex, _)| Some(*ifindex) == index);
         let Some((ifindex, port)) = found.copied() else {
             bail!("{device} is not there, or is not filtered: see `fwctl status`");
         };
@@ -268,7 +281,10 @@ impl Kernel<'_> {
         let mut headers = Headers::default();
         let key = wire::parse(&&frame[..], &mut headers).ok();
         let key = key.map(|()| FlowKey::of(&headers, &port, direction));
-        let flow = key.map(|key| self.scratch.flow(&key)).transpose()?.flatten();
+        let flow = key
+            .map(|key| self.scratch.flow(&key))
+            .transpose()?
+            .flatten();
         let at = TestPlace {
             ifindex,
             ..TestPlace::default()
@@ -309,10 +325,15 @@ impl Kernel<'_> {
             rules.iter().position(|number| *number == rule)
         };
         match zone {
-            Zone::Guest(port) => position(image.ports.get(&port.port)?.policies[direction as usize]),
+            Zone::Guest(port) => {
+                position(image.ports.get(&port.port)?.policies[direction as usize])
+            }
             Zone::Host { policy, interface } => {
                 let at = position(image.host.as_ref()?.on(interface)[direction as usize])?;
-                policy.applying(interface, direction).nth(at).map(|(place, _)| place)
+                policy
+                    .applying(interface, direction)
+                    .nth(at)
+                    .map(|(place, _)| place)
             }
         }
     }

@@ -102,11 +102,7 @@ pub struct Zeroed {
 ///
 /// # Errors
 /// A map cannot be read or written; those before are done.
-pub fn zero(
-    pins: &Pins,
-    wanted: impl Fn(PortKey) -> bool,
-    reasons: bool,
-) -> Result<Zeroed, Error> {
+pub fn zero(pins: &Pins, wanted: impl Fn(PortKey) -> bool, reasons: bool) -> Result<Zeroed, Error> {
     let mut done = Zeroed::default();
     let mut counters = pins.per_cpu_hash::<RuleKey, Counter>(name::RULE_COUNTERS)?;
     let keys = counters.keys().collect::<Result<Vec<RuleKey>, MapError>>();

@@ -120,7 +120,10 @@ pub fn insert(pins: &Pins, flows: &[Entry]) -> Result<Inserted, Error> {
         .map_err(failed("read", name::SETTINGS))?;
     let quota = u64::from(settings.flow_quota);
     counting(pins, |changed| {
-        let ports: BTreeSet<PortKey> = flows.iter().map(|flow| PortKey::of_flow(&flow.key)).collect();
+        let ports: BTreeSet<PortKey> = flows
+            .iter()
+            .map(|flow| PortKey::of_flow(&flow.key))
+            .collect();
         let mut there = HashSet::new();
         let mut total = 0;
         let mut used: BTreeMap<PortKey, u64> = BTreeMap::new();

@@ -223,9 +223,10 @@ impl Scratch {
         let result = attach::classifier(&mut self.ebpf, role, hook)?.test_run(options);
         let result = result.map_err(|source| Error::Program { program, source })?;
         let after = self.tally()?;
-        let rule = after.rules.iter().find(|(key, packets)| {
-            before.rules.get(key).copied().unwrap_or(0) < **packets
-        });
+        let rule = after
+            .rules
+            .iter()
+            .find(|(key, packets)| before.rules.get(key).copied().unwrap_or(0) < **packets);
         let reason = Reason::ALL.iter().find(|reason| {
             let count = |tally: &Tally| tally.reasons.get(reason).copied().unwrap_or(0);
             count(&after) > count(&before)
@@ -234,7 +235,11 @@ impl Scratch {
             verdict: verdict(result.return_value),
             reason: reason.copied(),
             rule: rule.map(|(key, _)| *key),
-            begun: after.half_open.difference(&before.half_open).next().map(|key| key.0),
+            begun: after
+                .half_open
+                .difference(&before.half_open)
+                .next()
+                .map(|key| key.0),
         })
     }
 
@@ -243,7 +248,9 @@ impl Scratch {
         for reason in Reason::ALL {
             let values = self.counters.get(&(*reason as u32), 0);
             let values = values.map_err(failed("read", name::COUNTERS))?;
-            tally.reasons.insert(*reason, Counter::sum(values.iter()).packets);
+            tally
+                .reasons
+                .insert(*reason, Counter::sum(values.iter()).packets);
         }
         for entry in self.rules.iter() {
             let (key, values) = entry.map_err(failed("read", name::RULE_COUNTERS))?;
@@ -290,7 +297,15 @@ impl Ordered {
     const fn parts(&self) -> (u32, u16, u8, [u32; 4], [u32; 4], u16, u16) {
         let key = &self.0;
         let ports = (key.local_port, key.remote_port);
-        (key.vmid, key.net, key.protocol, key.local.0, key.remote.0, ports.0, ports.1)
+        (
+            key.vmid,
+            key.net,
+            key.protocol,
+            key.local.0,
+            key.remote.0,
+            ports.0,
+            ports.1,
+        )
     }
 }
 

@@ -187,7 +187,9 @@ pub fn remove_expired(
     Ok(returned)
 }
 
-pub(super) fn entries(usage: &HashMap<MapData, PortKey, u64>) -> Result<BTreeMap<PortKey, u64>, Error> {
+pub(super) fn entries(
+    usage: &HashMap<MapData, PortKey, u64>,
+) -> Result<BTreeMap<PortKey, u64>, Error> {
     let mut found = BTreeMap::new();
     Batch::of(usage, name::FLOW_USAGE)?.visit(|ports, counts| {
         found.extend(ports.iter().copied().zip(counts.iter().copied()));

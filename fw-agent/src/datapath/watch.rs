@@ -72,7 +72,8 @@ impl Watch {
     /// No program of these pins is attached, or the kernel refuses the probe.
     pub fn open(pins: &Pins, wanted: Wanted) -> Result<Self, Error> {
         let programs = target::programs(pins)?;
-        let kernel = std::fs::read("/sys/kernel/btf/vmlinux").map_err(probe("read the types of"))?;
+        let kernel =
+            std::fs::read("/sys/kernel/btf/vmlinux").map_err(probe("read the types of"))?;
         let kernel = Btf::parse(&kernel).ok_or_else(|| unknown("the kernel's types"))?;
         let fields = program::Fields::of(&kernel).ok_or_else(|| unknown("struct sk_buff"))?;
         drop(kernel);
@@ -162,13 +163,13 @@ impl Watch {
 
 /// A refusal without a reason comes from the machine's policy: a locked-down kernel, or a container.
 fn refused(source: io::Error) -> Error {
-    let source = match source.kind() {
-        io::ErrorKind::PermissionDenied => io::Error::new(
-            source.kind(),
-            format!("this machine does not allow tracing programs ({source}); logged packets are shown by `fwctl log -f`"),
-        ),
-        _ => source,
-    };
+    if source.kind() != io::ErrorKind::PermissionDenied {
+        return probe("attach the programs")(source);
+    }
+    let message = format!(
+        "this machine does not allow tracing programs ({source}); logged packets are shown by `fwctl log -f`"
+    );
+    let source = io::Error::new(source.kind(), message);
     probe("attach the programs")(source)
 }
 
@@ -181,7 +182,9 @@ fn probe(verb: &'static str) -> impl Fn(io::Error) -> Error {
 }
 
 fn unknown(what: &str) -> Error {
-    probe("understand")(io::Error::other(format!("{what} are not what this program knows")))
+    probe("understand")(io::Error::other(format!(
+        "{what} are not what this program knows"
+    )))
 }
 
 /// The outcome of a record as parts of an [`Event`].

@@ -1,8 +1,8 @@
 //! One editor of a firewall file at a time.
 //!
 //! 1. The file's directory is locked by `flock`, against other tools on this node. 2. On a Proxmox cluster's file system (a tree that has
-//! `priv/lock`) the cluster's own lock `firewall-<scope>` is taken too, as Proxmox's API takes it: a directory that only one node can make, and
-//! that the file system lets go when its holder has not renewed it for two minutes; asking for a zero time of modification makes it look.
+//!    `priv/lock`) the cluster's own lock `firewall-<scope>` is taken too, as Proxmox's API takes it: a directory that only one node can make, and
+//!    that the file system lets go when its holder has not renewed it for two minutes; asking for a zero time of modification makes it look.
 //!
 //! Both are given back when [`Lock`] is dropped, and by the kernel or the cluster if the process dies.
 

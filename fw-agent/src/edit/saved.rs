@@ -303,7 +303,10 @@ GROUP web
         }
         let (before, after) = (compile(&sources, &facts, 0), compile(&again, &facts, 0));
         assert!(!before.diagnostics.is_empty());
-        assert_eq!(without_places(before.policy.clone()), without_places(after.policy));
+        assert_eq!(
+            without_places(before.policy.clone()),
+            without_places(after.policy)
+        );
         let errors = after.diagnostics.iter();
         let errors = errors.filter(|found| found.severity == Severity::Error);
         assert_eq!(errors.collect::<Vec<_>>(), Vec::<&Diagnostic>::new());
@@ -330,6 +333,9 @@ GROUP web
         let facts = HostFacts::default();
         let mut saved = files(&sources, &facts, 0).unwrap();
         saved.insert(CLUSTER_FILE.into(), "[OPTIONS]\nenable: 1\n".into());
-        assert_eq!(verify(&sources, &saved, &facts, 0), Err(SaveError::Different));
+        assert_eq!(
+            verify(&sources, &saved, &facts, 0),
+            Err(SaveError::Different)
+        );
     }
 }

@@ -98,7 +98,11 @@ impl Text {
         let sections = self.sections(list)?;
         let Some(last) = sections.last() else {
             self.end_last_line();
-            if self.lines.last().is_some_and(|line| !line.trim_ascii().is_empty()) {
+            if self
+                .lines
+                .last()
+                .is_some_and(|line| !line.trim_ascii().is_empty())
+            {
                 self.push("");
             }
             self.push("[RULES]");
@@ -106,9 +110,9 @@ impl Text {
             self.push(rule);
             return Ok(number(self.lines.len()));
         };
-        let rules = last.clone().filter(|index| self.is_rule(*index));
+        let mut rules = last.clone().filter(|index| self.is_rule(*index));
         // Behind the header, if the section has no rule.
-        let at = rules.last().map_or(last.start, |index| index + 1);
+        let at = rules.next_back().map_or(last.start, |index| index + 1);
         self.insert_line(at, rule);
         Ok(number(at + 1))
     }
@@ -292,7 +296,9 @@ mod tests {
         assert_eq!(text().rules(&List::Group("web".into())).unwrap().len(), 1);
         assert_eq!(
             text().rules(&List::Group("mail".into())),
-            Err(TextError::NoSuchGroup { name: "mail".into() })
+            Err(TextError::NoSuchGroup {
+                name: "mail".into()
+            })
         );
     }
 
@@ -300,10 +306,7 @@ mod tests {
     fn every_other_byte_stays() {
         let mut file = text();
         assert_eq!(file.insert(&List::Rules, 1, "IN ACCEPT"), Ok(7));
-        assert_eq!(
-            shown(&file),
-            FILE.replace("IN SSH", "IN ACCEPT\nIN SSH")
-        );
+        assert_eq!(shown(&file), FILE.replace("IN SSH", "IN ACCEPT\nIN SSH"));
         assert_eq!(file.remove(&List::Rules, 1), Ok("IN ACCEPT".into()));
         assert_eq!(shown(&file), FILE);
 
@@ -318,7 +321,8 @@ mod tests {
             shown(&file),
             FILE.replace("SSH(ACCEPT) # admins", "DROP # no")
         );
-        file.add(&List::Group("WEB".into()), "IN HTTPS(ACCEPT)").unwrap();
+        file.add(&List::Group("WEB".into()), "IN HTTPS(ACCEPT)")
+            .unwrap();
         assert!(shown(&file).contains("IN HTTP(ACCEPT)\nIN HTTPS(ACCEPT)\n[rules]"));
     }
 
@@ -326,11 +330,20 @@ mod tests {
     fn line_endings_and_missing_sections() {
         for (before, after) in [
             ("", "[RULES]\n\nIN DROP\n"),
-            ("[OPTIONS]\nenable: 1", "[OPTIONS]\nenable: 1\n\n[RULES]\n\nIN DROP\n"),
-            ("[RULES]\r\nIN ACCEPT\r\n", "[RULES]\r\nIN ACCEPT\r\nIN DROP\r\n"),
+            (
+                "[OPTIONS]\nenable: 1",
+                "[OPTIONS]\nenable: 1\n\n[RULES]\n\nIN DROP\n",
+            ),
+            (
+                "[RULES]\r\nIN ACCEPT\r\n",
+                "[RULES]\r\nIN ACCEPT\r\nIN DROP\r\n",
+            ),
             ("[RULES]", "[RULES]\nIN DROP\n"),
             ("[RULES]\n\n# end\n", "[RULES]\nIN DROP\n\n# end\n"),
-            ("\u{feff}[RULES]\n\u{e9}\n", "\u{feff}[RULES]\n\u{e9}\nIN DROP\n"),
+            (
+                "\u{feff}[RULES]\n\u{e9}\n",
+                "\u{feff}[RULES]\n\u{e9}\nIN DROP\n",
+            ),
         ] {
             let mut file = Text::parse(before.as_bytes());
             file.add(&List::Rules, "IN DROP").unwrap();
@@ -345,8 +358,14 @@ mod tests {
         assert_eq!(text().remove(&List::Rules, 5), none(5));
         assert_eq!(
             text().insert(&List::Rules, 6, "IN DROP"),
-            Err(TextError::NoSuchRule { number: 6, count: 4 })
+            Err(TextError::NoSuchRule {
+                number: 6,
+                count: 4
+            })
         );
-        assert_eq!(text().add(&List::Rules, "IN DROP\n[OPTIONS]"), Err(TextError::NotOneLine));
+        assert_eq!(
+            text().add(&List::Rules, "IN DROP\n[OPTIONS]"),
+            Err(TextError::NotOneLine)
+        );
     }
 }

@@ -54,7 +54,10 @@ pub fn line(packet: &Value, colours: bool) -> String {
         false => format!("{verdict:<6}"),
     };
     let direction = text("direction").to_ascii_uppercase();
-    let mut line = format!("{time} {verdict} {owner} {direction:<3} {}", packet_text(packet));
+    let mut line = format!(
+        "{time} {verdict} {owner} {direction:<3} {}",
+        packet_text(packet)
+    );
     line.push_str("  ");
     line.push_str(text("reason"));
     let rule = &packet["rule"];
@@ -90,7 +93,11 @@ fn packet_text(packet: &Value) -> String {
             None => address.to_owned(),
         }
     };
-    let mut text = format!("{protocol} {} -> {}", end("source", "sport"), end("dest", "dport"));
+    let mut text = format!(
+        "{protocol} {} -> {}",
+        end("source", "sport"),
+        end("dest", "dport")
+    );
     if let Some(flags) = packet["tcp_flags"].as_array() {
         let flags: Vec<&str> = flags.iter().filter_map(Value::as_str).collect();
         text.push_str(&format!(" {}", flags.join(",")));

@@ -24,8 +24,16 @@ const SHUT: &str = "[OPTIONS]\nenable: 1\npolicy_in: DROP\n";
 /// A connection from outside to the virtual machine, both ends of it.
 fn connection(node: &DemoNode) -> (TcpStream, TcpStream) {
     let to = node.vm.v4_port(80);
-    let listener = node.vm.namespace.run(|| Ok(TcpListener::bind(to)?)).unwrap();
-    let near = node.outside.namespace.run(|| Ok(TcpStream::connect(to)?)).unwrap();
+    let listener = node
+        .vm
+        .namespace
+        .run(|| Ok(TcpListener::bind(to)?))
+        .unwrap();
+    let near = node
+        .outside
+        .namespace
+        .run(|| Ok(TcpStream::connect(to)?))
+        .unwrap();
     let (far, _) = listener.accept().unwrap();
     far.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
     (near, far)
@@ -51,7 +59,10 @@ fn flows_are_listed_flushed_exported_and_imported() {
     agent.terminate().unwrap();
 
     let sport = open.0.local_addr().unwrap().port();
-    let text = done(&agent, &["conntrack", "list", "--guest", "100", "--port", "80"]);
+    let text = done(
+        &agent,
+        &["conntrack", "list", "--guest", "100", "--port", "80"],
+    );
     insta::assert_snapshot!(masked(&text).replace(&sport.to_string(), "<port>"), @"
     guest proto dir source dest state age idle expires
     100/net0 tcp IN 192.0.2.200:<port> 192.0.2.100:80 ESTABLISHED <time>
@@ -60,7 +71,14 @@ fn flows_are_listed_flushed_exported_and_imported() {
         let list = ["conntrack", "list", "--count", "--json"];
         json(&agent, &[&list[..], filter].concat())["flows"].clone()
     };
-    let one = ["--guest", "100", "--address", "192.0.2.200", "--state", "established"];
+    let one = [
+        "--guest",
+        "100",
+        "--address",
+        "192.0.2.200",
+        "--state",
+        "established",
+    ];
     for (filter, expect) in [
         (&one[..], 1),
         (&["--proto", "tcp", "--port", "80"], 1),
@@ -72,9 +90,25 @@ fn flows_are_listed_flushed_exported_and_imported() {
     ] {
         assert_eq!(count(filter), expect, "{filter:?}");
     }
-    let top = json(&agent, &["conntrack", "top", "--by", "service", "--guest", "100", "--json"]);
+    let top = json(
+        &agent,
+        &[
+            "conntrack",
+            "top",
+            "--by",
+            "service",
+            "--guest",
+            "100",
+            "--json",
+        ],
+    );
     let named = top["top"].as_array().unwrap().iter();
-    assert!(named.into_iter().any(|row| row["name"] == "tcp/80" && row["flows"] == 1), "{top}");
+    assert!(
+        named
+            .into_iter()
+            .any(|row| row["name"] == "tcp/80" && row["flows"] == 1),
+        "{top}"
+    );
 
     let place = temporary_directory("export").unwrap();
     let file = place.path().join("flows");
@@ -84,7 +118,10 @@ fn flows_are_listed_flushed_exported_and_imported() {
     assert_eq!(code, Some(2), "everything is not the default: {text}");
     done(&agent, &["conntrack", "flush", "--guest", "100"]);
     assert_eq!(count(&["--guest", "100"]), 0);
-    assert!(!reaches(&mut open, Duration::from_millis(300)), "it is judged by the rules");
+    assert!(
+        !reaches(&mut open, Duration::from_millis(300)),
+        "it is judged by the rules"
+    );
 
     let import = ["conntrack", "import", file, "--json", "--vmid"];
     let (text, code) = fwctl(&agent, &[&import[..], &["101"]].concat());
@@ -92,12 +129,20 @@ fn flows_are_listed_flushed_exported_and_imported() {
     // What the guest has sent meanwhile may have begun flows of its own.
     done(&agent, &["conntrack", "flush", "--guest", "100"]);
     let said = json(&agent, &[&import[..], &["100"]].concat());
-    assert_eq!((&said["known"], &said["refused"]), (&0.into(), &0.into()), "{said}");
+    assert_eq!(
+        (&said["known"], &said["refused"]),
+        (&0.into(), &0.into()),
+        "{said}"
+    );
     assert_eq!(count(&one), 1);
     assert!(reaches(&mut open, Duration::from_secs(3)), "it goes on");
     let again = json(&agent, &[&import[..], &["100"]].concat());
     assert_eq!(again["imported"], 0, "{again}");
-    std::fs::write(file, "TAPWALL-FLOWS 1\nbut nothing more, and that for long enough").unwrap();
+    std::fs::write(
+        file,
+        "TAPWALL-FLOWS 1\nbut nothing more, and that for long enough",
+    )
+    .unwrap();
     let (text, code) = fwctl(&agent, &[&import[..], &["100"]].concat());
     assert_eq!(code, Some(2), "{text}");
     assert!(text.contains("damaged"), "{text}");
@@ -149,14 +194,25 @@ fn a_hundred_thousand_flows_travel_and_no_port_gets_more_than_its_quota() {
     };
     assert_eq!(usage(), u64::from(MANY));
     done(&agent, &["conntrack", "export", "100", file]);
-    assert_eq!(migrate::read(&std::fs::read(file).unwrap(), now).unwrap().flows.len(), sent.len());
+    assert_eq!(
+        migrate::read(&std::fs::read(file).unwrap(), now)
+            .unwrap()
+            .flows
+            .len(),
+        sent.len()
+    );
 
-    let more: Vec<Entry> = (MANY..MANY + 50_000).map(|number| flow(number, 100)).collect();
+    let more: Vec<Entry> = (MANY..MANY + 50_000)
+        .map(|number| flow(number, 100))
+        .collect();
     let quota = u64::from(fw_common::maps::Settings::default().flow_quota);
     let done_so = flows::insert(&pins, &more).unwrap();
     assert_eq!(u64::from(MANY) + done_so.inserted as u64, quota);
     assert_eq!(done_so.refused, more.len() - done_so.inserted);
     assert_eq!(usage(), quota);
-    assert_eq!(flows::remove(&pins, |entry| entry.key.vmid == 100).unwrap() as u64, quota);
+    assert_eq!(
+        flows::remove(&pins, |entry| entry.key.vmid == 100).unwrap() as u64,
+        quota
+    );
     assert_eq!(usage(), 0);
 }

@@ -12,7 +12,7 @@ use tapwall_tests::probe::Answer::{Refused, Silent};
 use tapwall_tests::probe::exchange;
 use tapwall_tests::tree::{ConfigTree, NODE};
 
-use crate::{fwctl, json};
+use crate::{done, fwctl, json};
 
 const RULES: &str = "[OPTIONS]\nenable: 1\npolicy_in: DROP\n[RULES]\nIN ACCEPT -p udp -dport 80\nIN REJECT -p udp -dport 81 -log info\n";
 
@@ -23,8 +23,13 @@ struct Following {
 }
 
 impl Following {
-    /// Starts it and waits until it watches.
-    fn start(agent: &Agent, node: &DemoNode, tree: &ConfigTree, arguments: &[&str]) -> Self {
+    /// Starts it and waits until it watches. None on a machine that allows nobody to load tracing programs, if it says so and what to do.
+    fn start(
+        agent: &Agent,
+        node: &DemoNode,
+        tree: &ConfigTree,
+        arguments: &[&str],
+    ) -> Option<Self> {
         let mut child = Command::new("nsenter")
             .arg(format!("--net={}", node.host.namespace.path().display()))
             .arg("--")
@@ -43,9 +48,14 @@ impl Following {
         let mut said = BufReader::new(child.stderr.take().unwrap());
         let mut line = String::new();
         said.read_line(&mut line).unwrap();
+        if line.contains("this machine does not allow tracing programs") {
+            assert!(line.contains("`fwctl log -f`"), "{line}");
+            assert_eq!(child.wait().unwrap().code(), Some(2));
+            return None;
+        }
         assert_eq!(line, "fwctl: watching\n");
         let lines = BufReader::new(child.stdout.take().unwrap());
-        Self { child, lines }
+        Some(Self { child, lines })
     }
 
     fn line(&mut self) -> String {
@@ -80,8 +90,20 @@ fn verdicts_are_seen_logged_or_not_with_their_rule_with_and_without_an_agent() {
     let tree = ConfigTree::with_demo_guests().unwrap();
     tree.write_firewall(100, RULES).unwrap();
     let mut agent = Agent::start(&node.host.namespace, &tree).unwrap();
-    let drops = ["drops", "-f", "--json", "--guest", "100", "--proto", "udp", "--address", "192.0.2.200"];
-    let mut watched = Following::start(&agent, &node, &tree, &drops);
+    let drops = [
+        "drops",
+        "-f",
+        "--json",
+        "--guest",
+        "100",
+        "--proto",
+        "udp",
+        "--address",
+        "192.0.2.200",
+    ];
+    let Some(mut watched) = Following::start(&agent, &node, &tree, &drops) else {
+        return;
+    };
     send(&node, 80);
     send(&node, 81);
     send(&node, 5000);
@@ -100,28 +122,42 @@ fn verdicts_are_seen_logged_or_not_with_their_rule_with_and_without_an_agent() {
     ] {
         assert_eq!(said[key], expect, "{key} of {said}");
     }
-    assert_eq!((&said["rule"]["file"], &said["rule"]["line"]), (&"firewall/100.fw".into(), &6.into()));
+    assert_eq!(
+        (&said["rule"]["file"], &said["rule"]["line"]),
+        (&"firewall/100.fw".into(), &6.into())
+    );
     let said = watched.json();
-    assert_eq!((&said["verdict"], &said["dport"]), (&"drop".into(), &5000.into()), "{said}");
-    assert_eq!((&said["reason"], &said["rule"]["line"]), (&"policy".into(), &3.into()), "{said}");
+    assert_eq!(
+        (&said["verdict"], &said["dport"]),
+        (&"drop".into(), &5000.into()),
+        "{said}"
+    );
+    assert_eq!(
+        (&said["reason"], &said["rule"]["line"]),
+        (&"policy".into(), &3.into()),
+        "{said}"
+    );
     drop(watched);
 
     // Without an agent too, and every verdict.
     agent.terminate().unwrap();
     let trace = ["trace", "--guest", "100/net0", "--port", "80", "-n", "1"];
-    let mut watched = Following::start(&agent, &node, &tree, &trace);
+    let mut watched = Following::start(&agent, &node, &tree, &trace).unwrap();
     send(&node, 5000);
     send(&node, 80);
     let line = watched.line();
     let (_, line) = line.split_once(' ').unwrap();
-    assert!(line.starts_with("ACCEPT 100/net0 IN  udp 192.0.2.200:"), "{line}");
+    assert!(
+        line.starts_with("ACCEPT 100/net0 IN  udp 192.0.2.200:"),
+        "{line}"
+    );
     let end = "-> 192.0.2.100:80  rule  firewall/100.fw:5: IN ACCEPT -p udp -dport 80\n";
     assert!(line.ends_with(end), "{line}");
     assert!(watched.child.wait().unwrap().success(), "it ends after one");
     drop(watched);
 
     let reason = ["drops", "-f", "--reason", "rule", "--json", "-n", "1"];
-    let mut watched = Following::start(&agent, &node, &tree, &reason);
+    let mut watched = Following::start(&agent, &node, &tree, &reason).unwrap();
     send(&node, 5000);
     send(&node, 81);
     assert_eq!(watched.json()["dport"], 81);
@@ -140,9 +176,15 @@ fn totals_are_by_reason_and_what_is_no_filter_is_said() {
         .iter()
         .map(|row| row["reason"].as_str().unwrap())
         .collect();
-    assert!(reasons.contains(&"ip-filter") && !reasons.contains(&"established"), "{totals}");
+    assert!(
+        reasons.contains(&"ip-filter") && !reasons.contains(&"established"),
+        "{totals}"
+    );
     for (arguments, expect) in [
-        (&["drops", "--reason", "because"][..], "reasons are rule, policy"),
+        (
+            &["drops", "--reason", "because"][..],
+            "reasons are rule, policy",
+        ),
         (&["drops", "--guest", "100"], "use --follow"),
         (&["trace", "--for", "0"], "is no length of time"),
     ] {
@@ -150,4 +192,48 @@ fn totals_are_by_reason_and_what_is_no_filter_is_said() {
         assert_eq!(code, Some(2), "{text}");
         assert!(text.contains(expect), "{text}");
     }
+}
+
+#[test]
+fn the_log_is_shown_by_guest_address_and_port() {
+    let node = DemoNode::new().unwrap();
+    let tree = ConfigTree::with_demo_guests().unwrap();
+    tree.write_firewall(100, RULES).unwrap();
+    let agent = Agent::start(&node.host.namespace, &tree).unwrap();
+    send(&node, 81);
+    let written = agent.wait_log(&["DPT=81 "]).unwrap();
+    let file = agent.run_directory().join("pve-firewall.log");
+    let log = |filter: &[&str]| {
+        let of = ["log", "--file", file.to_str().unwrap()];
+        done(&agent, &[&of[..], filter].concat())
+    };
+    let one = format!("{written}\n");
+    assert_eq!(log(&["--guest", "100", "--port", "81"]), one);
+    assert_eq!(
+        log(&[
+            "--guest",
+            "100/net0",
+            "--address",
+            "192.0.2.0/24",
+            "--proto",
+            "udp"
+        ]),
+        one
+    );
+    for none in [
+        ["--guest", "101"],
+        ["--port", "82"],
+        ["--proto", "tcp"],
+        ["--address", "192.0.2.3"],
+    ] {
+        assert_eq!(log(&none), "", "{none:?}");
+    }
+    let said: Value = serde_json::from_str(&log(&["--port", "81", "--json"])).unwrap();
+    assert_eq!(
+        (&said["guest"], &said["source"]),
+        (&100.into(), &"192.0.2.200".into())
+    );
+    let (text, code) = fwctl(&agent, &["log", "--file", "/nowhere/log"]);
+    assert_eq!(code, Some(2), "{text}");
+    assert!(text.contains("cannot read /nowhere/log"), "{text}");
 }

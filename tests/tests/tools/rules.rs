@@ -68,10 +68,14 @@ fn rules_have_their_packets_lines_and_comments_with_and_without_an_agent() {
     assert!(row["last_hit_seconds_ago"].is_u64(), "{row}");
     assert!(listing["since"].is_string(), "{listing}");
     let row = on_line(&listing, "firewall/cluster.fw", 4);
-    assert_eq!((&row["group"], &row["packets"]), (&"used".into(), &1.into()));
+    assert_eq!(
+        (&row["group"], &row["packets"]),
+        (&"used".into(), &1.into())
+    );
 
     // An edit above a rule does not touch its counter.
-    tree.write_firewall(100, &format!("# one more line\n{RULES}")).unwrap();
+    tree.write_firewall(100, &format!("# one more line\n{RULES}"))
+        .unwrap();
     let listing = json(&agent, &["rules", "100", "--json"]);
     assert_eq!(on_line(&listing, "firewall/100.fw", 8)["packets"], 3);
 
@@ -94,7 +98,10 @@ fn counters_begin_again_for_whom_it_is_asked() {
     };
     send(&node, 5000);
     assert_eq!(packets(), 1);
-    assert_eq!(json(&agent, &["counters", "zero", "101", "--json"])["rules"], 0);
+    assert_eq!(
+        json(&agent, &["counters", "zero", "101", "--json"])["rules"],
+        0
+    );
     assert_eq!(packets(), 1);
     done(&agent, &["counters", "zero", "100/net0"]);
     assert_eq!(packets(), 0);
@@ -102,7 +109,11 @@ fn counters_begin_again_for_whom_it_is_asked() {
     done(&agent, &["counters", "zero"]);
     assert_eq!(packets(), 0);
     let reasons = json(&agent, &["map", "dump", "COUNTERS", "--json"]);
-    let rule = reasons.as_array().unwrap().iter().find(|row| row["counter"] == "rule");
+    let rule = reasons
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|row| row["counter"] == "rule");
     assert_eq!(rule.unwrap()["packets"], 0);
     send(&node, 5000);
     assert_eq!(packets(), 1);

@@ -44,7 +44,11 @@ fn write(
     if outcome.path.is_empty() {
         writeln!(out, "no firewall is on the way")?;
     }
-    writeln!(out, "{}: nothing was changed or sent by asking", outcome.verdict.name())
+    writeln!(
+        out,
+        "{}: nothing was changed or sent by asking",
+        outcome.verdict.name()
+    )
 }
 
 fn hop_lines(
@@ -56,7 +60,9 @@ fn hop_lines(
 ) -> std::fmt::Result {
     let program = match step.in_force {
         Some(true) => "as it runs there".to_owned(),
-        Some(false) => "WHICH IS NOT WHAT RUNS THERE: fwctl and the agent are of different builds".to_owned(),
+        Some(false) => {
+            "WHICH IS NOT WHAT RUNS THERE: fwctl and the agent are of different builds".to_owned()
+        }
         None => "WHICH DOES NOT RUN THERE: the device is not filtered".to_owned(),
     };
     writeln!(

@@ -33,7 +33,7 @@ impl<'b> Btf<'b> {
         const MAGIC: u16 = 0xeb9f;
         let magic = u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?);
         let header = word(bytes, 4)? as usize;
-        let section = |at| Some(header.checked_add(word(bytes, at)? as usize)?);
+        let section = |at| header.checked_add(word(bytes, at)? as usize);
         let (start, strings) = (section(8)?, section(16)?);
         let end = start.checked_add(word(bytes, 12)? as usize)?;
         if magic != MAGIC || end > bytes.len() {
@@ -74,7 +74,8 @@ impl<'b> Btf<'b> {
 
     fn find(&self, kind: u32, name: &str) -> Option<usize> {
         (1..self.types.len()).find(|number| {
-            self.kind(*number) == Some(kind) && self.name_at(self.types[*number]) == Some(name.as_bytes())
+            self.kind(*number) == Some(kind)
+                && self.name_at(self.types[*number]) == Some(name.as_bytes())
         })
     }
 
@@ -93,7 +94,11 @@ impl<'b> Btf<'b> {
         for index in 0..(info & 0xffff) as usize {
             let at = start + RECORD + 12 * index;
             let offset = word(self.bytes, at + 8)?;
-            let offset = if has_bits { offset & 0x00ff_ffff } else { offset };
+            let offset = if has_bits {
+                offset & 0x00ff_ffff
+            } else {
+                offset
+            };
             let found = self.name_at(at)?;
             if found == name.as_bytes() {
                 return Some(offset / 8);
@@ -128,15 +133,44 @@ mod tests {
     fn sample() -> Vec<u8> {
         let strings = b"\0int\0in\0a\0b\0c\0f\0";
         let types: &[u32] = &[
-            1, 1 << 24, 4, 32, // 1: int
-            0, 5 << 24 | 2, 4, 8, 1, 0, 10, 1, 0, // 2: union
-            5, 4 << 24 | 2, 8, 0, 2, 32, 12, 1, 64, // 3: struct
-            0, 13 << 24, 1, // 4: int ()
-            14, 12 << 24, 4, // 5: f
+            1,
+            1 << 24,
+            4,
+            32, // 1: int
+            0,
+            5 << 24 | 2,
+            4,
+            8,
+            1,
+            0,
+            10,
+            1,
+            0, // 2: union
+            5,
+            4 << 24 | 2,
+            8,
+            0,
+            2,
+            32,
+            12,
+            1,
+            64, // 3: struct
+            0,
+            13 << 24,
+            1, // 4: int ()
+            14,
+            12 << 24,
+            4, // 5: f
         ];
         let mut bytes = 0xeb9f_u16.to_ne_bytes().to_vec();
         bytes.extend([1, 0]);
-        let sizes = [24, 0, 4 * types.len() as u32, 4 * types.len() as u32, strings.len() as u32];
+        let sizes = [
+            24,
+            0,
+            4 * types.len() as u32,
+            4 * types.len() as u32,
+            strings.len() as u32,
+        ];
         for word in sizes.iter().chain(types) {
             bytes.extend(word.to_ne_bytes());
         }

@@ -78,7 +78,9 @@ pub(super) fn record(bytes: &[u8]) -> Option<Event> {
     let (head, frame) = bytes.split_at_checked(RECORD)?;
     // SAFETY: `head` has the bytes of a record, any of which are valid.
     let record: Record = unsafe { std::ptr::read_unaligned(head.as_ptr().cast()) };
-    let captured = (record.captured as usize).min(frame.len()).min(HEADER_BYTES);
+    let captured = (record.captured as usize)
+        .min(frame.len())
+        .min(HEADER_BYTES);
     let mut event = nothing();
     event.header[..captured].copy_from_slice(&frame[..captured]);
     event.time_ns = record.time_ns;

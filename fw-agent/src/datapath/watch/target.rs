@@ -38,7 +38,9 @@ pub(super) fn programs(pins: &Pins) -> Result<Vec<Target>, Error> {
     for program in loaded_programs() {
         // One that went meanwhile judges nothing.
         let Ok(program) = program else { continue };
-        let is_ours = program.name_as_str().is_some_and(|name| names.contains(&name));
+        let is_ours = program
+            .name_as_str()
+            .is_some_and(|name| names.contains(&name));
         let maps = program.map_ids().ok().flatten().unwrap_or_default();
         let (true, Some(btf)) = (is_ours && maps.contains(&ports.id()), program.btf_id()) else {
             continue;
