@@ -309,12 +309,20 @@ pub extern "C" fn reject(
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn judged(
-    _skb: *mut __sk_buff,
-    _port: *const Port,
-    _direction: u32,
-    _outcome: u64,
+    skb: *mut __sk_buff,
+    port: *const Port,
+    direction: u32,
+    outcome: u64,
 ) -> u32 {
-    // SAFETY: no instruction; a function that does something is not left out.
-    unsafe { core::arch::asm!("") };
+    // SAFETY: no instruction. To the compiler it is one that uses the arguments, so that callers pass them.
+    unsafe {
+        core::arch::asm!(
+            "",
+            in("r1") skb,
+            in("r2") port,
+            in("r3") u64::from(direction),
+            in("r4") outcome,
+        );
+    }
     0
 }
