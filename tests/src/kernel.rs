@@ -480,6 +480,11 @@ impl TestKernel {
         std::mem::take(&mut self.told)
     }
 
+    /// The pin directory, for others that open the same maps.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
     /// The pinned maps.
     pub fn pins(&self) -> Pins {
         self.directory.pins()

@@ -28,7 +28,7 @@ pub struct Builder {
     policies: HashSet<Arc<PolicyImage>>,
     /// Numbers of what sets consist of.
     sets: HashMap<SetClasses, u32>,
-    /// Sets that are as they are to be in the spaces in force.
+    /// Sets that are as they are to be in the spaces of the last image.
     settled: Settled,
 }
 
@@ -72,26 +72,28 @@ impl Builder {
         books: &Books,
         permits: impl FnOnce(&MapImage) -> bool,
     ) -> MapImage {
-        let survey = Survey::new(node, books, &mut self.settled);
+        let survey = Survey::new(node, books, &self.settled);
         if let Some(relocation) = survey.relocate()
             && let Some(moved) = see(node, &survey, &relocation)
         {
             let mut image = MapImage {
-                space: relocation.space,
+                space: relocation.settlement.space,
                 moved,
                 ..MapImage::default()
             };
-            self.fill(&mut image, node, &relocation.members);
+            self.fill(&mut image, node, &relocation.settlement.members);
             if permits(&image) {
+                self.settled = relocation.settlement.settled;
                 return image;
             }
         }
-        let (space, members) = survey.settle();
+        let settlement = survey.settle();
         let mut image = MapImage {
-            space,
+            space: settlement.space,
             ..MapImage::default()
         };
-        self.fill(&mut image, node, &members);
+        self.fill(&mut image, node, &settlement.members);
+        self.settled = settlement.settled;
         image
     }
 

@@ -3,7 +3,8 @@
 //! In: every address set that a rule of the node mentions, and the class spaces that are in force. Out: a [`ClassSpace`] (prefix → class, for the LPM
 //! tries) and, per set, the classes whose addresses are in it.
 //!
-//! 1. `walk`: the prefixes of sets, and of the space in force, and in which sets each is to be. 2. `evolve`: the space in force as it is to be. If that would
+//! 1. `walk`: the prefixes of sets, and of the space in force, and in which sets each is to be; where sets were walked before, only what is within the
+//!    entries that changed (`difference`). 2. `evolve`: the space in force as it is to be. If that would
 //!    cost more than it saves (much changes, much of it says nothing any more, classes are younger than policies can follow), a new space.
 //!
 //! There are at most as many classes as prefixes, and a set of a million prefixes that nothing else overlaps is one class. Class 0 is "in no set".
@@ -13,7 +14,9 @@
 //!
 //! Invariant: a function of the sets and the spaces in force. Sets that are in force already change nothing.
 
+mod difference;
 mod evolve;
+mod half;
 mod members;
 mod prefilter;
 mod walk;
@@ -28,8 +31,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 pub(crate) use self::members::{Members, SetClasses};
 pub(crate) use self::prefilter::add_bits;
 
-use self::evolve::{Evolved, Walked};
-use self::walk::{Memberships, walk};
+use self::half::{Half, Outcome};
 use crate::image::directions;
 use crate::policy::{AddressSet, NodePolicy, Policy};
 
@@ -72,18 +74,29 @@ impl Prefixes {
         self
     }
 
-    /// Gives prefixes the values that they have in `other`, and takes over those of `other` that are not here; both in address order.
-    fn overwrite(&mut self, other: &Self) {
-        fn merge<N: walk::Net>(own: &mut Vec<(N, u32)>, other: &[(N, u32)]) {
+    /// With the values of `other` where it has a prefix too, and with those that are only there; all in address order.
+    fn overwritten(&self, other: &Self) -> Self {
+        fn merge<N: walk::Net>(own: &[(N, u32)], other: &[(N, u32)]) -> Vec<(N, u32)> {
+            let mut merged = Vec::with_capacity(own.len() + other.len());
+            let mut rest = own;
             for (net, value) in other {
-                match own.binary_search_by_key(&net.key(), |(net, _)| net.key()) {
-                    Ok(position) => own[position].1 = *value,
-                    Err(position) => own.insert(position, (*net, *value)),
-                }
+                let key = net.key();
+                let (before, behind) =
+                    rest.split_at(rest.partition_point(|(net, _)| net.key() < key));
+                merged.extend_from_slice(before);
+                merged.push((*net, *value));
+                rest = match behind.split_first() {
+                    Some(((same, _), behind)) if same.key() == key => behind,
+                    Some(_) | None => behind,
+                };
             }
+            merged.extend_from_slice(rest);
+            merged
         }
-        merge(&mut self.v4, &other.v4);
-        merge(&mut self.v6, &other.v6);
+        Self {
+            v4: merge(&self.v4, &other.v4),
+            v6: merge(&self.v6, &other.v6),
+        }
     }
 }
 
@@ -217,46 +230,30 @@ pub struct Books {
 /// The sets of a node, walked.
 pub(super) struct Survey<'n> {
     sets: Sets<'n>,
-    halves: [Arc<Half>; 2],
+    halves: [Chosen; 2],
 }
 
 /// The small or the big sets of a node.
-#[derive(Debug)]
-pub(super) struct Half {
-    /// The sets with their numbers, and whether they are blacklists.
-    sets: Vec<(u32, Arc<AddressSet>, bool)>,
-    book: Option<Book>,
-    walked: Walked,
-    /// No set has anything.
-    is_idle: bool,
-    /// Big sets overlap in too many ways.
-    is_too_many: bool,
+struct Chosen {
+    half: Arc<Half>,
+    /// Their numbers among all sets of the node.
+    numbers: Vec<u32>,
+}
+
+/// The class spaces as they are to be.
+pub(super) struct Settlement {
+    pub(super) space: ClassSpace,
+    pub(super) members: Members,
+    /// The halves as they are once the spaces are in force.
+    pub(super) settled: Settled,
 }
 
 /// The halves, small and big, that were found as they are to be: not to be walked again.
 pub(super) type Settled = [Option<Arc<Half>>; 2];
 
-/// The space of a half that is in force.
-#[derive(Debug)]
-struct Book {
-    classes: Arc<Classes>,
-    /// The membership that each class keeps.
-    kept: Vec<u32>,
-    /// Nothing of it is to be otherwise.
-    is_settled: bool,
-}
-
-/// What came of a half.
-struct Outcome {
-    classes: Arc<Classes>,
-    step: Option<Arc<Step>>,
-    memberships: Vec<u32>,
-}
-
 /// What is known only of addresses that move at once.
 pub(super) struct Relocation {
-    pub(super) space: ClassSpace,
-    pub(super) members: Members,
+    pub(super) settlement: Settlement,
     /// Rules that look at these sets see it.
     pub(super) moved: BTreeSet<u32>,
     /// It is one address.
@@ -265,14 +262,14 @@ pub(super) struct Relocation {
 
 impl<'n> Survey<'n> {
     /// Walks all sets of a node.
-    pub(super) fn new(node: &'n NodePolicy, books: &Books, settled: &mut Settled) -> Self {
+    pub(super) fn new(node: &'n NodePolicy, books: &Books, settled: &Settled) -> Self {
         let sets = Sets::of(node);
         let is_long = |index: &usize| sets.all[*index].entries.len() >= BIG_SET;
         let long = (0..sets.all.len()).filter(is_long);
         let mut big_sets: BTreeSet<usize> = long.chain(sets.blacklists.iter().copied()).collect();
-        let [small_known, big_known] = settled.each_mut();
+        let [small_known, big_known] = settled.each_ref().map(Option::as_ref);
         let mut big = sets.half(books.big.as_ref(), big_known, |set| big_sets.contains(&set));
-        if big.is_too_many {
+        if big.half.is_too_many() {
             big_sets.clone_from(&sets.blacklists);
             big = sets.half(books.big.as_ref(), big_known, |set| big_sets.contains(&set));
         }
@@ -291,161 +288,51 @@ impl<'n> Survey<'n> {
     }
 
     /// The classes, so that no policy in use sees a difference.
-    pub(super) fn settle(&self) -> (ClassSpace, Members) {
+    pub(super) fn settle(&self) -> Settlement {
         let [small, big] = &self.halves;
-        self.finish(small.settle(false), big.settle(true))
+        self.finish(small.half.settle(false), big.half.settle(true))
     }
 
     /// The classes if addresses move at once between those that there are. None if nothing moves, or not only that.
     pub(super) fn relocate(&self) -> Option<Relocation> {
         let [small, big] = &self.halves;
-        let outcomes = [small.relocate()?, big.relocate()?];
-        let [(small, small_moves), (big, big_moves)] = outcomes;
-        let (moved, is_one) = match (small_moves, big_moves) {
-            (Some(moves), None) | (None, Some(moves)) => moves,
+        let [(small_space, small_moves), (big_space, big_moves)] =
+            [small.half.relocate()?, big.half.relocate()?];
+        let (chosen, moves) = match (small_moves, big_moves) {
+            (Some(moves), None) => (small, moves),
+            (None, Some(moves)) => (big, moves),
             // Two tries are not written at once.
             (Some(_), Some(_)) | (None, None) => return None,
         };
-        let (space, members) = self.finish(small, big);
+        let numbers = moves.sets.iter();
         Some(Relocation {
-            space,
-            members,
-            moved,
-            is_one,
+            moved: numbers.map(|set| chosen.numbers[*set as usize]).collect(),
+            is_one: moves.is_one,
+            settlement: self.finish(small_space, big_space),
         })
     }
 
-    fn finish(&self, small: Outcome, big: Outcome) -> (ClassSpace, Members) {
+    fn finish(&self, small: Outcome, big: Outcome) -> Settlement {
         let [small_half, big_half] = &self.halves;
-        let has_blacklist = big
-            .memberships
-            .iter()
-            .any(|membership| big_half.walked.flagged[*membership as usize]);
         let mut members = Members::new(self.sets.numbers(), self.sets.all.len());
-        for (half, outcome, is_big) in [(small_half, &small, false), (big_half, &big, true)] {
-            let memberships = outcome.memberships.iter();
-            let memberships = memberships.map(|number| half.walked.memberships.sets(*number));
-            members.enter(&outcome.classes, memberships, is_big);
+        for (chosen, outcome, is_big) in [(small_half, &small, false), (big_half, &big, true)] {
+            let memberships = outcome.half.memberships(&outcome.kept);
+            members.enter(&outcome.classes, memberships, &chosen.numbers, is_big);
         }
+        let has_blacklist = big.half.is_blacklisted(&big.kept);
+        let settled = [&small, &big].map(Outcome::settled);
         let space = ClassSpace {
             has_blacklist,
             small: small.classes,
             big: big.classes,
             steps: [small.step, big.step],
         };
-        (space, members)
-    }
-}
-
-impl Half {
-    /// Big sets overlap in too many ways.
-    fn is_too_many(walked: &Walked) -> bool {
-        let v4 = walked
-            .v4
-            .iter()
-            .map(|found| (found.says_something, found.membership));
-        let v6 = walked
-            .v6
-            .iter()
-            .map(|found| (found.says_something, found.membership));
-        let said = v4.chain(v6).filter(|(says_something, _)| *says_something);
-        let mut distinct = BTreeSet::from([0]);
-        let mut last = 0;
-        for (_, membership) in said {
-            if membership != last {
-                distinct.insert(membership);
-                last = membership;
-            }
-        }
-        distinct.len() > MAX_BIG_CLASSES as usize
-    }
-
-    fn settle(&self, is_big: bool) -> Outcome {
-        // A node without big sets has no space for them.
-        let is_over = is_big && self.is_idle;
-        let book = self.book.as_ref().filter(|_| !is_over);
-        if let Some(book) = book {
-            if book.is_settled {
-                return book.outcome();
-            }
-            let evolved = evolve::refine(&self.walked, &book.classes, &book.kept);
-            if is_worth_it(&evolved, &book.classes, is_big) {
-                return book.step(evolved);
-            }
-        }
-        let begun = evolve::begin(&self.walked);
-        Outcome {
-            classes: Arc::new(begun.classes),
-            step: None,
-            memberships: begun.memberships,
+        Settlement {
+            space,
+            members,
+            settled,
         }
     }
-
-    /// What addresses move, if any do: the sets that they come to or leave, and whether it is one address. None: not only that.
-    #[expect(clippy::type_complexity, reason = "said in the line above")]
-    fn relocate(&self) -> Option<(Outcome, Option<(BTreeSet<u32>, bool)>)> {
-        let Some(book) = &self.book else {
-            return self.is_idle.then(|| (self.settle(false), None));
-        };
-        if book.is_settled {
-            return Some((book.outcome(), None));
-        }
-        let evolved = evolve::relocate(&self.walked, &book.classes, &book.kept)?;
-        if evolved.edits() > FEW.max(evolved.classes.prefixes.len() / 4) {
-            return None;
-        }
-        let is_one = evolved.edits() == 1
-            && evolved
-                .writes
-                .v4
-                .iter()
-                .all(|(net, _)| walk::Net::is_host(*net))
-            && evolved
-                .writes
-                .v6
-                .iter()
-                .all(|(net, _)| walk::Net::is_host(*net));
-        let moves = (evolved.edits() > 0).then(|| (evolved.moved.clone(), is_one));
-        Some((book.step(evolved), moves))
-    }
-}
-
-impl Book {
-    /// It stays as it is.
-    fn outcome(&self) -> Outcome {
-        Outcome {
-            classes: Arc::clone(&self.classes),
-            step: None,
-            memberships: self.kept.clone(),
-        }
-    }
-
-    fn step(&self, evolved: Evolved) -> Outcome {
-        let step = Step {
-            from: Arc::clone(&self.classes),
-            writes: evolved.writes,
-            later: evolved.later,
-        };
-        Outcome {
-            classes: Arc::new(evolved.classes),
-            step: Some(Arc::new(step)),
-            memberships: evolved.memberships,
-        }
-    }
-}
-
-/// Whether a space is better changed than made anew.
-fn is_worth_it(evolved: &Evolved, book: &Classes, is_big: bool) -> bool {
-    let prefixes = evolved.classes.prefixes.len();
-    let edits = evolved.edits() + evolved.later.len();
-    let room = match is_big {
-        true => MAX_BIG_CLASSES,
-        false => (2 * book.base).saturating_add(ROOM).min(SMALL_CLASSES),
-    };
-    edits <= FEW.max(prefixes / 4)
-        && evolved.idle <= FEW.max(prefixes / 2)
-        && evolved.classes.count() <= room
-        && evolved.is_shallow()
 }
 
 /// The distinct sets of a node, in the order in which its rules mention them.
@@ -498,74 +385,22 @@ impl<'n> Sets<'n> {
         self.known.clone()
     }
 
-    /// Walks the sets whose index is `chosen`, unless they are known to be as they are to be.
+    /// The sets whose index is `chosen`.
     fn half(
         &self,
         book: Option<&Arc<Classes>>,
-        known: &mut Option<Arc<Half>>,
+        known: Option<&Arc<Half>>,
         chosen: impl Fn(usize) -> bool,
-    ) -> Arc<Half> {
-        let chosen = self
-            .all
-            .iter()
-            .enumerate()
-            .filter(|(index, _)| chosen(*index));
-        let owned: Vec<(u32, Arc<AddressSet>, bool)> = chosen
-            .map(|(index, set)| {
-                let is_blacklist = self.blacklists.contains(&index);
-                (index as u32, Arc::clone(set), is_blacklist)
-            })
-            .collect();
-        if let (Some(half), Some(book)) = (&*known, book)
-            && let Some(of) = &half.book
-            && Arc::ptr_eq(&of.classes, book)
-            && half.sets == owned
-        {
-            return Arc::clone(half);
-        }
-        let sets: Vec<(u32, &AddressSet)> = owned
-            .iter()
-            .map(|(index, set, _)| (*index, &**set))
-            .collect();
-        let nothing = Prefixes::default();
-        let prefixes = book.map_or(&nothing, |book| &book.prefixes);
-        let mut memberships = Memberships::default();
-        let v4 = walk(&sets, &prefixes.v4, &mut memberships);
-        let v6 = walk(&sets, &prefixes.v6, &mut memberships);
-        let is_listed = |sets: &[u32]| {
-            let mut sets = sets.iter();
-            sets.any(|set| self.blacklists.contains(&(*set as usize)))
-        };
-        let flagged = memberships.all().map(is_listed).collect();
-        let mut walked = Walked {
-            v4,
-            v6,
-            memberships,
-            flagged,
-        };
-        let book = book.map(|classes| {
-            let kept = walked.kept(classes);
-            Book {
-                classes: Arc::clone(classes),
-                is_settled: walked.is_settled(&kept),
-                kept,
-            }
+    ) -> Chosen {
+        let indices: Vec<usize> = (0..self.all.len()).filter(|index| chosen(*index)).collect();
+        let sets = indices.iter().map(|index| {
+            let is_blacklist = self.blacklists.contains(index);
+            (Arc::clone(self.all[*index]), is_blacklist)
         });
-        let is_idle = walked.is_idle();
-        let is_too_many = Half::is_too_many(&walked);
-        let is_settled = book.as_ref().is_some_and(|book: &Book| book.is_settled);
-        if is_settled {
-            (walked.v4, walked.v6) = (Vec::new(), Vec::new());
+        Chosen {
+            half: Half::of(sets.collect(), book, known),
+            numbers: indices.iter().map(|index| *index as u32).collect(),
         }
-        let half = Arc::new(Half {
-            sets: owned,
-            book,
-            walked,
-            is_idle,
-            is_too_many,
-        });
-        *known = is_settled.then(|| Arc::clone(&half));
-        half
     }
 }
 

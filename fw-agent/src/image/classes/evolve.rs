@@ -13,6 +13,7 @@
 //! Invariant: all prefixes of a class are in the same sets, and class 0 is in none.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use fw_common::maps::classes::{BLACKLISTED, MAX_DEPTH};
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -20,14 +21,16 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use super::walk::{Found, Memberships, Net};
 use super::{Classes, Prefixes};
 
-/// What the walk found.
-#[derive(Debug)]
+/// What the walk found: of every prefix, or only of those whose sets may be others than before.
+#[derive(Debug, Default)]
 pub(super) struct Walked {
     pub(super) v4: Vec<Found<Ipv4Net>>,
     pub(super) v6: Vec<Found<Ipv6Net>>,
-    pub(super) memberships: Memberships,
+    pub(super) memberships: Arc<Memberships>,
     /// By membership, whether a blacklist is among its sets.
     pub(super) flagged: Vec<bool>,
+    /// Only a part of the prefixes was walked. The others stay as they are, and so many of them say nothing.
+    pub(super) idle_elsewhere: Option<usize>,
 }
 
 /// A space as it is to be.
@@ -138,7 +141,7 @@ pub(super) fn refine(walked: &Walked, book: &Classes, kept: &[u32]) -> Evolved {
         Some(last.1)
     };
     let mut assigned = Assigned::default();
-    let complete = assigned.all(walked, kept, assign);
+    let complete = assigned.all(walked, book, kept, assign);
     debug_assert!(complete, "there is a class for everything");
     classes.prefixes = assigned.prefixes;
     Evolved {
@@ -163,7 +166,7 @@ pub(super) fn relocate(walked: &Walked, book: &Classes, kept: &[u32]) -> Option<
         by_membership.get(&membership).copied()
     };
     let mut assigned = Assigned::default();
-    if !assigned.all(walked, kept, assign) {
+    if !assigned.all(walked, book, kept, assign) {
         return None;
     }
     let mut moved = BTreeSet::new();
@@ -174,8 +177,7 @@ pub(super) fn relocate(walked: &Walked, book: &Classes, kept: &[u32]) -> Option<
         });
         moved.extend(from.symmetric_difference(&to));
     }
-    let mut writes = assigned.writes;
-    writes.overwrite(&assigned.later);
+    let writes = assigned.writes.overwritten(&assigned.later);
     Some(Evolved {
         classes: Classes {
             prefixes: assigned.prefixes,
@@ -210,6 +212,23 @@ impl Walked {
             && v6.all(|found| settled(found.is_there, found.old, found.membership))
     }
 
+    /// The memberships of prefixes that say something.
+    pub(super) fn said(&self) -> impl Iterator<Item = u32> {
+        let v4 = self.v4.iter();
+        let v6 = self.v6.iter();
+        let v4 = v4.map(|found| (found.says_something, found.membership));
+        let v6 = v6.map(|found| (found.says_something, found.membership));
+        let said = v4.chain(v6).filter(|(says_something, _)| *says_something);
+        said.map(|(_, membership)| membership)
+    }
+
+    /// How many prefixes of the space say nothing.
+    pub(super) fn idle(&self) -> usize {
+        let v4 = self.v4.iter().filter(|found| !found.says_something);
+        let v6 = self.v6.iter().filter(|found| !found.says_something);
+        v4.count() + v6.count() + self.idle_elsewhere.unwrap_or(0)
+    }
+
     /// No set has anything.
     pub(super) fn is_idle(&self) -> bool {
         !self.v4.iter().any(|found| found.says_something)
@@ -218,6 +237,11 @@ impl Walked {
 
     /// The membership that each class of a space keeps: that of the most of its prefixes.
     pub(super) fn kept(&self, book: &Classes) -> Vec<u32> {
+        self.most(book, self.counts())
+    }
+
+    /// How many prefixes of the space that were walked have each class and are to have each membership.
+    pub(super) fn counts(&self) -> BTreeMap<(u32, u32), usize> {
         let mut counts: BTreeMap<(u32, u32), usize> = BTreeMap::new();
         let mut run = ((0, 0), 0);
         let v4 = self
@@ -237,11 +261,21 @@ impl Walked {
             run.1 += 1;
         }
         *counts.entry(run.0).or_default() += run.1;
+        counts
+    }
+
+    /// The membership that each class of a space keeps, by the numbers of prefixes that have the class and are to have the membership.
+    pub(super) fn most(
+        &self,
+        book: &Classes,
+        counts: impl IntoIterator<Item = ((u32, u32), usize)>,
+    ) -> Vec<u32> {
         let mut most: Vec<Option<(usize, u32)>> = vec![None; book.count() as usize];
-        for ((class, membership), count) in counts {
+        for ((class, membership), count) in counts.into_iter().filter(|(_, count)| *count > 0) {
             let most = &mut most[class as usize];
-            // Of as many the later: "in no set" is the first.
-            if count > 0 && most.is_none_or(|(known, _)| known <= count) {
+            // Of as many that of the later sets: "in no set" is the first.
+            let rank = |count: usize, membership| (count, self.memberships.sets(membership));
+            if most.is_none_or(|(most, known)| rank(most, known) <= rank(count, membership)) {
                 *most = Some((count, membership));
             }
         }
@@ -271,17 +305,21 @@ impl Assigned {
     fn all(
         &mut self,
         walked: &Walked,
+        book: &Classes,
         kept: &[u32],
         mut assign: impl FnMut(u32, u32) -> Option<u32>,
     ) -> bool {
         let (mut v4, mut v6) = (Lists::new(walked.v4.len()), Lists::new(walked.v6.len()));
         let complete = v4.fill(walked, &walked.v4, kept, &mut assign)
             && v6.fill(walked, &walked.v6, kept, &mut assign);
-        self.idle = v4.idle + v6.idle;
+        self.idle = v4.idle + v6.idle + walked.idle_elsewhere.unwrap_or(0);
         self.prefixes = Prefixes {
             v4: v4.prefixes,
             v6: v6.prefixes,
         };
+        if walked.idle_elsewhere.is_some() {
+            self.prefixes = book.prefixes.overwritten(&self.prefixes);
+        }
         self.writes = Prefixes {
             v4: v4.writes,
             v6: v6.writes,

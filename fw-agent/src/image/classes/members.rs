@@ -36,17 +36,18 @@ impl Members {
         }
     }
 
-    /// Enters the classes of one of the spaces; `memberships`: for each, the sets that it is in.
+    /// Enters the classes of one of the spaces; `memberships`: for each, the sets that it is in, as places in `numbers`.
     pub(super) fn enter<'m>(
         &mut self,
         classes: &Classes,
         memberships: impl Iterator<Item = &'m [u32]>,
+        numbers: &[u32],
         is_big: bool,
     ) {
         let memberships: Vec<&[u32]> = memberships.collect();
         for (class, sets) in (0..).zip(&memberships) {
             for set in *sets {
-                let entry = &mut self.sets[*set as usize];
+                let entry = &mut self.sets[numbers[*set as usize] as usize];
                 entry.is_big = is_big;
                 entry.known = classes.base;
                 extend(&mut entry.ranges, class);
@@ -60,7 +61,7 @@ impl Members {
             let gained = own.iter().filter(|set| above.binary_search(set).is_err());
             let lost = above.iter().filter(|set| own.binary_search(set).is_err());
             for set in gained.chain(lost) {
-                self.sets[*set as usize].known = class + 1;
+                self.sets[numbers[*set as usize] as usize].known = class + 1;
             }
         }
     }

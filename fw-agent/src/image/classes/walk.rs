@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::policy::AddressSet;
+use crate::policy::SetEntry;
 
 /// A prefix as a number, or two: in address order, shorter before longer.
 pub(super) trait Key: Copy + Ord {
@@ -29,6 +29,10 @@ pub(super) trait Net: Copy {
     fn of(net: IpNet) -> Option<Self>;
     /// One address.
     fn is_host(self) -> bool;
+    /// The next larger prefix around this.
+    fn around(self) -> Option<Self>;
+    /// Those of a set's entries that are of this version.
+    fn entries(set: &[SetEntry]) -> &[SetEntry];
 }
 
 impl Key for u64 {
@@ -53,6 +57,14 @@ impl Net for Ipv4Net {
 
     fn is_host(self) -> bool {
         self.prefix_len() == 32
+    }
+
+    fn around(self) -> Option<Self> {
+        self.supernet()
+    }
+
+    fn entries(set: &[SetEntry]) -> &[SetEntry] {
+        &set[..set.partition_point(|entry| matches!(entry.net, IpNet::V4(_)))]
     }
 }
 
@@ -79,13 +91,21 @@ impl Net for Ipv6Net {
     fn is_host(self) -> bool {
         self.prefix_len() == 128
     }
+
+    fn around(self) -> Option<Self> {
+        self.supernet()
+    }
+
+    fn entries(set: &[SetEntry]) -> &[SetEntry] {
+        &set[set.partition_point(|entry| matches!(entry.net, IpNet::V4(_)))..]
+    }
 }
 
 /// The sets that hold some addresses, ascending.
 pub(super) type Membership = Arc<[u32]>;
 
 /// Distinct memberships by number; 0 is "in no set".
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Memberships {
     all: Vec<Membership>,
     known: HashMap<Membership, u32>,
@@ -189,15 +209,19 @@ pub(super) struct Found<N> {
     pub(super) says_something: bool,
 }
 
+/// What is around everything that is walked: a prefix with its membership and its value in the space.
+pub(super) type Around<N> = Option<(<N as Net>::Key, u32, u32)>;
+
 /// Walks the prefixes of sets, given with their numbers, and of a class space. Left out are those of sets that the space does not have, and that say nothing.
 pub(super) fn walk<N: Net>(
-    sets: &[(u32, &AddressSet)],
+    sets: &[(u32, &[SetEntry])],
     space: &[(N, u32)],
+    around: Around<N>,
     memberships: &mut Memberships,
 ) -> Vec<Found<N>> {
     let entries = entries::<N>(sets);
     let mut found = Vec::with_capacity(space.len().max(entries.len()));
-    let mut around: Vec<(N::Key, u32, u32)> = Vec::new();
+    let mut around: Vec<(N::Key, u32, u32)> = around.into_iter().collect();
     let (mut entries, mut space) = (entries.as_slice(), space);
     loop {
         let listed = entries.first().map(|(_, entry)| entry.key);
@@ -261,10 +285,10 @@ pub(super) fn walk<N: Net>(
 }
 
 /// The entries of sets that are of one IP version, in address order.
-fn entries<N: Net>(sets: &[(u32, &AddressSet)]) -> Vec<(N, Entry<N::Key>)> {
-    let mut entries = Vec::with_capacity(sets.iter().map(|(_, set)| set.entries.len()).sum());
+fn entries<N: Net>(sets: &[(u32, &[SetEntry])]) -> Vec<(N, Entry<N::Key>)> {
+    let mut entries = Vec::with_capacity(sets.iter().map(|(_, set)| set.len()).sum());
     for (number, set) in sets {
-        entries.extend(set.entries.iter().filter_map(|entry| {
+        entries.extend(set.iter().filter_map(|entry| {
             let net = N::of(entry.net)?;
             let key = net.key();
             Some((
