@@ -58,6 +58,7 @@ fn try_judge<P: Packet, T: Tables>(
     direction: Direction,
     headers: &mut Headers,
 ) -> Result<Judgement, Judgement> {
+    let mut values: Values;
     packet.parse(headers)?;
     if headers.version != IpVersion::None {
         match packet.passage(direction, headers) {
@@ -85,7 +86,7 @@ fn try_judge<P: Packet, T: Tables>(
         if direction == Direction::In || port.flags & port_flag::LAYER2 == 0 {
             return Ok(Judgement::accept(Reason::NotIp));
         }
-        let mut values = blank();
+        values = blank();
         tables.fill_values(port, headers, CtState::Untracked, &mut values);
         return classify(tables, port.policy[direction as usize & 1], &values);
     }
@@ -95,7 +96,7 @@ fn try_judge<P: Packet, T: Tables>(
     if direction == Direction::Out && port.guard != 0 && claims_address(headers) {
         let target = packet.load(u32::from(headers.l4) + CLAIMED);
         let target = Address(target.ok_or(Reason::Malformed)?);
-        let mut values = blank();
+        values = blank();
         tables.fill_claim(port, &target, &mut values);
         let judgement = classify(tables, port.guard, &values)?;
         if judgement.verdict != Verdict::Accept {
@@ -116,7 +117,7 @@ fn try_judge<P: Packet, T: Tables>(
     };
     let is_claim_of_error = related && direction == Direction::Out && port.guard != 0;
     if tracked.unchecked || is_claim_of_error {
-        let mut values = blank();
+        values = blank();
         tables.fill_values(port, headers, state, &mut values);
         let judgement = classify(tables, port.guard, &values)?;
         if judgement.verdict != Verdict::Accept {
@@ -139,7 +140,7 @@ fn try_judge<P: Packet, T: Tables>(
         true => tracked.origin,
         false => direction,
     };
-    let mut values = blank();
+    values = blank();
     if is_renewal {
         tables.fill_opening(port, headers, judged != direction, &mut values);
     } else {
