@@ -4,11 +4,22 @@
 
 mod check;
 mod compile;
+mod conntrack;
+mod counters;
+mod duration;
+mod live;
 mod localnet;
+mod log;
+mod manual;
 mod map;
+mod rule;
+mod rules;
+mod save;
+mod scope;
 mod service;
 mod simulate;
 mod status;
+mod why;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -74,6 +85,7 @@ impl PlaceArguments {
             node,
             pin_dir: self.pin_dir.unwrap_or(settings.pin_directory),
             run_dir: self.run_dir.unwrap_or(settings.run_directory),
+            log_file: settings.log_file,
         })
     }
 }
@@ -85,6 +97,8 @@ struct Place {
     node: Option<String>,
     pin_dir: PathBuf,
     run_dir: PathBuf,
+    /// The log of packets.
+    log_file: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]
@@ -98,11 +112,32 @@ enum Verb {
     Compile(compile::Arguments),
     /// Say what would happen to a packet, and why.
     Simulate(Box<simulate::Arguments>),
+    /// Try a packet on the programs in force, changing nothing, and explain what becomes of it.
+    Why(Box<why::Arguments>),
+    /// Show what is dropped and rejected: as it happens with rule and reason, or the totals by reason.
+    Drops(live::Drops),
+    /// Show every verdict as it is made, with rule and reason, until interrupted.
+    Trace(live::Live),
+    /// Show the firewall's log, by guest, address, port and protocol.
+    Log(log::Arguments),
     /// Print the network that `local_network` stands for, and the cluster's other nodes.
     Localnet,
     /// Look into the maps of the kernel programs.
     #[command(subcommand)]
     Map(map::Arguments),
+    /// Print the rules in force in order, with packets, bytes, last hit, file and line.
+    Rules(rules::Arguments),
+    /// List, count, forget, export and import flows.
+    #[command(subcommand)]
+    Conntrack(Box<conntrack::Arguments>),
+    /// List, look for and edit the rules of one file.
+    #[command(subcommand)]
+    Rule(rule::Arguments),
+    /// Print the firewall files without what is not in force: lines in error, disabled rules, definitions that are replaced.
+    Save(save::Arguments),
+    /// Set what rules and ports have counted back to zero.
+    #[command(subcommand)]
+    Counters(counters::Arguments),
     /// Say whether the firewall is on, and which ports are under policy.
     Status(status::Arguments),
     /// Start the agent, by systemd.
@@ -111,6 +146,12 @@ enum Verb {
     Stop,
     /// Read everything again, by systemd; start the agent if it does not run. The firewall stays in force.
     Restart,
+    /// Print the completions of a shell.
+    Completions(manual::Completions),
+    /// Print the manual page, or write one per verb.
+    Man(manual::Man),
+    /// Have the running agent read everything again, and wait until that is carried out.
+    Reload,
 }
 
 impl Verb {
@@ -119,12 +160,24 @@ impl Verb {
             Self::Check(arguments) => check::run(place, &arguments),
             Self::Compile(arguments) => compile::run(place, &arguments),
             Self::Simulate(arguments) => simulate::run(place, &arguments),
+            Self::Why(arguments) => why::run(place, &arguments),
+            Self::Drops(arguments) => live::drops(place, &arguments),
+            Self::Trace(arguments) => live::trace(place, &arguments),
+            Self::Log(arguments) => log::run(place, &arguments),
             Self::Localnet => localnet::run(place),
             Self::Map(arguments) => map::run(place, &arguments),
+            Self::Rules(arguments) => rules::run(place, &arguments),
+            Self::Conntrack(arguments) => conntrack::run(place, &arguments),
+            Self::Rule(arguments) => rule::run(place, &arguments),
+            Self::Save(arguments) => save::run(place, &arguments),
+            Self::Counters(arguments) => counters::run(place, &arguments),
             Self::Status(arguments) => status::run(place, &arguments),
             Self::Start => service::start(),
             Self::Stop => service::stop(place),
             Self::Restart => service::restart(),
+            Self::Completions(arguments) => manual::completions(&arguments),
+            Self::Man(arguments) => manual::man(&arguments),
+            Self::Reload => service::reload(place),
         }
     }
 }

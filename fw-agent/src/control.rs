@@ -5,6 +5,7 @@
 //! | `GET /v1/status` | [`Status`] |
 //! | `POST /v1/reload` | reads everything again and carries it out now; then [`Status`] |
 //! | `GET /v1/diagnostics` | what is wrong with the files, as of the last compile: a list with file, line and column |
+//! | `GET /v1/metrics` | numbers in Prometheus's text format ([`crate::metrics`]); the loop is not asked |
 //!
 //! Failures are `{"error": "…"}` with a status that fits. [`server`] hands each request to the agent's loop, which alone knows the answers;
 //! [`client`] is for `fwctl`.

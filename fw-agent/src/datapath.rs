@@ -2,7 +2,7 @@
 //!
 //! 1. [`Kernel::open`] loads the programs and opens or makes the pinned maps.
 //! 2. [`plan`](plan::plan) compares what the kernel holds with the image and the devices that are there, and lists [`Action`]s.
-//! 3. [`Kernel::apply`] carries them out in order.
+//! 3. [`Kernel::apply`] carries them out in order. Beside it, a [`Door`] closes devices that have just come.
 //!
 //! Invariants: make before break, so that stopping after any action leaves every port with a whole policy, old or new, or closed.
 //! Maps and links are pinned below one directory, named after the layout version; without the agent the last policy stays in force.
@@ -11,20 +11,28 @@ mod arena;
 mod attach;
 mod bans;
 pub mod batch;
+mod carry;
 mod clsact;
+pub mod counters;
+mod door;
+pub mod flows;
 mod kernel;
 pub mod leftovers;
 mod link;
 pub mod pins;
 pub mod plan;
+pub mod scratch;
 mod slots;
 mod spaces;
 pub mod sweep;
 mod uplink;
+pub mod watch;
 
 pub use attach::{AttachMode, Hook, Role};
 pub use bans::Bans;
+pub use door::{Claim, Door, Newcomer};
 pub use kernel::{Kernel, TestPlace, missing_privilege};
+pub use link::Kept;
 pub use plan::{Action, Plan, State};
 
 use std::path::PathBuf;
@@ -188,15 +196,6 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
-    /// A link cannot be opened or pinned.
-    #[error("cannot pin the link of {device}")]
-    Link {
-        /// The device.
-        device: String,
-        /// Why.
-        #[source]
-        source: aya::programs::links::LinkError,
-    },
     /// A link cannot be pinned.
     #[error("cannot pin the link of {device}")]
     Pin {
@@ -204,7 +203,7 @@ pub enum Error {
         device: String,
         /// Why.
         #[source]
-        source: aya::pin::PinError,
+        source: std::io::Error,
     },
 }
 

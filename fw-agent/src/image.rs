@@ -3,15 +3,18 @@
 //! In: a [`NodePolicy`]. Out: a [`MapImage`], position-independent and complete: `datapath` decides where in the maps it goes, [`Memory`]
 //! answers the packet pipeline from it without a kernel. Pure: equal policies give equal images.
 //!
-//! 1. `classes`: all address sets of the node become one class space.
+//! 1. `classes`: all address sets of the node become one class space, as much as can be the one that is in force.
 //! 2. `vectors`: each policy becomes words of the arena; equal policies become one.
 //! 3. `rules`: rules get identities that survive reloads ([`RuleTable`]).
+//!
+//! [`Builder`] makes images one after the other; [`MapImage::build`] makes one on nothing.
 //!
 //! The host has one pair of policies per interface that some of its rules name, and one for all others: the pipeline knows no names.
 //!
 //! Invariant: a port whose policy cannot be built is missing from `ports` and named in `failures`; nobody else is affected.
 
 mod books;
+mod builder;
 mod classes;
 mod guard;
 mod memory;
@@ -19,21 +22,22 @@ mod print;
 mod rules;
 mod vectors;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use fw_common::maps::{Settings, VLAN_WORDS, port_flag};
+use fw_common::maps::{Settings, VLAN_WORDS, policy, port_flag};
 use fw_common::verdict::{Direction, Reason};
 
 pub use books::{Books, Counted, Logged};
-pub use classes::{ClassSpace, Classes};
+pub use builder::Builder;
+pub(crate) use classes::add_bits;
+pub use classes::{Books as Spaces, ClassSpace, Classes, Prefixes, Step};
 pub use memory::{Memory, ban_prefix};
 pub(crate) use memory::{PlacedSpace, Places, port_value};
 pub use rules::{RuleInfo, RuleTable};
 pub use vectors::PolicyError;
 
-use self::classes::Members;
-use crate::policy::{HostPolicy, NodePolicy, Policy, PortId, PortPolicy, Vlans};
+use crate::policy::{NodePolicy, Policy, PortId, PortPolicy, Vlans};
 
 /// The contents of all maps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,7 +45,7 @@ pub struct MapImage {
     /// Classes of addresses.
     pub space: ClassSpace,
     /// Distinct policies.
-    pub policies: Vec<PolicyImage>,
+    pub policies: Vec<Arc<PolicyImage>>,
     /// Ports by guest and NIC.
     pub ports: BTreeMap<PortId, PortImage>,
     /// The host's policies, if it has any.
@@ -54,6 +58,8 @@ pub struct MapImage {
     pub flow_capacity: u32,
     /// Ports whose policy could not be built, and why; guest 0 is the host.
     pub failures: Vec<(PortId, Direction, PolicyError)>,
+    /// Ports that look at sets whose contents change at once, by a step of `space` and nothing else.
+    pub moved: BTreeSet<PortId>,
 }
 
 /// One policy, laid out as `fw_common::maps::policy` says; offsets count from its first word.
@@ -63,6 +69,19 @@ pub struct PolicyImage {
     pub words: Vec<u64>,
     /// Identity of each rule, in order.
     pub rules: Vec<u32>,
+}
+
+impl PolicyImage {
+    /// The words as they stand in the arena, for classes of these spaces of small and of big sets.
+    pub(crate) fn placed(&self, small: u32, big: u32) -> Vec<u64> {
+        let mut words = self.words.clone();
+        let known = words[policy::KNOWN];
+        // Who knows one class asks for no ancestors.
+        let small = if known as u32 > 1 { small } else { 0 };
+        let big = if (known >> 32) as u16 > 1 { big } else { 0 };
+        words[policy::SPACES] = u64::from(small) | u64::from(big) << 32;
+        words
+    }
 }
 
 /// The host's policies by interface: indices in [`MapImage::policies`], by direction.
@@ -132,36 +151,9 @@ pub enum VlanImage {
 }
 
 impl MapImage {
-    /// Builds the image of a node's policies.
+    /// Builds the image of a node's policies, on nothing.
     pub fn build(node: &NodePolicy) -> Self {
-        let mut image = Self {
-            settings: node.settings,
-            flow_capacity: node.flow_capacity,
-            ..Self::default()
-        };
-        let (space, members) = classes::build(node);
-        image.space = space;
-        let mut known = HashMap::new();
-        for port in &node.ports {
-            let policies = image.place(port.port, directions(port), &members, &mut known);
-            let guard = port.guard.as_ref();
-            let guard = guard.map(|guard| {
-                let directions = [(Direction::Out, guard)];
-                image.place(port.port, directions, &members, &mut known)
-            });
-            // A guard that cannot be built fails the port.
-            let (Some(policies), None | Some(Some(_))) = (policies, guard) else {
-                continue;
-            };
-            let guard = guard.flatten().map(|[index]| index);
-            let mut built = port_image(port, policies, guard);
-            built.flags |= image.blacklist_flags(&port.inbound);
-            image.ports.insert(port.port, built);
-        }
-        if let Some(host) = &node.host {
-            image.host = image.host(host, &members, &mut known);
-        }
-        image
+        Builder::default().build(node, &Spaces::default(), |_| false)
     }
 
     /// Has flows that were accepted under other rules judged again, on every guest's NIC. The host's are left alone: among them are those that it
@@ -170,30 +162,6 @@ impl MapImage {
         for port in self.ports.values_mut() {
             port.flags |= port_flag::REEVALUATE;
         }
-    }
-
-    /// Builds the policies of all interfaces of the host; none if one of them fails.
-    fn host(
-        &mut self,
-        host: &HostPolicy,
-        members: &Members,
-        known: &mut HashMap<PolicyImage, usize>,
-    ) -> Option<HostImage> {
-        let mut place = |interface: &str| {
-            let (inbound, outbound) = host.on(interface);
-            let directions = [(Direction::In, &inbound), (Direction::Out, &outbound)];
-            self.place(HOST, directions, members, known)
-        };
-        let elsewhere = place("")?;
-        let interfaces = host.interfaces().into_iter();
-        let interfaces = interfaces.map(|name| place(&name).map(|indices| (name, indices)));
-        let interfaces = interfaces.collect::<Option<_>>()?;
-        let flags = self.blacklist_flags(&host.inbound);
-        Some(HostImage {
-            interfaces,
-            elsewhere,
-            flags,
-        })
     }
 
     /// What a port's flags say of the blacklist's rule in its policy for what comes in.
@@ -205,36 +173,6 @@ impl MapImage {
             Some(rule) if rule.log.is_some() => port_flag::BLACKLIST,
             Some(_) => port_flag::BLACKLIST | port_flag::QUIET_BLACKLIST,
         }
-    }
-
-    /// Builds policies; answers their indices, or none if one cannot be built.
-    fn place<const N: usize>(
-        &mut self,
-        id: PortId,
-        policies: [(Direction, &Policy); N],
-        members: &Members,
-        known: &mut HashMap<PolicyImage, usize>,
-    ) -> Option<[usize; N]> {
-        let mut indices = [0; N];
-        let mut complete = true;
-        for (index, (direction, policy)) in indices.iter_mut().zip(policies) {
-            let rules = self.rules.identify(policy);
-            match vectors::build(policy, &rules, members) {
-                Ok(words) => {
-                    let built = PolicyImage { words, rules };
-                    let next = self.policies.len();
-                    *index = *known.entry(built).or_insert_with_key(|built| {
-                        self.policies.push(built.clone());
-                        next
-                    });
-                }
-                Err(error) => {
-                    self.failures.push((id, direction, error));
-                    complete = false;
-                }
-            }
-        }
-        complete.then_some(indices)
     }
 }
 

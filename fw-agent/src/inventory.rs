@@ -13,7 +13,9 @@ mod vmlist;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use self::vmlist::VmList;
 use crate::config::line::{Fault, Reporter, Span};
+use crate::config::memo::{Input, Memo};
 use crate::config::{Sources, lxc_directory, qemu_directory};
 use crate::diagnostic::Diagnostic;
 use crate::policy::GuestKind;
@@ -52,38 +54,61 @@ pub struct Nic {
     pub addresses: Vec<IpAddr>,
 }
 
-/// The guests of the node, ordered by number.
-pub fn guests(sources: &Sources, found: &mut Vec<Diagnostic>) -> Vec<Guest> {
-    let vms = sources
-        .numbered(&qemu_directory(&sources.node), ".conf")
-        .into_iter()
-        .map(|entry| (GuestKind::Vm, entry));
-    let containers = sources
-        .numbered(&lxc_directory(&sources.node), ".conf")
-        .into_iter()
-        .map(|entry| (GuestKind::Container, entry));
-    let list = vmlist::VmList::parse(sources, found);
-    let mut guests: Vec<Guest> = Vec::new();
-    for (kind, (vmid, (path, bytes))) in vms.chain(containers) {
-        let mut reporter = Reporter::new(path.into(), found);
-        if !list.has(&sources.node, vmid, kind, &mut reporter) {
-            continue;
+/// Reads the guests' files, and remembers what they meant.
+#[derive(Debug, Default)]
+pub struct Inventory {
+    list: Memo<VmList>,
+    guests: Memo<Guest>,
+}
+
+impl Inventory {
+    /// The guests of the node, ordered by number.
+    pub fn guests(&mut self, sources: &Sources, found: &mut Vec<Diagnostic>) -> Vec<Arc<Guest>> {
+        let vms = sources
+            .numbered(&qemu_directory(&sources.node), ".conf")
+            .into_iter()
+            .map(|entry| (GuestKind::Vm, entry));
+        let containers = sources
+            .numbered(&lxc_directory(&sources.node), ".conf")
+            .into_iter()
+            .map(|entry| (GuestKind::Container, entry));
+        let of = |path: &str| Input::of(sources, path);
+        let list = self
+            .list
+            .of(vmlist::PATH, [of(vmlist::PATH)], found, |_, found| {
+                VmList::parse(sources, found)
+            });
+        let mut guests: Vec<Arc<Guest>> = Vec::new();
+        for (kind, (vmid, (path, bytes))) in vms.chain(containers) {
+            let mut reporter = Reporter::new(path.into(), found);
+            if !list.has(&sources.node, vmid, kind, &mut reporter) {
+                continue;
+            }
+            let input = [Input::Text(bytes.clone())];
+            let guest = self.guests.of(path, input, found, |_, found| {
+                guest::parse(bytes, vmid, kind, &mut Reporter::new(path.into(), found))
+            });
+            guests.push(guest);
         }
-        let guest = guest::parse(bytes, vmid, kind, &mut reporter);
-        guests.push(guest);
+        self.list.end_round();
+        self.guests.end_round();
+        guests.sort_by_key(|guest| guest.vmid);
+        guests.dedup_by(|next, first| {
+            let same = next.vmid == first.vmid;
+            if same {
+                let fault = Fault {
+                    span: Span::default(),
+                    message: format!("{} describes the same guest", first.file),
+                    hint: None,
+                };
+                Reporter::new(Arc::clone(&next.file), found).error(
+                    0,
+                    fault,
+                    "this file is ignored",
+                );
+            }
+            same
+        });
+        guests
     }
-    guests.sort_by_key(|guest| guest.vmid);
-    guests.dedup_by(|next, first| {
-        let same = next.vmid == first.vmid;
-        if same {
-            let fault = Fault {
-                span: Span::default(),
-                message: format!("{} describes the same guest", first.file),
-                hint: None,
-            };
-            Reporter::new(Arc::clone(&next.file), found).error(0, fault, "this file is ignored");
-        }
-        same
-    });
-    guests
 }

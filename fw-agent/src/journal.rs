@@ -5,6 +5,7 @@
 
 use std::os::unix::fs::MetadataExt;
 
+use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -19,11 +20,23 @@ pub fn start() {
         .then(tracing_journald::layer);
     if let Some(Ok(journal)) = journal {
         filtered
-            .with(journal.with_syslog_identifier("tapwall".to_owned()))
+            .with(
+                journal
+                    .with_priority_mappings(priorities())
+                    .with_syslog_identifier("tapwall".to_owned()),
+            )
             .init();
     } else {
         let stderr = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
         filtered.with(stderr).init();
+    }
+}
+
+/// As journalctl names them: `journalctl -p warning` leaves out what is only information.
+fn priorities() -> PriorityMappings {
+    PriorityMappings {
+        info: Priority::Informational,
+        ..PriorityMappings::new()
     }
 }
 

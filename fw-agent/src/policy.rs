@@ -4,6 +4,7 @@
 //! rules of the list, and a policy's last rule matches everything; the first rule whose [`Matches`] hold decides. This is the form that the
 //! reference model walks, that `fwctl compile` prints and that `image` turns into maps.
 
+mod cluster;
 mod forward;
 mod guest;
 mod host;
@@ -12,6 +13,7 @@ pub mod localnet;
 mod names;
 mod node;
 mod print;
+mod remembered;
 mod resolve;
 mod sets;
 mod standard;
@@ -19,6 +21,7 @@ mod standard;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use fw_common::verdict::{Reason, Verdict};
@@ -26,7 +29,7 @@ use ipnet::IpNet;
 
 pub use self::host::HostPolicy;
 pub use self::print::print;
-pub use self::resolve::{is_enabled, resolve};
+pub use self::resolve::{Resolver, is_enabled, resolve};
 
 /// Rules that a policy can have.
 pub const MAX_RULES: usize = 16_384;
@@ -39,7 +42,7 @@ pub struct NodePolicy {
     /// The host's own traffic; none if `host.fw` says `enable: 0`.
     pub host: Option<HostPolicy>,
     /// One entry per guest NIC with `firewall=1`, ordered by [`PortId`].
-    pub ports: Vec<PortPolicy>,
+    pub ports: Vec<Arc<PortPolicy>>,
     /// The bridge of every guest NIC that has one, firewalled or not: the interface that the host sees the guest on.
     pub bridges: BTreeMap<PortId, Arc<str>>,
     /// Rules for forwarded packets, of the host and of VNets; nothing enforces them yet.
@@ -218,10 +221,22 @@ pub enum Family {
 }
 
 /// A set of addresses: the longest prefix that holds an address decides whether it is in the set.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AddressSet {
     /// Entries, sorted by network, each network once; host bits are zero.
     pub entries: Vec<SetEntry>,
+}
+
+/// Of long sets a sample only: sets that differ elsewhere differ by [`Eq`].
+impl Hash for AddressSet {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        const SAMPLE: usize = 16;
+        self.entries.len().hash(state);
+        let step = self.entries.len().div_ceil(SAMPLE).max(1);
+        for entry in self.entries.iter().step_by(step).chain(self.entries.last()) {
+            entry.hash(state);
+        }
+    }
 }
 
 /// One prefix of an [`AddressSet`].

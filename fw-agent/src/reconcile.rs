@@ -5,56 +5,57 @@
 //!
 //! 1. [`events`] says what happened, from a closed list; [`watch`] is its part about files: at once by inotify, within a second by looking
 //!    (`/etc/pve` is a FUSE file system whose remote changes raise no events).
-//! 2. Devices are listed with every round; a guest's that is new is closed before that ([`newcomers`]). The host's addresses and routes are asked for once a second at most.
+//! 2. Devices are listed with every round but those that files alone caused; a guest's that is new is closed before that, without the loop ([`doorkeeper`],
+//!    [`newcomers`]). The host's addresses and routes are asked for once a second at most.
 //! 3. Changes that come together are carried out together.
-//! 4. What was carried out is kept on disk ([`keeper`]); until the files can be read for the first time, that is enforced.
+//! 4. A round is [`round`]; what it decided is carried out by [`carry`] and noted by [`note`].
+//! 5. What was carried out is kept on disk ([`keeper`]); until the files can be read for the first time, that is enforced.
 //!
 //! Invariant: the firewall is opened only by a configuration that says so and that could be read. A root directory that is gone, or a file that
 //! exists and cannot be read, changes nothing; one that is gone or cut off does not open what it had closed.
 
 mod answers;
+mod carry;
 mod debug_log;
+mod doorkeeper;
 mod events;
 mod host;
 mod keeper;
 mod logger;
 mod newcomers;
+mod note;
 mod outputs;
+mod round;
 mod sweeper;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
-use fw_common::maps::PortKey;
 use tokio::sync::{mpsc, oneshot};
 
-use self::answers::unreadable;
+use self::doorkeeper::{Doorkeeper, Orders};
 use self::events::{Event, Events};
-use self::host::scope;
 use self::keeper::Keeper;
 use self::logger::{LogNames, Logger};
 use self::outputs::Outputs;
 use self::sweeper::Sweeper;
-use crate::cache::{self, Cache};
-use crate::compile::{Compiled, compile};
-use crate::config::Sources;
+use crate::cache::{Cache, Digests};
+use crate::compile::{Compiled, Compiler};
+use crate::config::{Reader, Sources};
 use crate::control::{Request, server, socket};
 use crate::datapath::pins::Pins;
-use crate::datapath::{
-    Action, AttachMode, Bans, Kernel, Plan, State, monotonic,
-    plan::{Edge, Present, plan_node, plan_uplinks},
-};
-use crate::diagnostic::Severity;
-use crate::image::{HOST, MapImage};
+use crate::datapath::plan::plan_uplinks;
+use crate::datapath::{AttachMode, Bans, Kernel, Plan, State, monotonic};
+use crate::image::Builder;
 use crate::inventory::devices::{self, Devices};
 use crate::inventory::facts::HostFacts;
-use crate::inventory::uplinks::uplinks;
+use crate::metrics::{self, Exporter};
 use crate::notify::Manager;
-use crate::record::{PortRecord, Record, RunDirectory, UplinkRecord};
+use crate::record::{Record, RunDirectory};
 use crate::settings::Interfaces;
 
 /// Where the agent finds and puts things.
@@ -80,6 +81,17 @@ pub struct Options {
     pub attach_mode: AttachMode,
     /// Flows that were accepted under older rules are judged again.
     pub reevaluate: bool,
+    /// Where metrics are served besides the control socket, if anywhere.
+    pub metrics_address: Option<SocketAddr>,
+    /// Rules that metrics tell of, at the most.
+    pub metrics_rules: usize,
+}
+
+impl Options {
+    fn exporter(&self) -> Arc<Exporter> {
+        let (pins, run) = (&self.pin_directory, &self.run_directory);
+        Arc::new(Exporter::new(pins, run, self.metrics_rules))
+    }
 }
 
 /// Runs the agent until a signal ends it. The policy stays in force afterwards.
@@ -105,9 +117,11 @@ pub async fn run(options: Options) -> Result<()> {
         )
     })?;
     let mode = options.attach_mode;
-    let (netlink, links) =
-        devices::watch(mode == AttachMode::Clsact).context("cannot listen to netlink")?;
+    let (netlink, links) = devices::watch().context("cannot listen to netlink")?;
     let mut kernel = Kernel::open(&options.pin_directory, mode)?;
+    let orders = Arc::new(Orders::default());
+    let (tell, closed) = mpsc::unbounded_channel();
+    let doorkeeper = Doorkeeper::start(kernel.door()?, Arc::clone(&orders), tell)?;
     let present = Devices::list(&netlink)
         .await
         .context("cannot list the network devices")?;
@@ -120,12 +134,14 @@ pub async fn run(options: Options) -> Result<()> {
     let (logger, names, news) = Logger::new(&mut kernel, outputs)?;
     let logging = tokio::spawn(logger.run());
 
-    let mut events = Events::listen(&options.root, &options.node, links, control)?;
+    let mut events = Events::listen(&options.root, &options.node, links, control, closed)?;
     let cache = Cache::new(&options.state_directory, &options.root, &options.node);
     let cached = cache.load().unwrap_or_else(|error| {
         tracing::error!("{:#}; it is not used", anyhow::Error::from(error));
         None
     });
+    let reader = Reader::new(&options.root, &options.node);
+    let builder = Builder::new(options.reevaluate);
     let mut agent = Agent {
         options,
         run_directory,
@@ -133,11 +149,17 @@ pub async fn run(options: Options) -> Result<()> {
         bans,
         state,
         state_is_unknown: false,
+        reader,
         sources: Sources::default(),
+        compiler: Compiler::default(),
+        builder,
         compiled: None,
         cached_at: None,
         keeper: Keeper::start(cache),
+        digests: Digests::default(),
         facts,
+        orders,
+        news: false,
         devices: Devices::default(),
         names,
         record: Record {
@@ -150,6 +172,7 @@ pub async fn run(options: Options) -> Result<()> {
         sweeper: None,
         started: Instant::now(),
     };
+    agent.order();
     agent.start_from(cached);
     agent.reconcile(present, true);
     // After the settings are written: timeouts are among them.
@@ -157,19 +180,29 @@ pub async fn run(options: Options) -> Result<()> {
     agent.keep_counters();
     let mut manager = Manager::of_this_process();
     manager.round(&agent.sentence());
-    let serving = tokio::spawn(server::serve(listener, requests));
+    let exporter = agent.options.exporter();
+    if let Some(address) = agent.options.metrics_address {
+        tokio::spawn(metrics::server::serve(address, Arc::clone(&exporter)));
+    }
+    let serving = tokio::spawn(server::serve(listener, requests, exporter));
     let mut facts_are_old = false;
     let ended_by = loop {
         let mut answer = None;
+        let mut only_files = false;
         let files_changed = match events.next().await {
             Event::Files => {
                 events.settle().await;
+                only_files = true;
                 true
             }
             // Addresses may have come with it.
             Event::Links(news) => {
                 facts_are_old = true;
-                agent.meet(&news)
+                agent.is_unknown_to_files(&news)
+            }
+            Event::Closed(told) => {
+                told.into_iter().for_each(|told| agent.adopt(told));
+                false
             }
             Event::Addresses => {
                 facts_are_old = true;
@@ -180,13 +213,14 @@ pub async fn run(options: Options) -> Result<()> {
                 let news = std::mem::take(&mut facts_are_old) && agent.look_around(&netlink).await;
                 agent.look_after_pins();
                 agent.look_after_bans();
-                events.look() || agent.is_due() || news
+                events.look() || agent.is_due() || news || !agent.reader.is_certain()
             }
             Event::Terminate(signal) => break signal,
             Event::Hangup => {
                 tracing::info!("SIGHUP: reading everything again, opening the logs anew");
                 manager.reloading();
                 agent.names.send_modify(|names| names.reopen += 1);
+                agent.reader.forget();
                 true
             }
             Event::Control(Request::Status(to)) => {
@@ -199,10 +233,16 @@ pub async fn run(options: Options) -> Result<()> {
             }
             Event::Control(Request::Reload(to)) => {
                 answer = Some(to);
+                agent.reader.forget();
                 true
             }
         };
-        match Devices::list(&netlink).await {
+        // The devices that are known, if only files changed: netlink tells of others, and each time it does they are listed.
+        let present = match only_files {
+            true => Ok(agent.devices.clone()),
+            false => Devices::list(&netlink).await,
+        };
+        match present {
             Ok(present) => {
                 facts_are_old |= files_changed || present != agent.devices;
                 agent.reconcile(present, files_changed);
@@ -215,6 +255,7 @@ pub async fn run(options: Options) -> Result<()> {
         manager.round(&agent.sentence());
     };
     tracing::info!("{ended_by}: stopping; the policy stays in force");
+    drop(doorkeeper);
     manager.stopping();
     serving.abort();
     if let Err(error) = std::fs::remove_file(socket(&agent.options.run_directory)) {
@@ -247,12 +288,20 @@ struct Agent {
     state: State,
     /// An action failed, and then so did reading back what the kernel holds: `state` is not to be planned from.
     state_is_unknown: bool,
+    reader: Reader,
     sources: Sources,
     facts: HostFacts,
+    compiler: Compiler,
+    builder: Builder,
     compiled: Option<Arc<Compiled>>,
     /// When the files in force were kept, if they are from the cache and not yet from the tree.
     cached_at: Option<String>,
     keeper: Keeper,
+    /// What the doorkeeper is to close.
+    orders: Arc<Orders>,
+    /// There is something to plan or to record that neither files nor devices show.
+    news: bool,
+    digests: Digests,
     devices: Devices,
     names: tokio::sync::watch::Sender<LogNames>,
     record: Record,
@@ -273,7 +322,7 @@ impl Agent {
             let enable = compiled.config.cluster.options.enable.value;
             crate::policy::is_enabled(enable, unix_time()) != compiled.policy.enabled
         });
-        self.retry || expired
+        self.retry || self.news || expired
     }
 
     /// Removes bans that have ended, and has others dropped early. Anyone may have made them meanwhile.
@@ -313,320 +362,6 @@ impl Agent {
                 tracing::error!(%error, "cannot list the host's addresses and routes");
                 false
             }
-        }
-    }
-
-    /// One round: from the files (read anew if they `changed`) and the devices to the maps.
-    fn reconcile(&mut self, present: Devices, changed: bool) {
-        let retry = std::mem::take(&mut self.retry);
-        let mut news = retry || present != self.devices;
-        self.devices = present;
-        if changed || retry || self.compiled.is_none() {
-            match self.read() {
-                Ok(sources) => {
-                    self.read_error = None;
-                    self.cached_at = None;
-                    let other = sources != self.sources || retry || self.is_due();
-                    if self.compiled.is_none() || other {
-                        let compiled = self.compile(&sources);
-                        self.report(&compiled);
-                        self.sources = sources;
-                        self.compiled = Some(Arc::new(compiled));
-                        news = true;
-                    }
-                }
-                Err(error) => {
-                    let error = format!("{error:#}");
-                    if self.read_error.as_ref() != Some(&error) {
-                        tracing::error!("{error}; the last policy stays in force");
-                    }
-                    self.read_error = Some(error);
-                    self.retry = true;
-                }
-            }
-        }
-        if news && let Some(compiled) = self.compiled.clone() {
-            self.carry_out(&compiled);
-            self.keep_counters();
-            // Programs may have been loaded anew.
-            debug_log::listen(&mut self.kernel);
-        }
-    }
-
-    /// Makes the kernel hold what the configuration says, for the devices that are there.
-    fn carry_out(&mut self, compiled: &Arc<Compiled>) {
-        self.names.send_modify(|names| {
-            if *names.rules != compiled.image.rules {
-                let rules = Arc::new(compiled.image.rules.clone());
-                names.previous = std::mem::replace(&mut names.rules, rules);
-                names.compiled_before = names.compiled.take();
-            }
-            names.compiled = Some(Arc::clone(compiled));
-            names.devices = self.devices.names();
-        });
-        let nothing = MapImage::default();
-        let image = match compiled.policy.enabled {
-            true => &compiled.image,
-            false => &nothing,
-        };
-        let present = self.present();
-        let certain = self.sources.unreadable.is_empty();
-        // A guest without a configuration here may be leaving for another node, or its file may be what cannot be read.
-        let leave = |vmid: u32| {
-            let known = compiled.config.guests.contains_key(&vmid);
-            compiled.policy.enabled && !(certain && known)
-        };
-        let mut degraded = self.apply(image, &present, leave);
-        degraded.extend(self.unread());
-        degraded.extend(unreadable(&self.sources));
-        self.note(compiled, &present, &degraded);
-    }
-
-    /// Tells the sweep whose counters may not be forgotten.
-    fn keep_counters(&self) {
-        let (Some(sweeper), Some(compiled)) = (&self.sweeper, &self.compiled) else {
-            return;
-        };
-        let ports = compiled.image.ports.keys().chain([&HOST]);
-        let ports = ports.map(|port| PortKey {
-            vmid: port.vmid,
-            net: port.net,
-            reserved: 0,
-        });
-        sweeper.keep(ports.collect());
-    }
-
-    /// Reads the files. Those that exist but cannot be read keep the contents they had.
-    fn read(&self) -> Result<Sources> {
-        // Both directories exist on every node. If they do not, the cluster file system is not there.
-        let node = self.options.root.join("nodes").join(&self.options.node);
-        std::fs::read_dir(&node).with_context(|| format!("cannot read {}", node.display()))?;
-        let mut sources = Sources::read(&self.options.root, &self.options.node);
-        sources.keep_from(&self.sources);
-        Ok(sources)
-    }
-
-    /// What the files mean here and now.
-    fn compile(&self, sources: &Sources) -> Compiled {
-        let mut compiled = compile(sources, &self.facts, unix_time());
-        if self.options.reevaluate {
-            compiled.image.reevaluate();
-        }
-        compiled
-    }
-
-    fn report(&self, compiled: &Compiled) {
-        let old = self.compiled.as_ref().map(|old| &old.diagnostics);
-        if old == Some(&compiled.diagnostics) {
-            return;
-        }
-        for diagnostic in &compiled.diagnostics {
-            match diagnostic.severity {
-                Severity::Error => tracing::error!("{diagnostic}"),
-                Severity::Warning => tracing::warn!("{diagnostic}"),
-            }
-        }
-    }
-
-    /// Carries out the plan for `image`; says which scopes are not as they should be. Guests that `image` does not know and `leave` names
-    /// keep what they have until their device is gone.
-    fn apply(
-        &mut self,
-        image: &MapImage,
-        present: &Present,
-        leave: impl Fn(u32) -> bool,
-    ) -> Vec<String> {
-        let mut degraded: Vec<String> = image
-            .failures
-            .iter()
-            .map(|(port, direction, error)| {
-                let (scope, direction) = (scope(*port), direction.name());
-                format!("{scope} {direction}: {error}; its last policy stays, or it is closed")
-            })
-            .collect();
-        let devices = &present.devices;
-        if self.state_is_unknown && !self.recover(devices) {
-            degraded.push("what the kernel holds is not known; it stays as it is".to_owned());
-            return degraded;
-        }
-        let plan = plan_node(&mut self.state, image, present, leave);
-        let sound = self.execute(&plan, devices, &mut degraded);
-        if sound {
-            let edge = self.edge();
-            let plan = plan_uplinks(&mut self.state, &edge);
-            let sound = self.execute(&plan, devices, &mut degraded);
-            if sound && !self.retry {
-                self.tidy(&mut degraded);
-            }
-        }
-        degraded
-    }
-
-    fn edge(&self) -> Edge {
-        let devices = self.devices.0.values();
-        Edge {
-            uplinks: uplinks(&self.devices)
-                .into_iter()
-                .filter(|(name, _)| self.options.interfaces.wants(name))
-                .collect(),
-            macs: devices.map(|device| (device.ifindex, device.mac)).collect(),
-            bans: self.has_bans(),
-        }
-    }
-
-    /// Whether there are bans. If the kernel does not tell there may be: the programs look them up.
-    fn has_bans(&self) -> bool {
-        self.bans.may_exist().unwrap_or(true)
-    }
-
-    /// Carries out a plan and adds what is not as it should be. False: what the kernel holds had to be read back.
-    fn execute(
-        &mut self,
-        plan: &Plan,
-        devices: &BTreeMap<String, u32>,
-        degraded: &mut Vec<String>,
-    ) -> bool {
-        for port in &plan.no_room {
-            degraded.push(format!(
-                "{}: no room for its policy; its last one stays, or it is closed",
-                scope(*port)
-            ));
-        }
-        for action in &plan.actions {
-            let Err(error) = self.kernel.apply(action) else {
-                continue;
-            };
-            if let Action::AttachUplink { device, .. } = action {
-                // No harm: the hooks behind it decide the same.
-                let why = format!("{:#}", anyhow::Error::from(error));
-                tracing::info!(device, "nothing is dropped early here: {why}");
-                self.state.refused_uplink(device, why);
-                continue;
-            }
-            let retry = std::mem::replace(&mut self.retry, true);
-            let gone = error.is_no_device();
-            let error = anyhow::Error::from(error);
-            match action {
-                Action::Attach { device, .. } if gone => {
-                    self.state.lost(device);
-                    tracing::info!(device, "the device went away before it was attached");
-                }
-                Action::Attach { device, .. } => {
-                    self.state.lost(device);
-                    tracing::error!(device, "{error:#}");
-                    degraded.push(format!("{device}: {error:#}"));
-                }
-                // Everything else is done, and goes on with the table that there is.
-                Action::ResizeFlows { .. } => {
-                    tracing::error!("{error:#}");
-                    degraded.push(format!("{error:#}"));
-                    self.retry = retry;
-                }
-                Action::WriteClasses { .. }
-                | Action::FetchFlows
-                | Action::WritePolicy { .. }
-                | Action::WriteSettings(_)
-                | Action::ClearCounters { .. }
-                | Action::SetPort { .. }
-                | Action::AddLocals(_)
-                | Action::RemoveLocals(_)
-                | Action::Detach { .. }
-                | Action::RemovePort { .. }
-                | Action::SetStation { .. }
-                | Action::RemoveStation { .. }
-                | Action::AttachUplink { .. }
-                | Action::DetachUplink { .. }
-                | Action::AwaitReaders
-                | Action::RemoveClasses { .. } => {
-                    tracing::error!("{error:#}; reading back what the kernel holds");
-                    degraded.push(format!("{error:#}"));
-                    self.recover(devices);
-                    return false;
-                }
-            }
-        }
-        if !plan.actions.is_empty() && degraded.is_empty() {
-            tracing::info!(
-                actions = plan.actions.len(),
-                ports = self.state.ports.len(),
-                "policy enforced"
-            );
-        }
-        true
-    }
-
-    /// Reads back what the kernel holds; until that works nothing is planned. Says whether it did.
-    fn recover(&mut self, devices: &BTreeMap<String, u32>) -> bool {
-        match self.kernel.recover(devices) {
-            Ok(state) => {
-                self.state = state;
-                self.state_is_unknown = false;
-            }
-            Err(error) => {
-                tracing::error!("{:#}", anyhow::Error::from(error));
-                self.state_is_unknown = true;
-                self.retry = true;
-            }
-        }
-        !self.state_is_unknown
-    }
-
-    fn uplink_records(&self) -> Vec<UplinkRecord> {
-        let attached = self.state.uplinks.keys().map(|device| UplinkRecord {
-            device: device.clone(),
-            refused: None,
-        });
-        let refused = self.state.refused_uplinks.iter();
-        let refused = refused.map(|(device, (_, why))| UplinkRecord {
-            device: device.clone(),
-            refused: Some(why.clone()),
-        });
-        attached.chain(refused).collect()
-    }
-
-    /// Writes the record of this round.
-    fn note(&mut self, compiled: &Compiled, present: &Present, degraded: &[String]) {
-        let devices = &present.devices;
-        let count = |severity| {
-            let diagnostics = compiled.diagnostics.iter();
-            diagnostics
-                .filter(|found| found.severity == severity)
-                .count()
-        };
-        let ports = compiled.policy.ports.iter().map(|port| {
-            let device = port.device();
-            PortRecord {
-                ifindex: devices.get(&device).copied(),
-                attached: self.state.attached.contains_key(&device),
-                vmid: port.port.vmid,
-                net: port.port.net,
-                device,
-            }
-        });
-        // A tree that could not be read has set `retry` too, but nothing of it was tried.
-        let incomplete = self.retry && self.read_error.is_none();
-        let digest = cache::digest(&self.sources);
-        if self.read_error.is_none() && !incomplete && digest != self.record.digest {
-            self.keeper.keep(self.sources.clone());
-        }
-        self.record = Record {
-            pid: self.record.pid,
-            generation: self.record.generation + 1,
-            enabled: compiled.policy.enabled,
-            applied_at: jiff::Timestamp::now().to_string(),
-            ports: ports.collect(),
-            closed: self.closed(present),
-            host: self.host_record(compiled, present),
-            uplinks: self.uplink_records(),
-            degraded: degraded.to_vec(),
-            digest,
-            incomplete,
-            not_enforced: compiled.policy.not_enforced(),
-            errors: count(Severity::Error),
-            warnings: count(Severity::Warning),
-        };
-        if let Err(error) = self.run_directory.write(&self.record) {
-            tracing::error!(%error, "cannot write the record");
         }
     }
 }

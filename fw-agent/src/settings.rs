@@ -15,6 +15,7 @@ mod keys;
 mod tests;
 
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use toml::Spanned;
@@ -61,6 +62,10 @@ pub struct Settings {
     pub log_json: Option<PathBuf>,
     /// Flows that were accepted under older rules are judged again.
     pub reevaluate: bool,
+    /// Where metrics are served besides the control socket, if anywhere.
+    pub metrics_address: Option<SocketAddr>,
+    /// Rules that metrics tell of, at the most.
+    pub metrics_rules: usize,
 }
 
 impl Default for Settings {
@@ -75,6 +80,8 @@ impl Default for Settings {
             log_file: DEFAULT_LOG.into(),
             log_json: None,
             reevaluate: false,
+            metrics_address: None,
+            metrics_rules: 0,
         }
     }
 }

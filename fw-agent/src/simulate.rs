@@ -292,7 +292,10 @@ fn port<'a>(node: &'a NodePolicy, place: &Endpoint) -> Result<Option<&'a PortPol
         return Ok(None);
     };
     let found = node.ports.binary_search_by_key(id, |port| port.port);
-    let port = found.ok().and_then(|index| node.ports.get(index));
+    let port = found
+        .ok()
+        .and_then(|index| node.ports.get(index))
+        .map(|port| &**port);
     match port {
         Some(port) if port.kind != *kind => Err(QueryError::Kind {
             vmid: id.vmid,

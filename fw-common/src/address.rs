@@ -8,7 +8,7 @@
 //! Invariant: what a prefilter cannot answer (a word that is not there) is looked up in the trie, so that a broken one costs time and no
 //! address its class. Layout: [`crate::maps::classes`].
 
-use crate::maps::classes::{BLACKLISTED, PREFILTER_BITS, V6_SKIPPED_BITS};
+use crate::maps::classes::{BLACKLISTED, PREFILTER_BITS, SMALL_BITS, V6_SKIPPED_BITS};
 use crate::maps::{Port, Settings};
 use crate::tables::Tables;
 use crate::wire::{Address, ETHERTYPE_ARP, Headers, IpVersion};
@@ -28,7 +28,7 @@ pub fn classes<T: Tables>(tables: T, port: &Port, headers: &Headers) -> [u32; 2]
 pub fn class<T: Tables>(tables: T, port: &Port, version: IpVersion, address: &Address) -> u32 {
     let small = tables.longest_prefix(port.space, version, address);
     let big = big_value(tables, port.big_space, port.prefilter, version, address);
-    small | (big & !BLACKLISTED) << (port.class_bits & 31)
+    small | (big & !BLACKLISTED) << SMALL_BITS
 }
 
 /// Whether the blacklist that a port's policies were built with holds an address.

@@ -2,7 +2,7 @@
 //!
 //! In: the arena, where a policy begins, and the packet's value in each field. Out: the rule word of the first rule that all fields satisfy.
 //!
-//! 1. Per field, the value's interval is found by two bitmaps with ranks (no search), and with it the vector of rules that the interval
+//! 1. Classes that the policy does not know are replaced by their ancestors ([`crate::lineage`]). Then per field, the value's interval is found by two bitmaps with ranks (no search), and with it the vector of rules that the interval
 //!    satisfies. 2. The summary words of all fields are ANDed; each set bit is a word of 64 rules worth looking at. 3. The words are ANDed;
 //!    the first set bit is the rule.
 //!
@@ -11,7 +11,8 @@
 //! close. After Lakshman and Stiliadis (SIGCOMM 1998) and Baboescu and Varghese (SIGCOMM 2001). Layout: [`crate::maps::policy`].
 
 use crate::maps::RuleWord;
-use crate::maps::policy::{FIELDS, MAX_SUMMARY};
+use crate::maps::classes::{SMALL_BITS, SMALL_CLASSES};
+use crate::maps::policy::{DEST, FIELDS, KNOWN, MAX_SUMMARY, SOURCE, SPACES};
 use crate::tables::{Step, Tables};
 
 /// A packet's value in every field of [`crate::maps::policy`].
@@ -32,6 +33,10 @@ pub fn classify<T: Tables>(tables: T, policy: u32, values: &Values) -> Option<Ru
         fields: [[Vector::at(zero as u32, 0); 2]; FIELDS],
         found: NOT_FOUND ^ zero as u32,
     };
+    let mut values = *values;
+    let known = tables.word(policy + KNOWN as u32)?;
+    values[SOURCE] = known_class(tables, policy, known, values[SOURCE])?;
+    values[DEST] = known_class(tables, policy, known, values[DEST])?;
     let mut entry_at = policy;
     for (value, field) in values.iter().zip(&mut search.fields) {
         entry_at += 1;
@@ -46,6 +51,31 @@ pub fn classify<T: Tables>(tables: T, policy: u32, values: &Values) -> Option<Ru
     }
     let rules = tables.word(policy + 1 + FIELDS as u32)? as u32;
     tables.word(policy + rules + search.found).map(RuleWord)
+}
+
+/// What stands for a class in the policy's maps.
+#[inline(always)]
+fn known_class<T: Tables>(tables: T, policy: u32, known: u64, class: u32) -> Option<u32> {
+    let (mut small, mut big) = (class % SMALL_CLASSES, class >> SMALL_BITS);
+    let (smalls, bigs) = (known as u32, (known >> 32) as u16);
+    if small >= smalls {
+        let space = tables.word(policy + SPACES as u32)? as u32;
+        small = ancestor(tables, space, small, smalls)?;
+    }
+    if big >= u32::from(bigs) {
+        let space = (tables.word(policy + SPACES as u32)? >> 32) as u32;
+        big = ancestor(tables, space, big, u32::from(bigs))?;
+    }
+    Some(small | big << ((known >> 48) & 31))
+}
+
+/// The ancestor of a class that a policy which knows `known` ones takes it for.
+#[inline(always)]
+fn ancestor<T: Tables>(tables: T, space: u32, class: u32, known: u32) -> Option<u32> {
+    match known {
+        1 => Some(0),
+        _ => tables.ancestor(space, class, known),
+    }
 }
 
 /// Offset (from the policy's first word) of the vector for the interval that holds `value`.

@@ -17,6 +17,7 @@ pub mod guard;
 pub mod host;
 pub mod ledger;
 pub mod limit;
+pub mod lineage;
 pub mod maps;
 pub mod pipeline;
 pub mod reevaluate;

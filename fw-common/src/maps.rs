@@ -4,7 +4,7 @@
 //! new [`ABI`], and with it a new pin directory.
 
 /// Version of all layouts in this file and in [`crate::flow`] and [`crate::event`]; the last part of the pin directory's name.
-pub const ABI: u32 = 3;
+pub const ABI: u32 = 4;
 
 /// Conditions that are not an address, a port or a protocol, packed in one byte per packet.
 ///
@@ -191,8 +191,8 @@ pub struct Port {
     pub vlans: u32,
     /// Class space of the big sets.
     pub big_space: u32,
-    /// Bits of a class that the small sets take; the big ones' are above them.
-    pub class_bits: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 const _: () = assert!(size_of::<Port>() == 64);
@@ -230,11 +230,26 @@ pub mod port_flag {
 
 /// Classes of addresses: which sets hold an address, as a number.
 ///
-/// A *small* and a *big* class make one, the big one above the `class_bits` bits of the small one. Small sets are looked up in a class space of
-/// their own. Big sets (the blacklist, and long ones) are in another, behind a *prefilter*: a bitmap of [`PREFILTER_WORDS`] words in the arena,
+/// A *small* and a *big* class make one, the big one above the [`SMALL_BITS`](classes::SMALL_BITS) of the small one. Small sets are looked up in a
+/// class space of their own. Big sets (the blacklist, and long ones) are in another, behind a *prefilter*: a bitmap of [`PREFILTER_WORDS`] words in the arena,
 /// in which a bit is set if any prefix of a big set touches the addresses that share it. Where it is clear the big class is 0, for the price of
 /// one cache line.
+///
+/// Classes are numbered from 0, which is that of all addresses in no set. Those that were made after their space was begun have *parents*, see
+/// [`crate::lineage`].
 pub mod classes {
+    /// Bits of a class that the small sets take.
+    pub const SMALL_BITS: u32 = 24;
+    /// Small classes at the most.
+    pub const SMALL_CLASSES: u32 = 1 << SMALL_BITS;
+    /// Big classes at the most.
+    pub const BIG_CLASSES: u32 = 1 << (32 - SMALL_BITS);
+    /// Set in the number of a class space, it is the space of the parents of its classes: class → parent + 1.
+    pub const LINEAGE: u32 = 1 << 31;
+    /// In the space of parents under [`LINEAGE`]: number of classes that have none, plus 1.
+    pub const BASE: u32 = u32::MAX;
+    /// Parents that are asked for in a row.
+    pub const MAX_DEPTH: u32 = 8;
     /// Bit of a value in the trie of the big sets: the blacklist holds these addresses. No part of the class.
     pub const BLACKLISTED: u32 = 1 << 31;
     /// Bits of an address that choose its bit in a prefilter.
@@ -488,6 +503,8 @@ impl Default for Settings {
 /// 0               length in words | summary words << 32 | rules << 40
 /// 1 + field       offset of the field's map | offset of the field's common vector << 32
 /// 1 + FIELDS      offset of the rule words
+/// KNOWN           small classes known | big classes known << 32 | bits of a small class << 48
+/// SPACES          class space of the small sets | class space of the big ones << 32
 /// map             top entries | offset of blocks << 32;  offset of vector references;  top entries;  blocks;  vector references
 ///   top entry     bitmap of 64 blocks that have a boundary;  number of such blocks before
 ///   block         bitmap of 64 values that begin an interval;  number of boundaries before
@@ -498,7 +515,17 @@ impl Default for Settings {
 ///
 /// The rules that a field's value satisfies are the union of the field's common vector (rules without a condition on the field) and
 /// the vector of the interval the value lies in.
+///
+/// A class is, in the maps of source and destination, the small one and above its bits the big one. One that the policy does not know is looked up as
+/// its nearest ancestor that it knows ([`crate::lineage`]). A policy that knows one class, 0, makes no difference between classes, and asks for none.
 pub mod policy {
+    /// Word that says how many classes the policy knows.
+    pub const KNOWN: usize = 2 + FIELDS;
+    /// Word that says where their parents are.
+    pub const SPACES: usize = 3 + FIELDS;
+    /// Words before the first map.
+    pub const HEAD: usize = 4 + FIELDS;
+
     /// A packet's source class.
     pub const SOURCE: usize = 0;
     /// Its destination class.

@@ -7,6 +7,7 @@ use crate::conntrack::{CtState, Tracked};
 use crate::event::FlowNews;
 use crate::flow::{Flow, FlowKey, FlowRef};
 use crate::fragment::complete_fragment;
+use crate::lineage;
 use crate::maps::{FragmentKey, FragmentValue, Port, RuleWord, Settings};
 use crate::pipeline::{commit_flow, fill_claim, fill_values, note_checked, track_flow};
 use crate::reevaluate::fill_opening;
@@ -134,6 +135,12 @@ pub trait Tables: Copy {
     #[inline(always)]
     fn is_blacklisted(&self, port: &Port, headers: &Headers) -> bool {
         address::is_blacklisted(*self, port, headers.version, &headers.source)
+    }
+
+    /// The stage [`lineage::ancestor`].
+    #[inline(always)]
+    fn ancestor(&self, space: u32, class: u32, known: u32) -> Option<u32> {
+        lineage::ancestor(*self, space, class, known)
     }
 
     /// The stage [`classify`].

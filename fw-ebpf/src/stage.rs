@@ -13,6 +13,7 @@ use fw_common::event::FlowNews;
 use fw_common::flow::FlowKey;
 use fw_common::fragment;
 use fw_common::host::Passage;
+use fw_common::lineage;
 use fw_common::maps::{Port, RuleWord};
 use fw_common::pipeline;
 use fw_common::reevaluate;
@@ -32,6 +33,9 @@ const DONE: u32 = u32::MAX;
 
 /// What [`classify`] returns if the arena is inconsistent; no rule word has all bits set.
 pub const NO_RULE_WORD: u64 = u64::MAX;
+
+/// What [`ancestor`] returns if there is none; no policy knows so many classes.
+pub const NO_CLASS: u32 = u32::MAX;
 
 /// The result of a stage from what its function returned.
 #[inline(always)]
@@ -223,6 +227,13 @@ pub extern "C" fn fill_opening(
     let values = argument!(values.as_mut or 0);
     reevaluate::fill_opening(Maps, port, headers, is_reply != 0, values);
     0
+}
+
+/// [`lineage::ancestor`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ancestor(space: u32, class: u32, known: u32) -> u32 {
+    lineage::ancestor(Maps, space, class, known).unwrap_or(NO_CLASS)
 }
 
 /// [`classify::classify`].

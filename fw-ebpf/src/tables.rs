@@ -333,6 +333,14 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn ancestor(&self, space: u32, class: u32, known: u32) -> Option<u32> {
+        match stage::ancestor(space, class, known) {
+            stage::NO_CLASS => None,
+            class => Some(class),
+        }
+    }
+
+    #[inline(always)]
     fn classify(&self, policy: u32, values: &Values) -> Option<RuleWord> {
         match stage::classify(policy, values) {
             stage::NO_RULE_WORD => None,

@@ -19,6 +19,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tempfile::TempDir;
 
 use crate::netns::Netns;
+use crate::patience::patience;
 use crate::tree::{ConfigTree, NODE, temporary_directory};
 
 /// How long the agent may take to load its programs and to apply the first time (debug build, busy machine).
@@ -247,7 +248,7 @@ impl Agent {
         what: &str,
         wanted: impl Fn(&Record) -> bool,
     ) -> Result<Record> {
-        let deadline = Instant::now() + timeout;
+        let deadline = Instant::now() + patience(timeout);
         loop {
             let record = self.record()?;
             if let Some(record) = &record
@@ -274,7 +275,7 @@ impl Agent {
 
     /// Waits until it has said something with these words.
     pub fn wait_said(&self, words: &str) -> Result<()> {
-        let deadline = Instant::now() + START;
+        let deadline = Instant::now() + patience(START);
         while !self.stderr().contains(words) {
             if Instant::now() > deadline || !self.is_running() {
                 bail!("it did not say {words:?}; it said:\n{}", self.stderr());
@@ -300,7 +301,7 @@ impl Agent {
 
     /// Waits until the log of packets has a line with all of `parts`.
     pub fn wait_log(&self, parts: &[&str]) -> Result<String> {
-        let deadline = Instant::now() + APPLY;
+        let deadline = Instant::now() + patience(APPLY);
         loop {
             let log = self.log();
             if let Some(line) = log
@@ -341,7 +342,7 @@ impl Agent {
         {
             kill_process(pid, Signal::TERM).context("stopping the agent")?;
         }
-        let deadline = Instant::now() + END;
+        let deadline = Instant::now() + patience(END);
         let status = loop {
             if let Some(status) = self.child.try_wait().context("waiting for the agent")? {
                 break status;
@@ -423,6 +424,7 @@ fn begin(namespace: &Path, places: &Places, adjust: impl FnOnce(&mut Command)) -
         .arg("--log-file")
         .arg(places.run.path().join("pve-firewall.log"))
         .args(&places.options)
+        .args(attach_by_clsact(&places.options))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
@@ -441,6 +443,13 @@ fn begin(namespace: &Path, places: &Places, adjust: impl FnOnce(&mut Command)) -
         })
     });
     Ok((child, stderr, reader))
+}
+
+/// With `TAPWALL_TEST_ATTACH=clsact` every agent under test attaches as on kernels before 6.6.
+fn attach_by_clsact(options: &[String]) -> Option<&'static str> {
+    const OPTION: &str = "--clsact";
+    let wanted = std::env::var("TAPWALL_TEST_ATTACH").is_ok_and(|mode| mode == "clsact");
+    (wanted && !options.iter().any(|option| option == OPTION)).then_some(OPTION)
 }
 
 /// A program that runs in a namespace, given by its file.

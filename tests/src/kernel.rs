@@ -13,6 +13,7 @@
 use std::collections::BTreeMap;
 use std::mem::offset_of;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -20,9 +21,9 @@ use aya::Pod;
 use aya::maps::{HashMap, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::TestRunResult;
 use fw_agent::datapath::pins::Pins;
-use fw_agent::datapath::plan::{Edge, Present, plan_node, plan_uplinks};
+use fw_agent::datapath::plan::{Edge, Present, next_image, plan_node, plan_uplinks};
 use fw_agent::datapath::{Action, AttachMode, Bans, Hook, Kernel, Role, State, TestPlace};
-use fw_agent::image::MapImage;
+use fw_agent::image::{Builder, MapImage};
 use fw_agent::policy::{NodePolicy, PortId};
 use fw_common::event::{EVENT_BYTES, Event, FLOW_EVENT_BYTES, FlowEvent};
 use fw_common::flow::{Flow, FlowKey};
@@ -166,6 +167,8 @@ pub fn apply_to_maps(kernel: &mut Kernel, action: &Action) -> Result<()> {
         | Action::SetStation { .. }
         | Action::RemoveStation { .. }
         | Action::AwaitReaders
+        | Action::WriteEntries { .. }
+        | Action::AddBits { .. }
         | Action::RemoveClasses { .. } => Ok(kernel.apply(action)?),
     }
 }
@@ -178,7 +181,7 @@ pub struct TestKernel {
     indices: BTreeMap<PortId, u32>,
     /// The value that stands for the loopback device now.
     current: Option<Port>,
-    reevaluate: bool,
+    builder: Builder,
     counters: PerCpuArray<MapData, Counter>,
     /// The counters as last read.
     counted: Vec<u64>,
@@ -203,7 +206,7 @@ impl TestKernel {
             state: State::default(),
             indices: BTreeMap::new(),
             current: None,
-            reevaluate: false,
+            builder: Builder::default(),
             counters,
             counted: Vec::new(),
             uncounted: false,
@@ -231,6 +234,7 @@ impl TestKernel {
         }
         node.settings.log_interval = 0;
         for port in &mut node.ports {
+            let port = Arc::make_mut(port);
             let policies = [&mut port.inbound, &mut port.outbound];
             let policies = policies.into_iter().chain(&mut port.guard);
             for rule in policies.flat_map(|policy| &mut policy.rules) {
@@ -246,17 +250,14 @@ impl TestKernel {
     }
 
     fn place(&mut self, node: &NodePolicy, host: &Present) -> Result<MapImage> {
-        let mut image = MapImage::build(node);
-        if self.reevaluate {
-            image.reevaluate();
-        }
-        let ports = image.ports.iter().zip(FIRST_INDEX..);
+        let ports = node.ports.iter().zip(FIRST_INDEX..);
         let mut present = host.clone();
         let guests = ports.clone();
         present
             .devices
-            .extend(guests.map(|((_, port), index)| (port.device.clone(), index)));
-        self.indices = ports.map(|((id, _), index)| (*id, index)).collect();
+            .extend(guests.map(|(port, index)| (port.device(), index)));
+        self.indices = ports.map(|(port, index)| (port.port, index)).collect();
+        let image = next_image(&mut self.builder, &self.state, node, &present);
         let plan = plan_node(&mut self.state, &image, &present, |_| false);
         ensure!(plan.no_room.is_empty(), "no room for {:?}", plan.no_room);
         let uplinks = plan_uplinks(&mut self.state, &Edge::default());
@@ -266,9 +267,18 @@ impl TestKernel {
         Ok(image)
     }
 
+    /// As an agent that is started again: forgets what was loaded and reads it back.
+    pub fn restart(&mut self) -> Result<()> {
+        let node = std::mem::take(&mut self.state.attached);
+        self.state = self.kernel.recover(&node)?;
+        self.state.attached = node;
+        self.builder = Builder::default();
+        Ok(())
+    }
+
     /// Has the ports that are loaded from now on judge flows of an older epoch again.
     pub fn reevaluate(&mut self) {
-        self.reevaluate = true;
+        self.builder = Builder::new(true);
     }
 
     /// As [`fill_flows`].

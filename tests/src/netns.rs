@@ -22,6 +22,8 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use crate::patience::patience;
+
 /// Number of the next namespace of this process.
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -31,6 +33,8 @@ const END_TIMEOUT: Duration = Duration::from_secs(2);
 /// A network namespace of this process's making.
 pub struct Netns {
     name: String,
+    /// The one that this process runs in: nothing in it is ended.
+    own: bool,
 }
 
 impl Netns {
@@ -42,9 +46,17 @@ impl Netns {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("tw{}-{number}-{role}", id());
         run(Command::new("ip").args(["netns", "add", &name]))?;
-        let made = Self { name };
+        let made = Self { name, own: false };
         made.ip("link set lo up")?;
         Ok(made)
+    }
+
+    /// The namespace that this process runs in, under a name: the host itself where a whole machine is the test's.
+    pub fn own(role: &str) -> Result<Self> {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("tw{}-{number}-{role}", id());
+        run(Command::new("ip").args(["netns", "attach", &name, &id().to_string()]))?;
+        Ok(Self { name, own: true })
     }
 
     /// Its name, as `ip netns` knows it.
@@ -155,7 +167,10 @@ impl Netns {
     }
 
     fn remove(&self) -> Result<()> {
-        let deadline = Instant::now() + END_TIMEOUT;
+        if self.own {
+            return run(Command::new("ip").args(["netns", "delete", &self.name])).map(drop);
+        }
+        let deadline = Instant::now() + patience(END_TIMEOUT);
         loop {
             let left = self.processes()?;
             if left.is_empty() {

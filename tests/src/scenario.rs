@@ -341,7 +341,7 @@ impl Scenario<'_> {
         let Endpoint::Guest { port, .. } = place else {
             return None;
         };
-        let mut ports = self.compiled.policy.ports.iter();
+        let mut ports = self.compiled.policy.ports.iter().map(|port| &**port);
         let found = ports.find(|candidate| candidate.port == *port);
         found.filter(|_| self.compiled.policy.enabled).cloned()
     }

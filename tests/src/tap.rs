@@ -29,7 +29,7 @@ pub enum Offloads {
     None,
     /// Checksums and TCP segmentation, v4 and v6 (an older virtio-net).
     Tcp,
-    /// Also UDP segmentation (QEMU 8.1 and later).
+    /// Also UDP segmentation (QEMU 8.1 and later, kernel 6.2 and later: [`Self::Tcp`] on an older one).
     TcpUdp,
 }
 
@@ -57,11 +57,37 @@ impl Tap {
             .with_context(|| format!("making tap device {name} in {}", namespace.name()))
     }
 
+    /// Makes a device in the namespace of this thread.
+    pub fn here(name: &str, offloads: Offloads) -> Result<Self> {
+        open_device(name, libc::IFF_TAP, offloads).with_context(|| format!("making tap {name}"))
+    }
+
     /// Makes a tun device instead: a tunnel's, whose packets have no Ethernet header.
     pub fn tun(namespace: &Netns, name: &str, offloads: Offloads) -> Result<Self> {
         namespace
             .run(|| open_device(name, libc::IFF_TUN, offloads))
             .with_context(|| format!("making tun device {name} in {}", namespace.name()))
+    }
+
+    /// Sends a complete frame into the device, as the machine behind it does. An error while the device is down.
+    pub fn send(&self, frame: &[u8]) -> std::io::Result<()> {
+        let mut bytes = vec![0; VNET_HEADER as usize];
+        bytes.extend(frame);
+        write(&self.queue, &bytes)?;
+        Ok(())
+    }
+
+    /// The next frame that the device was given for the machine behind it; none if there is none now.
+    pub fn receive(&self) -> std::io::Result<Option<Vec<u8>>> {
+        let mut bytes = vec![0; LARGEST];
+        match read(&self.queue, &mut bytes[..]) {
+            Ok(length) => {
+                bytes.truncate(length);
+                Ok(Some(bytes.split_off((VNET_HEADER as usize).min(length))))
+            }
+            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 
@@ -94,15 +120,18 @@ fn open_device(name: &str, kind: libc::c_int, offloads: Offloads) -> Result<Tap>
         )
     };
     check(done).context("TUNSETVNETHDRSZ")?;
-    // SAFETY: TUNSETOFFLOAD takes its flags by value.
-    let done = unsafe {
-        libc::ioctl(
-            queue.as_raw_fd(),
-            libc::TUNSETOFFLOAD,
-            libc::c_ulong::from(offloads.flags()),
-        )
+    let set = |offloads: Offloads| {
+        let flags = libc::c_ulong::from(offloads.flags());
+        // SAFETY: TUNSETOFFLOAD takes its flags by value.
+        check(unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETOFFLOAD, flags) })
     };
-    check(done).context("TUNSETOFFLOAD")?;
+    let refused = |error: &std::io::Error| error.raw_os_error() == Some(libc::EINVAL);
+    match set(offloads) {
+        // Tap devices take UDP super-packets since kernel 6.2 (`TUN_F_USO4`); QEMU, too, goes on without on an older one.
+        Err(error) if refused(&error) && offloads == Offloads::TcpUdp => set(Offloads::Tcp),
+        done => done,
+    }
+    .context("TUNSETOFFLOAD")?;
     Ok(Tap { queue })
 }
 

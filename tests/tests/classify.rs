@@ -8,6 +8,7 @@
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use fw_agent::image::{MapImage, Memory, PolicyError};
 use fw_agent::policy::{
@@ -65,7 +66,7 @@ fn port(vmid: u32, inbound: Policy, outbound: Policy) -> PortPolicy {
 fn node(ports: Vec<PortPolicy>) -> NodePolicy {
     NodePolicy {
         enabled: true,
-        ports,
+        ports: ports.into_iter().map(Arc::new).collect(),
         ..NodePolicy::default()
     }
 }

@@ -162,7 +162,7 @@ proptest! {
         let policy = Policy { rules };
         let image = MapImage::build(&NodePolicy {
             enabled: true,
-            ports: vec![port(&policy)],
+            ports: vec![port(&policy).into()],
             ..NodePolicy::default()
         });
         let memory = Memory::new(&image);

@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use etherparse::{EtherType, Ethernet2Slice, NetSlice, SlicedPacket, TransportSlice};
 use fw_agent::policy::{
@@ -46,7 +47,7 @@ fn kernel() -> TestKernel {
     let mut kernel = TestKernel::new().unwrap();
     let node = NodePolicy {
         enabled: true,
-        ports: vec![PortPolicy {
+        ports: vec![Arc::new(PortPolicy {
             port: PORT,
             kind: GuestKind::Vm,
             mac: Some(GUEST),
@@ -57,7 +58,7 @@ fn kernel() -> TestKernel {
             inbound: everything.clone(),
             outbound: everything,
             guard: None,
-        }],
+        })],
         ..NodePolicy::default()
     };
     kernel.load(&node).unwrap();

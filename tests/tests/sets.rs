@@ -78,7 +78,7 @@ fn node(sets: &[Arc<AddressSet>], blacklists: &[bool]) -> NodePolicy {
     };
     NodePolicy {
         enabled: true,
-        ports: (0..sets.len()).map(port).collect(),
+        ports: (0..sets.len()).map(port).map(Arc::new).collect(),
         ..NodePolicy::default()
     }
 }
@@ -185,8 +185,8 @@ fn scattered(entries: u32) -> AddressSet {
 fn a_long_set_is_a_big_one_and_holds_what_it_says() {
     let sets = [scattered(6000), scattered(100), scattered(5000)].map(Arc::new);
     let image = MapImage::build(&node(&sets, &[false; 3]));
-    assert_eq!(image.space.counts[1], 3, "big classes");
-    assert!(image.space.big.v4.len() > 2000 && image.space.small.v4.len() < 100);
+    assert_eq!(image.space.big.count(), 3, "big classes");
+    assert!(image.space.big.prefixes.v4.len() > 2000 && image.space.small.prefixes.v4.len() < 100);
     let memory = Memory::new(&image);
     let every = sets[0].entries.iter().step_by(17);
     for address in every.flat_map(|entry| edges(entry.net)) {
@@ -220,7 +220,7 @@ fn sets_that_overlap_in_too_many_ways_are_small_ones() {
         .collect();
     let blacklists = [true, false, false, false, false, false, false];
     let image = MapImage::build(&node(&sets, &blacklists));
-    assert_eq!(image.space.counts[1], 2, "big classes");
+    assert_eq!(image.space.big.count(), 2, "big classes");
     let memory = Memory::new(&image);
     for number in 0..128_u32 {
         let address = Ipv4Addr::from(0xc612_0000 + number).into();
@@ -272,4 +272,46 @@ fn the_kernel_looks_up_big_and_small_sets() {
         }
     }
     assert!(held > 100 && asked - held > 100, "{held} of {asked}");
+}
+
+#[test]
+fn the_kernel_takes_new_classes_for_their_ancestors() {
+    let of = |nets: &str| {
+        let nets = nets.split_whitespace();
+        let mut entries: Vec<SetEntry> = nets
+            .map(|net| SetEntry {
+                net: net.parse().unwrap(),
+                nomatch: false,
+            })
+            .collect();
+        entries.sort_unstable();
+        Arc::new(AddressSet { entries })
+    };
+    let wide = of("10.0.0.0/8 2001:db8::/32");
+    let mut kernel = TestKernel::new().unwrap();
+    let narrow = [
+        "10.1.0.0/16",
+        "10.1.0.0/16 10.1.2.0/24",
+        "10.0.0.0/9 10.1.2.0/24 10.1.2.3/32 192.0.2.1/32",
+        "2001:db8:1::/48 10.1.2.0/24",
+        "10.0.0.0/7",
+    ];
+    let mut parents = 0;
+    for nets in narrow {
+        let sets = [Arc::clone(&wide), of(nets), of("10.1.2.3/32")];
+        let image = kernel.load(&node(&sets, &[false; 3])).unwrap();
+        parents = parents.max(image.space.small.parents.len());
+        let entries = sets.iter().flat_map(|set| &set.entries);
+        for address in entries.flat_map(|entry| edges(entry.net)) {
+            for (index, set) in sets.iter().enumerate() {
+                let vmid = PORT.vmid + index as u32;
+                let id = PortId { vmid, net: 0 };
+                let run = kernel.run(id, Direction::In, &frame(address)).unwrap();
+                let expect = model::contains(set, address);
+                assert_eq!(run.action == PASS, expect, "{address} in {index} of {nets}");
+            }
+        }
+        kernel.restart().unwrap();
+    }
+    assert!(parents >= 3, "{parents} classes have parents");
 }

@@ -12,6 +12,7 @@ mod progress;
 mod setup;
 mod soak;
 mod test;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -60,13 +61,28 @@ enum Command {
         #[arg(long, conflicts_with = "keep")]
         clean: bool,
     },
-    /// Measure what the agent costs, in an optimised build; prints tables and writes target/bench
-    Bench,
+    /// Measure what Tapwall costs beside other firewalls, in an optimised build; prints tables, writes target/bench
+    Bench(bench::Arguments),
     /// Run a node for minutes under traffic, edits, device churn, restarts and kills; prints what was wrong
     Soak {
         /// How long
         #[arg(long, default_value_t = 10)]
         minutes: u64,
+    },
+    /// Run the tests on other kernels, in QEMU; ends with a line `success` or `failure` for each
+    Vm {
+        /// 6.1, 6.12, 7.3 or all
+        #[arg(long, default_value = "all")]
+        kernel: String,
+        /// Only tests whose full name (suite::module::test) has this in it
+        #[arg(long)]
+        test: Option<String>,
+        /// Only the small set that `cargo xtask test` runs
+        #[arg(long, conflicts_with = "shell")]
+        smoke: bool,
+        /// A shell in the machine instead of tests
+        #[arg(long)]
+        shell: bool,
     },
     /// Remove namespaces and pins that killed tests or demos left behind
     Clean,
@@ -80,8 +96,22 @@ fn main() -> ExitCode {
         Command::Test { arguments } => test::run(&workspace, &arguments),
         Command::Ci => ci::run(&workspace),
         Command::Demo { keep, clean } => demo::run(&workspace, keep, clean),
-        Command::Bench => bench::run(&workspace),
+        Command::Bench(arguments) => bench::run(&workspace, &arguments),
         Command::Soak { minutes } => soak::run(&workspace, minutes),
+        Command::Vm {
+            kernel,
+            test,
+            smoke,
+            shell,
+        } => vm::run(
+            &workspace,
+            &vm::Wanted {
+                kernels: &[&kernel],
+                test: test.as_deref(),
+                smoke,
+                shell,
+            },
+        ),
         Command::Clean => clean::run(),
     });
     match done {

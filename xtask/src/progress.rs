@@ -75,6 +75,35 @@ pub fn run_visible(step: &str, command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// A step whose program is run elsewhere.
+pub struct Step {
+    spinner: Spinner,
+    started: Instant,
+}
+
+impl Step {
+    /// Shows that it begins.
+    pub fn start(step: &str) -> Self {
+        Self {
+            spinner: Spinner::start(step),
+            started: Instant::now(),
+        }
+    }
+
+    /// Shows what it does now.
+    pub fn say(&self, line: &str) {
+        self.spinner.line(line);
+    }
+
+    /// Shows how it ended.
+    pub fn end(self, well: bool) {
+        match well {
+            true => self.spinner.done(self.started.elapsed()),
+            false => self.spinner.failed(),
+        }
+    }
+}
+
 /// A line that says that something is there.
 pub fn present(what: &str, detail: &str) {
     eprintln!("✓ {what:<22} {detail}");

@@ -41,6 +41,7 @@ pub struct Tools {
 /// The command: everything, one line each.
 pub fn run(workspace: &Workspace) -> Result<()> {
     let tools = ensure(workspace, Scope::Lint)?;
+    ensure_machines(workspace)?;
     progress::present("compiler", &tools.compiler.to_string());
     progress::present("bpf-linker", &tools.linker.display().to_string());
     if let Some(lints) = tools.compiler.clippy() {
@@ -51,6 +52,15 @@ pub fn run(workspace: &Workspace) -> Result<()> {
     }
     progress::present("BPF file system", bpffs::DIRECTORY);
     Ok(())
+}
+
+/// Finds or installs what booting other kernels needs.
+pub fn ensure_machines(workspace: &Workspace) -> Result<()> {
+    let missing = packages::missing_for_machines();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    packages::install(workspace, &missing, &[])
 }
 
 /// Finds or installs what a scope needs.

@@ -163,5 +163,7 @@ fn run(arguments: Arguments) -> Result<()> {
         log_json: settings.log_json,
         attach_mode,
         reevaluate: settings.reevaluate,
+        metrics_address: settings.metrics_address,
+        metrics_rules: settings.metrics_rules,
     }))
 }

@@ -1,6 +1,6 @@
-//! `fwctl start`, `restart` and `stop`: the service manager does it where there is one.
+//! `fwctl start`, `restart`, `reload` and `stop`: the service manager does it where there is one.
 //!
-//! `start` and `restart` are systemd's, as with the reference. `stop` ends the agent however it was started, and then takes the programs off
+//! `start` and `restart` are systemd's, as with the reference; `reload` asks the agent itself, and is what systemd runs. `stop` ends the agent however it was started, and then takes the programs off
 //! every device: an agent that merely ends leaves the firewall in force.
 
 use std::path::Path;
@@ -14,6 +14,7 @@ use super::{Outcome, Place};
 use crate::control::client;
 use crate::datapath::pins::Pins;
 use crate::datapath::{AttachMode, detach_all};
+use crate::settings::Settings;
 
 /// The unit.
 const UNIT: &str = "tapwall.service";
@@ -42,8 +43,21 @@ fn delegate(verb: &str) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
+/// Has the running agent read everything again; done when that is carried out.
+pub(super) fn reload(place: &Place) -> Result<Outcome> {
+    let status = client::reload(&place.run_dir)?;
+    if status.record.incomplete {
+        anyhow::bail!("not everything could be carried out: see `fwctl status`");
+    }
+    Ok(Outcome::Done)
+}
+
 pub(super) fn stop(place: &Place) -> Result<Outcome> {
     let directory = place.run_directory();
+    // First of all, and whether an agent runs or not: systemd may be about to start one (again).
+    if is_booted() && is_of_the_unit(place) && may_start() {
+        systemctl("stop")?;
+    }
     if directory.is_locked() {
         let pid = agent(place)?;
         // A signal would not do: systemd starts an agent again that ended by itself.
@@ -67,6 +81,19 @@ pub(super) fn stop(place: &Place) -> Result<Outcome> {
         .context("cannot remove the agent's record")?;
     println!("stopped: nothing is filtered");
     Ok(Outcome::Done)
+}
+
+/// Whether the agent of this place is the one that the unit starts: it has the run directory of the settings' file.
+fn is_of_the_unit(place: &Place) -> bool {
+    Settings::read(None).is_ok_and(|(settings, _)| settings.run_directory == place.run_dir)
+}
+
+/// Whether the unit runs, starts or ends, or waits to be started again.
+fn may_start() -> bool {
+    !matches!(
+        property("ActiveState").as_deref(),
+        None | Some("inactive" | "failed")
+    )
 }
 
 /// The agent's process, from the agent, or if it does not answer from its record.
@@ -105,11 +132,16 @@ fn systemctl(verb: &str) -> Result<()> {
 
 /// The process that systemd runs the unit with.
 fn main_process() -> Option<u32> {
+    property("MainPID")?.parse().ok().filter(|pid| *pid != 0)
+}
+
+/// What systemd knows of the unit.
+fn property(name: &str) -> Option<String> {
     let output = Command::new("systemctl")
-        .args(["show", "--property=MainPID", "--value", UNIT])
+        .args(["show", &format!("--property={name}"), "--value", UNIT])
         .stdin(Stdio::null())
         .output()
         .ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
-    text.trim().parse().ok().filter(|pid| *pid != 0)
+    Some(text.trim().to_owned()).filter(|text| !text.is_empty())
 }

@@ -6,14 +6,17 @@
 //!    good header with it. 2. Repeated `[OPTIONS]`, `[ALIASES]` and `[RULES]` add up; a repeated set or group replaces the earlier one.
 //! 3. Names are folded to lower case. Nothing is looked up here, so the order of definitions does not matter.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use ipnet::IpNet;
 
 use super::address::{LONGEST_GROUP, LONGEST_NAME, Name};
 use super::entry::{Listed, alias, entries, section_name};
-use super::line::{Fault, Line, Note, Reporter, Span, before_comment, decode, lines, quote};
+use super::line::{Fault, Line, Lines, Note, Reporter, Span, before_comment, decode, lines, quote};
+use super::long_set::{LONG, LongSet, end_of_section};
 use super::options::OptionTable;
 use super::rule::{self, List, RuleLine};
 
@@ -54,8 +57,10 @@ pub struct IpSet {
     pub line: u32,
     /// Where the header stands in the line.
     pub span: Span,
-    /// The entries in order.
+    /// The entries in order; none if it is a long one.
     pub entries: Vec<Entry>,
+    /// A long set without aliases.
+    pub long: Option<Arc<LongSet>>,
 }
 
 /// An entry of a set.
@@ -153,13 +158,24 @@ impl<O: OptionTable> Document<O> {
 
     /// Reads a file.
     pub fn parse(bytes: &[u8], kind: Kind, reporter: &mut Reporter<'_>) -> Self {
+        Self::parse_again(&Bytes::copy_from_slice(bytes), kind, None, reporter)
+    }
+
+    /// Reads a file that was read before, as `last`. Gives what [`Document::parse`] gives, sooner if most of a long set is the same.
+    pub fn parse_again(
+        bytes: &Bytes,
+        kind: Kind,
+        last: Option<&Self>,
+        reporter: &mut Reporter<'_>,
+    ) -> Self {
         let mut document = Self::empty(Arc::clone(reporter.file()));
         reporter.encoding(bytes);
         let text = decode(bytes);
         let mut section = Section::Before;
         let mut listed = Listed::default();
         let mut had_return = false;
-        for line in lines(&text) {
+        let mut rest = lines(&text);
+        while let Some(line) = rest.next() {
             let body = line.text.trim_ascii();
             if body.is_empty() || body.starts_with('#') {
                 continue;
@@ -171,6 +187,10 @@ impl<O: OptionTable> Document<O> {
                 }
                 section = document.open(&line, body, kind, reporter);
                 listed = Listed::default();
+                if let (Section::Set(name), Cow::Borrowed(_)) = (&section, &text) {
+                    let last = last.and_then(|last| last.sets.get(name)?.long.as_deref());
+                    document.long_set(name, bytes, &mut rest, last, reporter);
+                }
                 continue;
             }
             match &section {
@@ -210,6 +230,36 @@ impl<O: OptionTable> Document<O> {
         document
     }
 
+    /// Reads the lines of a set that has just begun, if they are many, and takes them from `rest`.
+    fn long_set(
+        &mut self,
+        name: &str,
+        bytes: &Bytes,
+        rest: &mut Lines<'_>,
+        last: Option<&LongSet>,
+        reporter: &mut Reporter<'_>,
+    ) {
+        let body = rest.text();
+        let body = &body.as_bytes()[..end_of_section(body.as_bytes())];
+        if body.len() < LONG {
+            return;
+        }
+        let (Some(long), Some(set)) = (
+            LongSet::read(bytes.slice_ref(body), last),
+            self.sets.get_mut(name),
+        ) else {
+            return;
+        };
+        let first = rest.skip_bytes(body.len(), long.lines());
+        for (line, remark) in long.remarks() {
+            match remark.clone() {
+                Ok(note) => reporter.note(first + line, note),
+                Err(fault) => reporter.error(first + line, fault, ENTRY_SKIPPED),
+            }
+        }
+        set.long = Some(Arc::new(long));
+    }
+
     /// Begins the section of a header line.
     fn open(
         &mut self,
@@ -234,7 +284,7 @@ impl<O: OptionTable> Document<O> {
                         let set = IpSet {
                             line: line.number,
                             span: line.span(body),
-                            entries: Vec::new(),
+                            ..IpSet::default()
                         };
                         self.sets.insert(Arc::clone(name), set).map(|set| set.line)
                     }

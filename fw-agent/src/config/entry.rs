@@ -50,6 +50,17 @@ pub(super) fn alias(line: &Line<'_>) -> Result<(Arc<str>, IpNet, Option<Note>), 
 pub(super) struct Listed<'t> {
     nets: HashSet<&'t str>,
     aliases: HashSet<String>,
+    unchecked: bool,
+}
+
+impl Listed<'_> {
+    /// Nothing counts as listed already.
+    pub(super) fn unchecked() -> Self {
+        Self {
+            unchecked: true,
+            ..Self::default()
+        }
+    }
 }
 
 /// Reads a line of a set and appends what it lists to `out`.
@@ -80,7 +91,7 @@ pub(super) fn entries<'t>(
         Fault::new(line, token, message)
     };
     if let Some(name) = alias_name(line, token) {
-        if !listed.aliases.insert(token.to_ascii_lowercase()) {
+        if !listed.unchecked && !listed.aliases.insert(token.to_ascii_lowercase()) {
             return Err(twice());
         }
         out.push(entry(Member::Alias(Box::new(name))));
@@ -99,7 +110,7 @@ pub(super) fn entries<'t>(
     let refused = if out.last().is_some_and(is_everything) {
         let hint = "write its halves instead: 0.0.0.0/1 and 128.0.0.0/1, or ::/1 and 8000::/1";
         Err(Fault::new(line, token, "a set cannot hold every address").hint(hint.to_owned()))
-    } else if !listed.nets.insert(key) {
+    } else if !listed.unchecked && !listed.nets.insert(key) {
         Err(twice())
     } else {
         Ok(())

@@ -9,6 +9,8 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use memchr::memchr;
+
 use crate::diagnostic::{Diagnostic, Severity};
 
 /// A place in a line, in characters.
@@ -77,15 +79,56 @@ pub fn decode(bytes: &[u8]) -> Cow<'_, str> {
 }
 
 /// The lines of a text.
-pub fn lines(text: &str) -> impl Iterator<Item = Line<'_>> {
-    text.split('\n').zip(1..).map(|(text, number)| {
+pub fn lines(text: &str) -> Lines<'_> {
+    Lines {
+        rest: Some(text),
+        number: 1,
+    }
+}
+
+/// The lines of a text from one on.
+#[derive(Clone, Debug)]
+pub struct Lines<'a> {
+    /// What follows; none behind the last line.
+    rest: Option<&'a str>,
+    /// Number of the next line.
+    number: u32,
+}
+
+impl<'a> Lines<'a> {
+    /// What follows.
+    pub fn text(&self) -> &'a str {
+        self.rest.unwrap_or_default()
+    }
+
+    /// Leaves out as many bytes, which are so many whole lines. Answers the number of the first of them.
+    pub fn skip_bytes(&mut self, bytes: usize, lines: u32) -> u32 {
+        self.rest = self.rest.and_then(|rest| rest.get(bytes..));
+        let first = self.number;
+        self.number = first.saturating_add(lines);
+        first
+    }
+}
+
+impl<'a> Iterator for Lines<'a> {
+    type Item = Line<'a>;
+
+    fn next(&mut self) -> Option<Line<'a>> {
+        let rest = self.rest?;
+        let (text, behind) = match memchr(b'\n', rest.as_bytes()) {
+            Some(at) => (rest.get(..at)?, rest.get(at + 1..)),
+            None => (rest, None),
+        };
+        self.rest = behind;
+        let number = self.number;
+        self.number = number.saturating_add(1);
         let line = text.strip_suffix('\r');
-        Line {
+        Some(Line {
             number,
             text: line.unwrap_or(text),
             returns: line.is_some(),
-        }
-    })
+        })
+    }
 }
 
 /// What is wrong with a part of a line; becomes a [`Diagnostic`] when the effect is known.

@@ -27,6 +27,9 @@ pub const IPAM_STATE: &str = "sdn/pve-ipam-state.json";
 /// … and where older versions kept it.
 pub const LEGACY_IPAM_STATE: &str = "priv/ipam.db";
 
+/// Every file that [`parse`] reads.
+pub(super) const FILES: [&str; 3] = [RUNNING_CONFIG, IPAM_STATE, LEGACY_IPAM_STATE];
+
 /// Sets by name.
 pub type SdnSets = BTreeMap<Arc<str>, IpSet>;
 

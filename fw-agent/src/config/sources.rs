@@ -1,10 +1,11 @@
 //! The files of the configuration, as bytes.
 //!
-//! [`Sources::read`] is the only place where the configuration is read from disk; everything behind it is pure. Two equal [`Sources`] mean the
+//! [`Sources::read`] and [`Reader::read`] are where the configuration is read from disk; everything behind them is pure. Two equal [`Sources`] mean the
 //! same configuration, so the agent compares them to see whether anything changed. A file that does not exist is absent; a file or a directory
 //! that cannot be read is recorded with the error.
 
 mod doubt;
+mod reader;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -13,11 +14,13 @@ use std::path::Path;
 
 use bytes::Bytes;
 
+pub use self::reader::Reader;
 use super::line::decode;
+use super::memo::is_same;
 use super::sdn::{IPAM_STATE, LEGACY_IPAM_STATE, RUNNING_CONFIG};
 
 /// Every file that the configuration of one node consists of.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Sources {
     /// The node.
     pub node: String,
@@ -29,26 +32,57 @@ pub struct Sources {
     pub stale: BTreeMap<String, String>,
 }
 
+impl PartialEq for Sources {
+    fn eq(&self, other: &Self) -> bool {
+        let Self {
+            node,
+            files,
+            unreadable,
+            stale,
+        } = other;
+        let mut pairs = self.files.iter().zip(files);
+        self.node == *node
+            && self.files.len() == files.len()
+            && pairs.all(|((path, text), (other, of))| path == other && is_same(text, of))
+            && self.unreadable == *unreadable
+            && self.stale == *stale
+    }
+}
+
+impl Eq for Sources {}
+
 impl Sources {
     /// Reads the files of `node` below `root`, a tree laid out like `/etc/pve`.
     pub fn read(root: &Path, node: &str) -> Self {
+        Self::collect(root, node, |path| {
+            std::fs::read(root.join(path)).map(Bytes::from)
+        })
+    }
+
+    /// Likewise, where `read` reads one file, given by its path below the root.
+    fn collect(
+        root: &Path,
+        node: &str,
+        mut read: impl FnMut(&str) -> std::io::Result<Bytes>,
+    ) -> Self {
+        let read = &mut read;
         let mut sources = Self {
             node: node.to_owned(),
             ..Self::default()
         };
         for path in [MEMBERS_FILE, ".vmlist", COROSYNC_FILE] {
-            sources.file(root, path);
+            sources.file(path, read);
         }
-        sources.file(root, RUNNING_CONFIG);
-        sources.file(root, IPAM_STATE);
+        sources.file(RUNNING_CONFIG, read);
+        sources.file(IPAM_STATE, read);
         if !sources.files.contains_key(IPAM_STATE) && !sources.unreadable.contains_key(IPAM_STATE) {
-            sources.file(root, LEGACY_IPAM_STATE);
+            sources.file(LEGACY_IPAM_STATE, read);
         }
-        sources.directory(root, FIREWALL_DIRECTORY, ".fw");
-        sources.directory(root, VNET_DIRECTORY, ".fw");
-        sources.file(root, &host_file(node));
-        sources.directory(root, &qemu_directory(node), ".conf");
-        sources.directory(root, &lxc_directory(node), ".conf");
+        sources.directory(root, FIREWALL_DIRECTORY, ".fw", read);
+        sources.directory(root, VNET_DIRECTORY, ".fw", read);
+        sources.file(&host_file(node), read);
+        sources.directory(root, &qemu_directory(node), ".conf", read);
+        sources.directory(root, &lxc_directory(node), ".conf", read);
         sources
     }
 
@@ -85,7 +119,7 @@ impl Sources {
     }
 
     /// Whether a file may exist but could not be read: itself, or its directory.
-    pub(super) fn is_unreadable(&self, path: &str) -> bool {
+    pub(crate) fn is_unreadable(&self, path: &str) -> bool {
         let directory = path.rsplit_once('/').map(|(directory, _)| directory);
         self.unreadable.contains_key(path)
             || directory.is_some_and(|directory| self.unreadable.contains_key(directory))
@@ -96,7 +130,7 @@ impl Sources {
         &'a self,
         directory: &str,
         suffix: &'a str,
-    ) -> BTreeMap<u32, (&'a str, &'a [u8])> {
+    ) -> BTreeMap<u32, (&'a str, &'a Bytes)> {
         let prefix = format!("{directory}/");
         let below = self
             .files
@@ -105,7 +139,7 @@ impl Sources {
         below
             .filter_map(|(path, bytes)| {
                 let name = path.get(prefix.len()..)?.strip_suffix(suffix)?;
-                Some((guest_number(name)?, (path.as_str(), &bytes[..])))
+                Some((guest_number(name)?, (path.as_str(), bytes)))
             })
             .collect()
     }
@@ -122,16 +156,22 @@ impl Sources {
         below.filter_map(move |(name, path)| Some((name.strip_suffix(suffix)?, path.as_str())))
     }
 
-    fn file(&mut self, root: &Path, path: &str) {
-        match std::fs::read(root.join(path)) {
-            Ok(bytes) => {
-                self.files.insert(path.to_owned(), bytes.into());
+    fn file(&mut self, path: &str, read: &mut impl FnMut(&str) -> std::io::Result<Bytes>) {
+        match read(path) {
+            Ok(text) => {
+                self.files.insert(path.to_owned(), text);
             }
             Err(error) => self.failed(path, &error),
         }
     }
 
-    fn directory(&mut self, root: &Path, directory: &str, suffix: &str) {
+    fn directory(
+        &mut self,
+        root: &Path,
+        directory: &str,
+        suffix: &str,
+        read: &mut impl FnMut(&str) -> std::io::Result<Bytes>,
+    ) {
         let entries = match std::fs::read_dir(root.join(directory)) {
             Ok(entries) => entries,
             Err(error) => return self.failed(directory, &error),
@@ -141,7 +181,7 @@ impl Sources {
                 Ok(entry) => {
                     let name = entry.file_name();
                     if let Some(name) = name.to_str().filter(|name| name.ends_with(suffix)) {
-                        self.file(root, &format!("{directory}/{name}"));
+                        self.file(&format!("{directory}/{name}"), read);
                     }
                 }
                 Err(error) => self.failed(directory, &error),

@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -15,6 +16,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::{PATIENCE, Request, socket};
+use crate::metrics::Exporter;
+use crate::metrics::server::page;
 
 type Loop = mpsc::Sender<Request>;
 
@@ -39,11 +42,16 @@ pub fn bind(run_directory: &Path) -> std::io::Result<UnixListener> {
 ///
 /// # Errors
 /// The socket fails.
-pub async fn serve(listener: UnixListener, agent: Loop) -> std::io::Result<()> {
+pub async fn serve(
+    listener: UnixListener,
+    agent: Loop,
+    exporter: Arc<Exporter>,
+) -> std::io::Result<()> {
     let router = Router::new()
         .route("/v1/status", get(status))
         .route("/v1/reload", post(reload))
         .route("/v1/diagnostics", get(diagnostics))
+        .route("/v1/metrics", get(page).with_state(exporter))
         .fallback(unknown)
         .method_not_allowed_fallback(not_allowed)
         .with_state(agent);

@@ -5,16 +5,19 @@
 //!
 //! A link belongs to the device it is on, whatever that is called by now: 1. the pin of the device's name is used if its link is on the device,
 //! 2. otherwise it is set aside for the device that it is on, 3. the pin that an agent of another version left is taken over: first the program is
-//! swapped, then the pin moves, 4. otherwise a link is made; one that the device already has under a former name gets the new name.
+//! swapped, then the pin moves, 4. otherwise a link is made; one that the device already has under a former name gets the new name. A link that cannot be
+//! pinned is in force all the same, as long as whoever asked for it holds it.
 
-use std::path::Path;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
-use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
-use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
+use aya::programs::{ProgramError, ProgramFd, SchedClassifier, TcAttachType};
+use aya::sys::SyscallError;
 use aya::util::KernelVersion;
 
+use super::door::Programs;
+use super::link::{Held, Kept, Place};
 use super::pins::Pins;
 use super::{Error, clsact, link};
 
@@ -92,22 +95,23 @@ impl AttachMode {
     }
 }
 
-/// Attaches both programs to a device, or swaps them in where an earlier agent had attached its own.
+/// Attaches the program of a hook to a device, or swaps it in where an earlier agent had attached its own. What stands for it afterwards has to be kept.
 pub(super) fn attach(
-    ebpf: &mut Ebpf,
-    pins: &Pins,
-    mode: AttachMode,
+    programs: &Programs,
+    (pins, held): (&Pins, Option<&Held>),
     (device, ifindex): (&str, u32),
-    role: Role,
-) -> Result<(), Error> {
-    for hook in Hook::ALL {
-        let program = classifier(ebpf, role, hook)?;
-        match mode {
-            AttachMode::Tcx => attach_tcx(program, pins, (device, ifindex), hook)?,
-            AttachMode::Clsact => clsact::attach(program, pins, (device, ifindex), hook)?,
+    (role, hook): (Role, Hook),
+) -> Result<Vec<Kept>, Error> {
+    match programs.mode {
+        AttachMode::Tcx => {
+            let program = programs.fd(role, hook)?;
+            let (path, link) = attach_tcx(&program, (pins, held), (device, ifindex), hook)?;
+            Ok(vec![Kept::Link(path, link)])
         }
+        AttachMode::Clsact => programs.with(|ebpf| {
+            clsact::attach(classifier(ebpf, role, hook)?, pins, (device, ifindex), hook)
+        }),
     }
-    Ok(())
 }
 
 /// Takes both programs off a device. That it is gone is fine.
@@ -147,119 +151,134 @@ pub(super) fn classifier(
 }
 
 fn attach_tcx(
-    program: &mut SchedClassifier,
-    pins: &Pins,
+    program: &ProgramFd,
+    (pins, held): (&Pins, Option<&Held>),
     (device, ifindex): (&str, u32),
     hook: Hook,
-) -> Result<(), Error> {
+) -> Result<(PathBuf, OwnedFd), Error> {
     let path = pins.link(device, hook);
-    match device_of(&path)? {
-        Some(on) if on == ifindex && swap(program, &path, device)? => return Ok(()),
-        // It went meanwhile, and its pin with it.
-        Some(on) if on == ifindex => {}
-        // The device is gone; one of that name that exists now is another.
-        Some(0) => Pins::remove(path.clone())?,
-        Some(on) => Pins::rename(&path, pins.aside(on, hook))?,
-        None => {}
+    if let Some(link) = open(&path)? {
+        match device_of(&path, &link)? {
+            on if on == ifindex => {
+                if swap(&link, program, device)? {
+                    return Ok((path, link));
+                }
+                // It went meanwhile.
+                Pins::remove(path.clone())?;
+            }
+            // The device is gone; one of that name that exists now is another.
+            0 => Pins::remove(path.clone())?,
+            on => Pins::rename(&path, pins.aside(on, hook))?,
+        }
     }
     for other in pins.others() {
         let theirs = other.link(device, hook);
         // The program first: if this ends between the two, the next agent finds the pin where it was.
-        if device_of(&theirs)? == Some(ifindex) && swap(program, &theirs, device)? {
-            return Pins::rename(&theirs, path);
+        if let Some(link) = open(&theirs)?
+            && device_of(&theirs, &link)? == ifindex
+            && swap(&link, program, device)?
+        {
+            Pins::rename(&theirs, path.clone())?;
+            return Ok((path, link));
         }
     }
-    let failed = |source| Error::Attach {
-        device: device.to_owned(),
-        source,
-    };
-    let options = TcAttachOptions::TcxOrder(LinkOrder::first());
-    let id = match program.attach_with_options(device, hook.attach_type(), options) {
-        Ok(id) => id,
+    let link = match put(program, Place::Hook(hook), device, ifindex) {
+        Ok(link) => link,
         Err(error) if is_there(&error) => {
-            let Some(pin) = pin_on(pins, ifindex, hook)? else {
-                return Err(failed(error));
+            let known = match pin_on(pins, ifindex, hook)? {
+                Some((pin, link)) => {
+                    Pins::rename(&pin, path.clone())?;
+                    Some(link)
+                }
+                None => held_on(held, ifindex, hook)?,
             };
-            return Pins::rename(&pin, path);
+            return known.map(|link| (path, link)).ok_or(error);
         }
-        Err(error) => return Err(failed(error)),
+        Err(error) => return Err(error),
     };
-    let link: FdLink = program
-        .take_link(id)
-        .map_err(failed)?
-        .try_into()
-        .map_err(|source| Error::Link {
-            device: device.to_owned(),
-            source,
-        })?;
-    link.pin(&path).map_err(|source| Error::Pin {
-        device: device.to_owned(),
-        source,
-    })?;
-    if device_of(&path)? != Some(ifindex) {
-        // The name went to another device meanwhile.
-        Pins::remove(path)?;
-        return Err(Error::NoDevice {
-            device: device.to_owned(),
-        });
+    if let Err(error) = link::pin(&link, &path) {
+        tracing::warn!(
+            device,
+            "{}: cannot pin: {error}; the program stays while this process runs",
+            path.display()
+        );
     }
-    Ok(())
+    Ok((path, link))
 }
 
-/// Swaps the program of a pinned link; false: the link's device is gone, and with it the pin.
-fn swap(program: &mut SchedClassifier, pin: &Path, device: &str) -> Result<bool, Error> {
-    let failed = |source| Error::Attach {
+/// Attaches a program.
+pub(super) fn put(
+    program: &ProgramFd,
+    place: Place,
+    device: &str,
+    ifindex: u32,
+) -> Result<OwnedFd, Error> {
+    link::create(program.as_fd(), ifindex, place)
+        .map_err(|error| refused(device, "bpf_link_create", error))
+}
+
+/// Gives a link another program; false: the link's device is gone.
+pub(super) fn swap(link: &OwnedFd, program: &ProgramFd, device: &str) -> Result<bool, Error> {
+    link::update(link, program.as_fd()).map_err(|error| refused(device, "bpf_link_update", error))
+}
+
+fn refused(device: &str, call: &'static str, io_error: std::io::Error) -> Error {
+    Error::Attach {
         device: device.to_owned(),
-        source,
-    };
-    let link_failed = |source| Error::Link {
-        device: device.to_owned(),
-        source,
-    };
-    let pinned = PinnedLink::from_pin(pin).map_err(link_failed)?;
-    let link = SchedClassifierLink::try_from(FdLink::from(pinned)).map_err(link_failed)?;
-    match program.attach_to_link(link) {
-        Ok(id) => {
-            // The pin keeps the link; our handle of it may go.
-            drop(program.take_link(id).map_err(failed)?);
-            Ok(true)
-        }
-        Err(error) if is_stale(&error) => Pins::remove(pin.to_path_buf()).map(|()| false),
-        Err(error) => Err(failed(error)),
+        source: ProgramError::SyscallError(SyscallError { call, io_error }),
     }
 }
 
 /// The pin, whatever its name, of the link of a hook that is on this device.
-fn pin_on(pins: &Pins, ifindex: u32, hook: Hook) -> Result<Option<std::path::PathBuf>, Error> {
+fn pin_on(pins: &Pins, ifindex: u32, hook: Hook) -> Result<Option<(PathBuf, OwnedFd)>, Error> {
     for device in pins.devices() {
         let pin = pins.link(&device, hook);
-        if device_of(&pin)? == Some(ifindex) {
-            return Ok(Some(pin));
+        if let Some(link) = open(&pin)?
+            && device_of(&pin, &link)? == ifindex
+        {
+            return Ok(Some((pin, link)));
         }
     }
     Ok(None)
 }
 
-/// Interface index of a pinned link's device; 0 if it is gone, none if there is no pin.
-pub(super) fn device_of(pin: &Path) -> Result<Option<u32>, Error> {
-    link::ifindex(pin).map_err(|source| Error::AskLink {
+/// The link of a hook on this device that the process holds, whether it is pinned or not.
+fn held_on(held: Option<&Held>, ifindex: u32, hook: Hook) -> Result<Option<OwnedFd>, Error> {
+    let failed = |source| Error::AskLink {
+        path: PathBuf::from(hook.name()),
+        source,
+    };
+    let Some(held) = held else { return Ok(None) };
+    let Some((_, link)) = held.on(ifindex, hook).map_err(failed)? else {
+        return Ok(None);
+    };
+    link.try_clone().map(Some).map_err(failed)
+}
+
+/// Opens a pinned link, if there is one.
+pub(super) fn open(pin: &Path) -> Result<Option<OwnedFd>, Error> {
+    link::open(pin).map_err(|source| Error::AskLink {
+        path: pin.to_path_buf(),
+        source,
+    })
+}
+
+/// Interface index of the device of a link that is pinned there; 0 if it is gone.
+pub(super) fn device_of(pin: &Path, link: &OwnedFd) -> Result<u32, Error> {
+    link::ifindex(link).map_err(|source| Error::AskLink {
         path: pin.to_path_buf(),
         source,
     })
 }
 
 /// The device has this very program at this hook already (`EEXIST`).
-fn is_there(error: &ProgramError) -> bool {
-    let ProgramError::SyscallError(error) = error else {
+fn is_there(error: &Error) -> bool {
+    let Error::Attach {
+        source: ProgramError::SyscallError(error),
+        ..
+    } = error
+    else {
         return false;
     };
     error.io_error.raw_os_error() == Some(rustix::io::Errno::EXIST.raw_os_error())
-}
-
-/// The link's device is gone (`ENOLINK`); one of that name that exists now is another.
-pub(super) fn is_stale(error: &ProgramError) -> bool {
-    let ProgramError::SyscallError(error) = error else {
-        return false;
-    };
-    error.io_error.raw_os_error() == Some(rustix::io::Errno::NOLINK.raw_os_error())
 }

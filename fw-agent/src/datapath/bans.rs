@@ -128,7 +128,7 @@ impl Bans {
         Ok(some.map_err(failed("read", name::HAS_BANS))? != 0)
     }
 
-    fn say_some(&mut self, some: bool) -> Result<(), Error> {
+    pub(super) fn say_some(&mut self, some: bool) -> Result<(), Error> {
         self.exist
             .set(0, u32::from(some), 0)
             .map_err(failed("write", name::HAS_BANS))

@@ -8,6 +8,7 @@
 //! for egress there and runs them on ingress. Such a device is refused.
 
 use std::io;
+use std::path::PathBuf;
 
 use aya::programs::tc::{
     NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact,
@@ -26,6 +27,7 @@ use rustix::net::netdevice::{index_to_name, name_to_index};
 
 use super::Error;
 use super::attach::{Hook, Role};
+use super::link::Kept;
 use super::pins::Pins;
 
 /// Priority of our filters: first.
@@ -41,23 +43,24 @@ const TC_INGRESS: u32 = 0xffff_fff2;
 /// Where its filters for sent packets are (`TC_H_MIN_EGRESS` below it).
 const TC_EGRESS: u32 = 0xffff_fff3;
 
-/// Attaches a program, or swaps it in where an earlier agent had attached its own.
+/// Attaches a program, or swaps it in where an earlier agent had attached its own. The marks that stand for it have to be kept.
 pub(super) fn attach(
     program: &mut SchedClassifier,
     pins: &Pins,
     (device, ifindex): (&str, u32),
     hook: Hook,
-) -> Result<(), Error> {
+) -> Result<Vec<Kept>, Error> {
     if index_of(device)? != ifindex {
         return Err(Error::NoDevice {
             device: device.to_owned(),
         });
     }
     let inherited = pins.others().iter().any(|pins| pins.qdisc(device).exists());
-    // The marks first: what they stand for is never without them.
-    Pins::mark(pins.filters(device))?;
-    if add_qdisc(device)? || inherited {
-        Pins::mark(pins.qdisc(device))?;
+    // The marks first: what they stand for is never without them, unless the file system for them is gone.
+    let mut marks = vec![mark(pins.filters(device))];
+    let is_ours = pins.qdisc(device).exists() || inherited;
+    if add_qdisc(device)? || is_ours {
+        marks.push(mark(pins.qdisc(device)));
     }
     let failed = |source| Error::Attach {
         device: device.to_owned(),
@@ -80,7 +83,15 @@ pub(super) fn attach(
     };
     // Dropping the link would detach the filter.
     std::mem::forget(program.take_link(id).map_err(failed)?);
-    Ok(())
+    Ok(marks)
+}
+
+/// Makes a mark; one that cannot be made has to be made later.
+fn mark(path: PathBuf) -> Kept {
+    if let Err(error) = Pins::mark(path.clone()) {
+        tracing::warn!("{:#}; trying again", anyhow::Error::from(error));
+    }
+    Kept::Mark(path)
 }
 
 /// Takes our programs off a device, and with them a qdisc of our making that nobody else uses. That any of it is gone is fine.

@@ -1,6 +1,6 @@
 //! The loaded programs and open maps, and the one interpreter of [`Action`]s.
 
-mod resize;
+pub(super) mod resize;
 mod test_run;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,7 +32,9 @@ use self::resize::OldFlows;
 pub use self::test_run::TestPlace;
 use super::attach::{self, AttachMode, Hook, Role};
 use super::batch::Batch;
-use super::link::Held;
+use super::carry::Carry;
+use super::door::{Desk, Door, Newcomer, Programs};
+use super::link::{Held, Kept};
 use super::pins::Pins;
 use super::plan::{Action, State};
 use super::spaces::Tries;
@@ -40,9 +42,9 @@ use super::{Error, OBJECT, uplink};
 
 /// Programs and maps of one node.
 pub struct Kernel {
-    ebpf: Ebpf,
+    programs: Arc<Programs>,
+    desk: Arc<Desk>,
     pins: Pins,
-    mode: AttachMode,
     ports: HashMap<MapData, u32, Port>,
     stations: HashMap<MapData, u64, Station>,
     arena: Array<MapData, u64>,
@@ -56,6 +58,8 @@ pub struct Kernel {
     held: Held,
     /// The flow table that programs had which were swapped for those with a table of another size.
     old_flows: Option<OldFlows>,
+    /// What agents of other versions knew and that is not yet wholly here.
+    carried: Vec<Carry>,
 }
 
 /// Every program of the object, by where it belongs.
@@ -110,10 +114,11 @@ impl Kernel {
             port_counters: typed(&mut ebpf, name::PORT_COUNTERS)?,
             settings: typed(&mut ebpf, name::SETTINGS)?,
             locals: typed(&mut ebpf, name::LOCALS)?,
+            carried: Carry::begin(&pins),
             cpus: nr_cpus().map_err(|(_, source)| Error::CountCpus { source })?,
-            ebpf,
+            programs: Arc::new(Programs::new(ebpf, mode)),
+            desk: Arc::default(),
             pins,
-            mode,
             old_flows: None,
         })
     }
@@ -123,7 +128,7 @@ impl Kernel {
     /// # Errors
     /// It was taken before.
     pub fn take_events(&mut self) -> Result<RingBuf<MapData>, Error> {
-        typed(&mut self.ebpf, name::EVENTS)
+        self.programs.with(|ebpf| typed(ebpf, name::EVENTS))
     }
 
     /// The counters by reason.
@@ -131,13 +136,13 @@ impl Kernel {
     /// # Errors
     /// They were taken before.
     pub fn take_counters(&mut self) -> Result<PerCpuArray<MapData, Counter>, Error> {
-        typed(&mut self.ebpf, name::COUNTERS)
+        self.programs.with(|ebpf| typed(ebpf, name::COUNTERS))
     }
 
     /// What programs of a debug build say; none if they say nothing, or if it was taken since they were loaded.
     pub fn take_debug_log(&mut self) -> Option<EbpfLogger<&'static dyn log::Log>> {
         // That there is no map is what a release build is like.
-        EbpfLogger::init(&mut self.ebpf).ok()
+        self.programs.with(|ebpf| EbpfLogger::init(ebpf).ok())
     }
 
     /// Reads back what the kernel holds: what an earlier agent left, or nothing. `devices`: those that exist, with their interface index.
@@ -148,7 +153,8 @@ impl Kernel {
         let mut state = State::default();
         for entry in self.ports.iter() {
             let (ifindex, port) = entry.map_err(failed("read", name::PORTS))?;
-            state.spaces.insert(port.space, None);
+            // Perhaps in neither trie: a space without prefixes.
+            state.spaces.insert(port.space, Some(Arc::default()));
             let [inbound, outbound] = port.policy;
             for start in [inbound, outbound, port.guard] {
                 let words = self.read_policy(start)?;
@@ -164,21 +170,11 @@ impl Kernel {
             .settings
             .get(&0, 0)
             .map_err(failed("read", name::SETTINGS))?;
-        let ports = state.ports.values();
-        let mut prefilters: BTreeSet<u32> = ports.flat_map(|port| port.prefilter).collect();
-        prefilters.extend(settings.prefilter);
-        for start in prefilters {
-            let words = self.read_words(start, PREFILTER_WORDS)?;
-            state.adopt_policy(start, words);
-        }
-        state.settings = Some(settings);
         for (space, classes) in self.tries.read()? {
-            state.spaces.insert(space, Some(Arc::new(classes)));
+            state.spaces.insert(space, classes.map(Arc::new));
         }
-        for classes in state.spaces.values_mut() {
-            // In neither trie: a space without prefixes.
-            classes.get_or_insert_default();
-        }
+        self.recover_filters(&mut state, &settings)?;
+        state.settings = Some(settings);
         let locals = self.locals.keys().collect::<Result<_, _>>();
         state.locals = locals.map_err(failed("read", name::LOCALS))?;
         state.flow_capacity = self.flow_capacity()?;
@@ -199,6 +195,28 @@ impl Kernel {
             .inherited
             .extend(known.map(|(device, _)| device.clone()));
         Ok(state)
+    }
+
+    /// Finds the prefilters of the class spaces in use.
+    fn recover_filters(&self, state: &mut State, settings: &Settings) -> Result<(), Error> {
+        let mut pairs = vec![(settings.space, settings.prefilter)];
+        let ports = state.ports.values();
+        pairs.extend(ports.map(|port| (port.big_space, port.prefilter)));
+        let mut seen = BTreeSet::new();
+        let pairs = pairs.into_iter();
+        for (space, starts) in pairs.filter(|pair| pair.1 != [0; 2] && seen.insert(*pair)) {
+            let [v4, v6] = starts.map(|start| self.read_words(start, PREFILTER_WORDS));
+            let words = [v4?, v6?];
+            if !state.adopt_filters(space, starts, words.clone()) {
+                // Somebody's all the same, until ports refer to others.
+                for (start, words) in starts.into_iter().zip(words) {
+                    state.adopt_policy(start, words);
+                }
+                // What a prefilter does not cover is not found: there will be new ones.
+                state.spaces.insert(space, None);
+            }
+        }
+        Ok(())
     }
 
     fn read_policy(&self, start: u32) -> Result<Vec<u64>, Error> {
@@ -226,7 +244,12 @@ impl Kernel {
     pub fn apply(&mut self, action: &Action) -> Result<(), Error> {
         match action {
             Action::WriteClasses { space, classes } => self.tries.write(*space, classes),
-            Action::WritePolicy { start, words } => {
+            Action::WriteEntries {
+                space,
+                lineage,
+                prefixes,
+            } => self.tries.write_entries(*space, lineage, prefixes),
+            Action::WritePolicy { start, words } | Action::AddBits { start, words } => {
                 let arena = Batch::of(&self.arena, name::ARENA)?;
                 arena.write((*start..).zip(words.iter().copied()))
             }
@@ -251,14 +274,17 @@ impl Kernel {
                 device,
                 role,
                 ifindex,
-            } => {
-                let (ebpf, pins) = (&mut self.ebpf, &self.pins);
-                attach::attach(ebpf, pins, self.mode, (device, *ifindex), *role)?;
-                self.hold_links(device)
-            }
+            } => self.attach(Newcomer {
+                device: device.clone(),
+                ifindex: *ifindex,
+                role: *role,
+            }),
             Action::Detach { device } => {
-                attach::detach(&self.pins, self.mode, device)?;
-                self.hold_links(device)
+                if self.desk.leave(device) {
+                    attach::detach(&self.pins, self.programs.mode, device)?;
+                    self.held.let_go(&self.pins, device);
+                }
+                Ok(())
             }
             Action::RemovePort { ifindex } => removed(self.ports.remove(ifindex), name::PORTS),
             Action::ResizeFlows { entries } => self.begin_resize(*entries),
@@ -272,7 +298,8 @@ impl Kernel {
                 .map_err(failed("write", name::STATIONS)),
             Action::RemoveStation { mac } => removed(self.stations.remove(mac), name::STATIONS),
             Action::AttachUplink { device, ifindex } => {
-                uplink::attach(&mut self.ebpf, &self.pins, device, *ifindex)
+                let program = self.programs.with(uplink::fd)?;
+                uplink::attach(&program, &self.pins, device, *ifindex)
             }
             Action::DetachUplink { device } => uplink::detach(&self.pins, device),
             Action::AwaitReaders => await_readers(),
@@ -296,8 +323,17 @@ impl Kernel {
     ///
     /// # Errors
     /// A pin that is there cannot be removed.
-    pub fn tidy(&self) -> Result<(), Error> {
-        attach::drop_aside(&self.pins)?;
+    pub fn tidy(&mut self) -> Result<(), Error> {
+        // What is set aside may be for a device that is being closed; adopting that is followed by another round.
+        if self.desk.is_quiet() {
+            attach::drop_aside(&self.pins)?;
+        }
+        if !self.carried.is_empty() {
+            await_readers()?;
+        }
+        for carry in self.carried.drain(..) {
+            carry.end(&self.pins);
+        }
         for other in self.pins.others() {
             other.remove_version()?;
             tracing::info!(
@@ -308,12 +344,48 @@ impl Kernel {
         Ok(())
     }
 
-    /// Holds the links of a device that it has now, and no others.
-    fn hold_links(&mut self, device: &str) -> Result<(), Error> {
-        for hook in Hook::ALL {
-            hold(&mut self.held, self.pins.link(device, hook))?;
+    fn attach(&mut self, newcomer: Newcomer) -> Result<(), Error> {
+        let (place, role) = ((newcomer.device.as_str(), newcomer.ifindex), newcomer.role);
+        if !self.desk.begin(newcomer.clone(), &self.programs) {
+            return Ok(());
         }
-        Ok(())
+        let mut result = Ok(());
+        for hook in Hook::ALL {
+            let pins = (&self.pins, Some(&self.held));
+            match attach::attach(&self.programs, pins, place, (role, hook)) {
+                Ok(kept) => self.held.keep(kept),
+                Err(error) => {
+                    result = Err(error);
+                    break;
+                }
+            }
+        }
+        self.desk.end(newcomer.ifindex, result.is_ok());
+        result
+    }
+
+    /// What closes devices beside the loop.
+    ///
+    /// # Errors
+    /// The ports cannot be opened.
+    pub fn door(&self) -> Result<Door, Error> {
+        Door::new(
+            Arc::clone(&self.programs),
+            Arc::clone(&self.desk),
+            self.pins.clone(),
+        )
+    }
+
+    /// Holds what stands for programs that were attached through a [`Door`]. Says whether they are of this generation; others have to be attached again.
+    pub fn adopt(&mut self, newcomer: &Newcomer, generation: u64, kept: Vec<Kept>) -> bool {
+        self.held.keep(kept);
+        self.desk.adopted(newcomer.ifindex);
+        self.programs.generation() == generation
+    }
+
+    /// Whether programs are still being attached to a device, by whoever has a [`Door`].
+    pub fn is_being_closed(&self, ifindex: u32) -> bool {
+        self.desk.is_claimed(ifindex)
     }
 
     /// Makes pins again that are gone, because somebody removed them or unmounted the BPF file system. Meanwhile the programs stay where they
@@ -321,8 +393,8 @@ impl Kernel {
     ///
     /// # Errors
     /// There is no BPF file system (again) yet; nothing is opened by that.
-    pub fn repair_pins(&self) -> Result<usize, Error> {
-        if self.pins.exist() {
+    pub fn repair_pins(&mut self) -> Result<usize, Error> {
+        if self.pins.exist() && self.held.is_pinned() {
             return Ok(0);
         }
         let failed = |source| Error::PinDirectory {
@@ -337,8 +409,8 @@ impl Kernel {
     }
 
     /// How programs are attached.
-    pub const fn mode(&self) -> AttachMode {
-        self.mode
+    pub fn mode(&self) -> AttachMode {
+        self.programs.mode
     }
 
     /// Devices that have pinned links.

@@ -6,6 +6,7 @@
 //! <pin directory>/v<ABI>/links/<device>-uplink  XDP links
 //! <pin directory>/v<ABI>/links/<device>-clsact  a directory: the device has filters of the clsact qdisc (before 6.6)
 //! <pin directory>/v<ABI>/links/<device>-qdisc   a directory: and that qdisc is of our making
+//! (with `%2e` for every full stop in a device's name)
 //! ```
 //!
 //! An agent of another version has its own directory. [`Pins::others`] are what such agents left: their links are taken over one by one, then
@@ -104,22 +105,23 @@ impl Pins {
 
     /// Pin of a device's link.
     pub(super) fn link(&self, device: &str, hook: Hook) -> PathBuf {
-        self.links().join(format!("{device}-{}", hook.name()))
+        self.links()
+            .join(format!("{}-{}", escaped(device), hook.name()))
     }
 
     /// Pin of an uplink's link.
     pub(super) fn uplink(&self, device: &str) -> PathBuf {
-        self.links().join(format!("{device}-{UPLINK}"))
+        self.links().join(format!("{}-{UPLINK}", escaped(device)))
     }
 
     /// Mark of a device that has filters.
     pub(super) fn filters(&self, device: &str) -> PathBuf {
-        self.links().join(format!("{device}-{FILTERS}"))
+        self.links().join(format!("{}-{FILTERS}", escaped(device)))
     }
 
     /// Mark of a device whose clsact qdisc is of our making.
     pub(super) fn qdisc(&self, device: &str) -> PathBuf {
-        self.links().join(format!("{device}-{QDISC}"))
+        self.links().join(format!("{}-{QDISC}", escaped(device)))
     }
 
     /// Where a link waits whose device, of this interface index, has lost its name to another.
@@ -156,7 +158,7 @@ impl Pins {
             .filter_map(|entry| {
                 let name = entry.ok()?.file_name().into_string().ok()?;
                 let (device, kind) = name.rsplit_once('-')?;
-                wanted(kind).then(|| device.to_owned())
+                wanted(kind).then(|| unescaped(device))
             })
             .collect()
     }
@@ -255,7 +257,9 @@ impl Pins {
             source,
         })?;
         let map = match name {
-            name::HALF_OPEN | name::FRAGMENTS | name::LOG_LIMITS => Map::LruHashMap(data),
+            name::HALF_OPEN | name::FRAGMENTS | name::LOG_LIMITS | name::SYN_LIMITS => {
+                Map::LruHashMap(data)
+            }
             _ => Map::HashMap(data),
         };
         map.try_into().map_err(|source| layout(name, source))
@@ -321,5 +325,37 @@ fn layout(map: &'static str, source: MapError) -> Error {
         verb: "read the layout of",
         map,
         source,
+    }
+}
+
+/// A device's name as a part of a pin's: the BPF file system takes no full stop, which names of VLAN devices have (`vmbr0.10`).
+fn escaped(device: &str) -> String {
+    device.replace('%', "%25").replace('.', "%2e")
+}
+
+/// The device's name in a pin's.
+fn unescaped(name: &str) -> String {
+    name.replace("%2e", ".").replace("%25", "%")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_devices_come_back_from_pins_and_have_no_full_stop() {
+        for name in [
+            "eno1",
+            "vmbr0.10",
+            "eno2.20.30",
+            "50%",
+            "%2e",
+            "%252e.",
+            "a-b.1",
+        ] {
+            let pin = escaped(name);
+            assert!(!pin.contains('.'), "{pin}");
+            assert_eq!(unescaped(&pin), name);
+        }
     }
 }

@@ -3,13 +3,14 @@
 //! In: [`State`] (what the kernel holds), a [`MapImage`], and the devices and addresses that exist ([`Present`]). Out: a [`Plan`], and with it
 //! the state after it.
 //!
-//! Order: 1. the host's addresses, new class spaces and prefilters, 2. new policies (guards and sets of VLANs among them: all are words of the
+//! Order: 1. the host's addresses, class spaces and prefilters (`classes`), 2. new policies (guards and sets of VLANs among them: all are words of the
 //! arena that ports refer to), 3. settings, 4. port values (each switches one port; before a port's first its counters are cleared), 5. attach,
 //! 6. detach, 7. forget ports, 8. wait until no program reads what was replaced, 9. remove class spaces that nobody uses, 10. if the flow table is
 //! to have another size: make it, attach the programs that use it, wait, and fetch what the others did meanwhile. The words of policies and
 //! prefilters that nobody uses are handed out again by the next plan.
 //!
-//! The small and the big sets are class spaces of their own: a change of one does not write the other's prefixes again.
+//! The small and the big sets are class spaces of their own: a change of one does not write the other's prefixes again. A space in use gets single entries that
+//! no policy in use makes a difference of, or that are seen at once where nothing else changes; if too much changes there is a new space.
 //!
 //! The host's interfaces are ports as guests' NICs are, with other programs. A device is one or the other by its name and place
 //! ([`crate::inventory::host_devices`]): one that becomes a bridge port is detached, one that leaves its bridge is attached.
@@ -19,26 +20,28 @@
 //!
 //! Invariant: no action takes away anything that a port in use still refers to. An image equal to the last one gives an empty plan.
 
+mod classes;
 mod host;
 mod uplinks;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use fw_common::maps::classes::NO_PREFILTER;
 use fw_common::maps::{ANY_VLAN, NO_VLAN, Port, Settings, Station, capacity, port_flag};
 use fw_common::wire::Address;
 
+use self::classes::{Filters, Placed, place_space};
 use self::host::{host_ports, is_failed, note_locals};
 use super::arena::Arena;
 use super::attach::Role;
 use super::slots::Slots;
 use crate::image::{
-    ClassSpace, Classes, HOST, MapImage, PlacedSpace, Places, PortImage, VlanImage, port_value,
+    Classes, HOST, MapImage, PlacedSpace, Places, PortImage, Prefixes, VlanImage, port_value,
 };
 use crate::inventory::host_devices::HostDevice;
 use crate::policy::{GuestKind, PortId};
 
+pub use classes::next_image;
 pub use uplinks::{Edge, plan_uplinks};
 
 /// One step of a [`Plan`].
@@ -50,6 +53,22 @@ pub enum Action {
         space: u32,
         /// Its contents.
         classes: Arc<Classes>,
+    },
+    /// Write entries of a class space that is in use.
+    WriteEntries {
+        /// Its number.
+        space: u32,
+        /// What stands for its new classes in the space of parents, to be written first.
+        lineage: Vec<(u32, u32)>,
+        /// Prefixes, to be written in this order.
+        prefixes: Prefixes,
+    },
+    /// Write words of a prefilter that is in use, with more bits than they had.
+    AddBits {
+        /// First of the words.
+        start: u32,
+        /// The words.
+        words: Vec<u64>,
     },
     /// Fill free words of the arena.
     WritePolicy {
@@ -173,8 +192,10 @@ pub struct State {
     pub flow_capacity: u32,
     /// An earlier plan resized the flow table and was not carried out to its end.
     pub fetch_flows: bool,
-    /// What is in the arena, by its words.
+    /// What is in the arena, by its words; prefilters are apart.
     policies: HashMap<Vec<u64>, u32>,
+    /// Prefilters by class space.
+    filters: BTreeMap<u32, Filters>,
     arena: Arena,
     slots: Slots,
     /// What the kernel has of settings; none: not known.
@@ -197,6 +218,7 @@ impl Default for State {
             refused_uplinks: BTreeMap::new(),
             stations: BTreeMap::new(),
             policies: HashMap::new(),
+            filters: BTreeMap::new(),
             arena: Arena::new(capacity::ARENA),
             slots: Slots::default(),
             settings: None,
@@ -205,7 +227,7 @@ impl Default for State {
 }
 
 impl State {
-    /// Notes a policy or a prefilter that was found in the arena.
+    /// Notes a policy, or something else of which nobody knows what it is, that was found in the arena.
     pub fn adopt_policy(&mut self, start: u32, words: Vec<u64>) {
         if self.arena.claim(start, words.len() as u32) {
             self.policies.insert(words, start);
@@ -291,11 +313,12 @@ pub fn plan_node(
         )
         .collect();
     let mut wanted = failed_ports(image, present);
-    let space = match ports.is_empty() {
-        true => PlacedSpace::default(),
+    let placed = match ports.is_empty() {
+        true => Placed::default(),
         false => place_space(state, &image.space, &mut plan),
     };
-    let starts = place_policies(state, image, &ports, &mut plan);
+    let space = placed.space;
+    let starts = place_policies(state, image, &ports, space, &mut plan);
     let settings = Settings {
         space: space.big,
         prefilter: space.prefilter,
@@ -308,11 +331,15 @@ pub fn plan_node(
     for (id, port, ifindex) in ports {
         wanted.insert(port.device.clone(), ifindex);
         match starts.of(port, space) {
-            Some(places) => switch_port(state, (id, port, ifindex), places, &mut plan),
+            Some(places) => {
+                let moved = placed.is_step() && image.moved.contains(&id);
+                switch_port(state, (id, port, ifindex), places, moved, &mut plan);
+            }
             None if plan.no_room.last() == Some(&id) => {}
             None => plan.no_room.push(id),
         }
     }
+    placed.finish(&mut plan);
     let mut closed = BTreeSet::new();
     for device in &present.unknown {
         let Some(ifindex) = devices.get(device) else {
@@ -436,56 +463,12 @@ fn port_id(port: &Port) -> PortId {
     }
 }
 
-/// Where the classes of an image are; what is not there yet is written.
-fn place_space(state: &mut State, space: &ClassSpace, plan: &mut Plan) -> PlacedSpace {
-    let small = place_classes(state, &space.small, plan);
-    if space.big.is_empty() {
-        return PlacedSpace {
-            small,
-            ..PlacedSpace::default()
-        };
-    }
-    PlacedSpace {
-        small,
-        big: place_classes(state, &space.big, plan),
-        bits: space.bits,
-        prefilter: space.big.prefilters().map(|words| match words.len() {
-            0 => 0,
-            // Without room every address is looked up in the trie.
-            _ => place_words(state, words, Arena::allocate_last, plan).unwrap_or(NO_PREFILTER),
-        }),
-    }
-}
-
-/// The class space with these contents: one that is there, or a new one.
-fn place_classes(state: &mut State, classes: &Arc<Classes>, plan: &mut Plan) -> u32 {
-    let current = state
-        .spaces
-        .iter()
-        .find(|(_, known)| known.as_ref() == Some(classes));
-    if let Some((space, _)) = current {
-        return *space;
-    }
-    let space = state.spaces.keys().next_back().map_or(0, |last| last + 1);
-    plan.actions.push(Action::WriteClasses {
-        space,
-        classes: Arc::clone(classes),
-    });
-    state.spaces.insert(space, Some(Arc::clone(classes)));
-    space
-}
-
 /// Where these words are in the arena; none if there is no room for them.
-fn place_words(
-    state: &mut State,
-    words: Vec<u64>,
-    allocate: impl Fn(&mut Arena, u32) -> Option<u32>,
-    plan: &mut Plan,
-) -> Option<u32> {
+fn place_words(state: &mut State, words: Vec<u64>, plan: &mut Plan) -> Option<u32> {
     if let Some(start) = state.policies.get(&words) {
         return Some(*start);
     }
-    let start = allocate(&mut state.arena, words.len() as u32)?;
+    let start = state.arena.allocate(words.len() as u32)?;
     state.policies.insert(words.clone(), start);
     plan.actions.push(Action::WritePolicy { start, words });
     Some(start)
@@ -528,6 +511,7 @@ fn place_policies(
     state: &mut State,
     image: &MapImage,
     ports: &[Switch<'_>],
+    space: PlacedSpace,
     plan: &mut Plan,
 ) -> Starts {
     let needed = ports
@@ -539,12 +523,12 @@ fn place_policies(
         ..Starts::default()
     };
     for index in needed.filter(|index| seen.insert(*index)) {
-        let words = image.policies[index].words.clone();
-        starts.policies[index] = place_words(state, words, Arena::allocate, plan);
+        let words = image.policies[index].placed(space.small, space.big);
+        starts.policies[index] = place_words(state, words, plan);
     }
     for (_, port, _) in ports {
         if let VlanImage::Words(words) = &port.vlans
-            && let Some(start) = place_words(state, words.clone(), Arena::allocate, plan)
+            && let Some(start) = place_words(state, words.clone(), plan)
         {
             starts.vlans.insert(words.clone(), start);
         }
@@ -569,11 +553,12 @@ fn failed_ports(image: &MapImage, present: &Present) -> BTreeMap<String, u32> {
     failed
 }
 
-/// Switches a port if its value changes.
+/// Switches a port if its value changes, or if what it refers to has `moved` and flows are to be judged again.
 fn switch_port(
     state: &mut State,
     (id, port, ifindex): Switch<'_>,
     places: Places,
+    moved: bool,
     plan: &mut Plan,
 ) {
     let old = state.ports.get(&ifindex).copied();
@@ -584,7 +569,8 @@ fn switch_port(
     }
     let mut value = port_value(id, port, places, epoch);
     value.counters = slot;
-    if old == Some(value) {
+    let judges_again = moved && value.flags & port_flag::REEVALUATE != 0;
+    if old == Some(value) && !judges_again {
         return;
     }
     value.epoch = epoch.wrapping_add(1);
@@ -636,6 +622,9 @@ fn release(state: &mut State, plan: &mut Plan) {
         }
         keep
     });
+    for space in &unused {
+        released |= state.release_filters(*space);
+    }
     if released || !unused.is_empty() {
         plan.actions.push(Action::AwaitReaders);
     }

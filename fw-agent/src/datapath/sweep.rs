@@ -187,7 +187,7 @@ pub fn remove_expired(
     Ok(returned)
 }
 
-fn entries(usage: &HashMap<MapData, PortKey, u64>) -> Result<BTreeMap<PortKey, u64>, Error> {
+pub(super) fn entries(usage: &HashMap<MapData, PortKey, u64>) -> Result<BTreeMap<PortKey, u64>, Error> {
     let mut found = BTreeMap::new();
     Batch::of(usage, name::FLOW_USAGE)?.visit(|ports, counts| {
         found.extend(ports.iter().copied().zip(counts.iter().copied()));
@@ -197,7 +197,7 @@ fn entries(usage: &HashMap<MapData, PortKey, u64>) -> Result<BTreeMap<PortKey, u
 }
 
 /// Writes the numbers that differ from what is true: what was counted, and what the kernel added since `before`.
-fn correct(
+pub(super) fn correct(
     usage: &HashMap<MapData, PortKey, u64>,
     before: &BTreeMap<PortKey, u64>,
     counted: &BTreeMap<PortKey, u64>,

@@ -12,6 +12,7 @@ use fw_common::event::{FlowEvent, FlowNews};
 use fw_common::flow::{Flow, FlowKey, FlowRef};
 use fw_common::ledger::{Frame, Ledger};
 use fw_common::limit::Bucket;
+use fw_common::maps::classes::LINEAGE;
 use fw_common::maps::{
     ANY_VLAN, FragmentKey, FragmentValue, NO_VLAN, Port, PortKey, Settings, Station, counter,
     port_flag,
@@ -34,16 +35,27 @@ type FlowTable = RefCell<HashMap<FlowKey, Box<UnsafeCell<Flow>>>>;
 struct Tries {
     v4: PrefixMap<Ipv4Net, u32>,
     v6: PrefixMap<Ipv6Net, u32>,
+    /// Classes that were there when the space was begun.
+    base: u32,
+    /// Parents of the others.
+    parents: Vec<u32>,
 }
 
 impl Tries {
     fn new(classes: &Classes) -> Self {
         Self {
-            v4: classes.v4.iter().copied().collect(),
-            v6: classes.v6.iter().copied().collect(),
+            v4: classes.prefixes.v4.iter().copied().collect(),
+            v6: classes.prefixes.v6.iter().copied().collect(),
+            base: classes.base,
+            parents: classes.parents.clone(),
         }
     }
 }
+
+/// Class space of the small sets in [`Memory`].
+const SMALL: u32 = 0;
+/// That of the big ones.
+const BIG: u32 = 1;
 
 /// Where the parts of a class space are in the maps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,8 +64,6 @@ pub(crate) struct PlacedSpace {
     pub(crate) small: u32,
     /// Class space of the big ones.
     pub(crate) big: u32,
-    /// Bits that a small class takes.
-    pub(crate) bits: u32,
     /// First words of the prefilters.
     pub(crate) prefilter: [u32; 2],
 }
@@ -64,7 +74,6 @@ impl PlacedSpace {
         Port {
             space: self.small,
             big_space: self.big,
-            class_bits: self.bits,
             prefilter: self.prefilter,
             ..Port::default()
         }
@@ -118,21 +127,25 @@ impl Memory {
         let mut starts = Vec::new();
         for policy in &image.policies {
             starts.push(memory.arena.len() as u32);
-            memory.arena.extend(&policy.words);
+            memory.arena.extend(policy.placed(SMALL, BIG));
         }
         memory.spaces = [&image.space.small, &image.space.big].map(|classes| Tries::new(classes));
         let space = PlacedSpace {
-            small: 0,
-            big: 1,
-            bits: image.space.bits,
-            prefilter: image.space.big.prefilters().map(|words| match words.len() {
-                0 => 0,
-                _ => {
-                    let start = memory.arena.len() as u32;
-                    memory.arena.extend(words);
-                    start
-                }
-            }),
+            small: SMALL,
+            big: BIG,
+            prefilter: image
+                .space
+                .big
+                .prefixes
+                .prefilters()
+                .map(|words| match words.len() {
+                    0 => 0,
+                    _ => {
+                        let start = memory.arena.len() as u32;
+                        memory.arena.extend(words);
+                        start
+                    }
+                }),
         };
         memory.settings.space = space.big;
         memory.settings.prefilter = space.prefilter;
@@ -382,9 +395,14 @@ impl Tables for &Memory {
     }
 
     fn longest_prefix(&self, space: u32, version: IpVersion, address: &Address) -> u32 {
-        let Some(tries) = self.spaces.get(space as usize) else {
+        let Some(tries) = self.spaces.get((space & !LINEAGE) as usize) else {
             return 0;
         };
+        if space & LINEAGE != 0 {
+            let class = u32::from_be(address.0[3]).checked_sub(tries.base);
+            let parent = class.and_then(|class| tries.parents.get(class as usize));
+            return parent.map_or(0, |parent| parent + 1);
+        }
         let class = match version {
             IpVersion::V4 => {
                 let net = Ipv4Net::from(std::net::Ipv4Addr::from(u32::from_be(address.0[3])));

@@ -14,12 +14,11 @@ const FIELD_NAMES: [&str; FIELDS] = ["source", "dest", "sport", "dport", "protoc
 
 impl Display for MapImage {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let [small, big] = self.space.counts;
+        let [small, big] = [&self.space.small, &self.space.big].map(|classes| classes.count());
         writeln!(f, "{small} address classes")?;
         write_classes(f, &self.space.small)?;
         if big > 1 {
-            let bits = self.space.bits;
-            writeln!(f, "{big} classes of big sets, above {bits} bits")?;
+            writeln!(f, "{big} classes of big sets")?;
             write_classes(f, &self.space.big)?;
         }
         for (id, port) in &self.ports {
@@ -61,10 +60,12 @@ impl Display for MapImage {
 
 fn write_classes(f: &mut Formatter<'_>, classes: &Classes) -> fmt::Result {
     let v4 = classes
+        .prefixes
         .v4
         .iter()
         .map(|(net, value)| (IpNet::V4(*net), value));
     let v6 = classes
+        .prefixes
         .v6
         .iter()
         .map(|(net, value)| (IpNet::V6(*net), value));

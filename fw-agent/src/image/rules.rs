@@ -34,8 +34,16 @@ impl RuleTable {
         self.rules.get(&rule)
     }
 
+    /// Takes in rules with the numbers that they were given in another table; false if some of them are other rules' here.
+    pub(super) fn adopt(&mut self, numbers: &[u32], rules: &[RuleInfo]) -> bool {
+        numbers.iter().zip(rules).all(|(number, info)| {
+            let known = self.rules.entry(*number).or_insert_with(|| info.clone());
+            known == info
+        })
+    }
+
     /// Numbers the rules of a policy, in order.
-    pub(super) fn identify(&mut self, policy: &Policy) -> Vec<u32> {
+    pub(super) fn identify(&mut self, policy: &Policy) -> (Vec<u32>, Vec<RuleInfo>) {
         let mut repetitions: HashMap<(&str, String), u32> = HashMap::new();
         policy
             .rules
@@ -45,22 +53,22 @@ impl RuleTable {
                 let repetition = repetitions.entry((&rule.origin.text, kind)).or_default();
                 let info = info(rule, *repetition);
                 *repetition += 1;
-                self.number(info)
+                (self.number(&info), info)
             })
-            .collect()
+            .unzip()
     }
 
-    fn number(&mut self, info: RuleInfo) -> u32 {
-        let mut number = hash(&info);
+    fn number(&mut self, info: &RuleInfo) -> u32 {
+        let mut number = hash(info);
         loop {
             if number == NO_RULE {
                 number = 0;
             }
             match self.rules.get(&number) {
-                Some(known) if *known == info => return number,
+                Some(known) if known == info => return number,
                 Some(_) => number = number.wrapping_add(1),
                 None => {
-                    self.rules.insert(number, info);
+                    self.rules.insert(number, info.clone());
                     return number;
                 }
             }

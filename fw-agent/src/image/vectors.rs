@@ -9,12 +9,13 @@
 //! 4. Equal vectors are stored once.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use fw_common::maps::{RuleWord, policy};
 use fw_common::verdict::NO_LOG;
 
 use super::classes::Members;
-use crate::policy::{Family, Matches, Policy};
+use crate::policy::{AddressSet, Family, Matches, Policy};
 
 /// Why a policy cannot be built.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -32,6 +33,60 @@ pub enum PolicyError {
 /// Inclusive ranges of a field's values.
 type Ranges = Vec<(u32, u32)>;
 
+/// The classes that a policy knows: those up to the youngest that its sets need.
+struct Known<'m> {
+    members: &'m Members,
+    small: u32,
+    big: u32,
+    /// Bits of a small class.
+    bits: u32,
+}
+
+impl<'m> Known<'m> {
+    fn new(policy: &Policy, members: &'m Members) -> Self {
+        let (mut small, mut big) = (1, 1);
+        let rules = policy.rules.iter().map(|rule| &rule.matches);
+        let sets = rules.flat_map(|matches| [&matches.source, &matches.dest]);
+        for set in sets.flatten().filter_map(|set| members.of(set)) {
+            let known = if set.is_big { &mut big } else { &mut small };
+            *known = set.known.max(*known);
+        }
+        Self {
+            members,
+            small,
+            big,
+            bits: u32::BITS - (small - 1).leading_zeros(),
+        }
+    }
+
+    fn word(&self) -> u64 {
+        u64::from(self.small) | u64::from(self.big) << 32 | u64::from(self.bits) << 48
+    }
+
+    /// The classes of a set, big and small ones as one number.
+    fn ranges(&self, set: &Arc<AddressSet>) -> Ranges {
+        let Some(set) = self.members.of(set) else {
+            return Ranges::new();
+        };
+        let known = if set.is_big { self.big } else { self.small };
+        let classes = set.ranges.iter().filter(|(first, _)| *first < known);
+        let classes = classes.map(|(first, last)| (*first, (*last).min(known - 1)));
+        if set.is_big {
+            let whole = |(first, last)| {
+                let end = (1 << self.bits) - 1;
+                (first << self.bits, (last << self.bits) + end)
+            };
+            return classes.map(whole).collect();
+        }
+        let bigs = (0..self.big).map(|class| class << self.bits);
+        let of_each = bigs.flat_map(|big| {
+            let classes = classes.clone();
+            classes.map(move |(first, last)| (big | first, big | last))
+        });
+        of_each.collect()
+    }
+}
+
 /// Builds the words of `policy`.
 pub(super) fn build(
     policy: &Policy,
@@ -46,15 +101,17 @@ pub(super) fn build(
         });
     }
     let mut layout = Layout {
-        words: vec![0; 2 + policy::FIELDS],
+        words: vec![0; policy::HEAD],
         summaries: count.div_ceil(64).div_ceil(64),
         vectors: HashMap::new(),
     };
+    let known = Known::new(policy, members);
+    layout.words[policy::KNOWN] = known.word();
     for field in 0..policy::FIELDS {
         let conditions: Vec<Option<Ranges>> = policy
             .rules
             .iter()
-            .map(|rule| ranges(field, &rule.matches, members))
+            .map(|rule| ranges(field, &rule.matches, &known))
             .collect();
         layout.words[1 + field] = layout.field(&conditions);
     }
@@ -70,10 +127,10 @@ pub(super) fn build(
 }
 
 /// A rule's condition on a field; none if every value satisfies it.
-fn ranges(field: usize, matches: &Matches, members: &Members) -> Option<Ranges> {
+fn ranges(field: usize, matches: &Matches, known: &Known<'_>) -> Option<Ranges> {
     match field {
-        policy::SOURCE => Some(members.of(matches.source.as_ref()?).to_vec()),
-        policy::DEST => Some(members.of(matches.dest.as_ref()?).to_vec()),
+        policy::SOURCE => Some(known.ranges(matches.source.as_ref()?)),
+        policy::DEST => Some(known.ranges(matches.dest.as_ref()?)),
         policy::SPORT => ports(&matches.sport),
         policy::DPORT => ports(&matches.dport),
         policy::PROTOCOL if matches.not_ip => Some(vec![(policy::NOT_IP, policy::NOT_IP)]),

@@ -143,12 +143,8 @@ fn layer(found: LinkLayerType) -> Layer {
 pub enum Change {
     /// A device of this name and interface index is there: it came, or is another than before.
     Device(String, u32),
-    /// A device went, or what else there is to say of devices.
+    /// A device went, or what else there is to say of devices; or messages were lost.
     Links,
-    /// A qdisc or a filter of the device with this interface index was removed.
-    Filters(u32),
-    /// Messages were lost: anything may have changed.
-    Lost,
     /// An address or a route.
     Addresses,
 }
@@ -157,28 +153,11 @@ impl Change {
     /// What a message is about; none if it is about nothing that matters.
     fn of(message: &NetlinkMessage<RouteNetlinkMessage>) -> Option<Self> {
         let NetlinkPayload::InnerMessage(message) = &message.payload else {
-            return Some(Self::Lost);
+            return Some(Self::Links);
         };
         if let RouteNetlinkMessage::NewLink(link) = message {
             let device = read(link).map(|(name, device)| Self::Device(name, device.ifindex));
             return Some(device.unwrap_or(Self::Links));
-        }
-        if let RouteNetlinkMessage::DelQueueDiscipline(tc)
-        | RouteNetlinkMessage::DelTrafficFilter(tc)
-        | RouteNetlinkMessage::DelTrafficChain(tc) = message
-        {
-            return Some(Self::Filters(tc.header.index.cast_unsigned()));
-        }
-        let is_made = matches!(
-            message,
-            RouteNetlinkMessage::NewQueueDiscipline(_)
-                | RouteNetlinkMessage::NewTrafficClass(_)
-                | RouteNetlinkMessage::NewTrafficFilter(_)
-                | RouteNetlinkMessage::NewTrafficChain(_)
-                | RouteNetlinkMessage::DelTrafficClass(_)
-        );
-        if is_made {
-            return None;
         }
         let is_about_addresses = matches!(
             message,
@@ -194,24 +173,19 @@ impl Change {
     }
 }
 
-/// Connects to netlink: a handle for questions, and a stream with an item for each change of any link, address or route, and if wanted of
-/// each `filter` that is removed. Must be called inside a tokio runtime, where the connection goes on by itself.
+/// Connects to netlink: a handle for questions, and a stream with an item for each change of any link, address or route. Must be called inside a tokio
+/// runtime, where the connection goes on by itself.
 ///
 /// # Errors
 /// The socket cannot be made.
-pub fn watch(
-    filters: bool,
-) -> std::io::Result<(Handle, impl Stream<Item = Change> + Unpin + Send + 'static)> {
-    let mut groups = vec![
+pub fn watch() -> std::io::Result<(Handle, impl Stream<Item = Change> + Unpin + Send + 'static)> {
+    let groups = [
         MulticastGroup::Link,
         MulticastGroup::Ipv4Ifaddr,
         MulticastGroup::Ipv6Ifaddr,
         MulticastGroup::Ipv4Route,
         MulticastGroup::Ipv6Route,
     ];
-    if filters {
-        groups.push(MulticastGroup::Tc);
-    }
     let (connection, handle, messages) = rtnetlink::new_multicast_connection(&groups)?;
     tokio::spawn(connection);
     let changes = messages.filter_map(|(message, _)| std::future::ready(Change::of(&message)));

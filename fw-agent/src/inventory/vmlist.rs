@@ -11,7 +11,7 @@ use crate::config::read_json;
 use crate::diagnostic::Diagnostic;
 use crate::policy::GuestKind;
 
-const PATH: &str = ".vmlist";
+pub(super) const PATH: &str = ".vmlist";
 
 /// The guests of the cluster.
 #[derive(Debug, Default)]

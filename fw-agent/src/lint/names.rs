@@ -41,7 +41,7 @@ pub(super) fn run(config: &Config, out: &mut Vec<Diagnostic>) {
     let mut used: Used<'_> = Used::new();
     let own = uses(cluster);
     order(cluster, &own, |_| false, out);
-    let vnets = config.vnets.values().flat_map(uses);
+    let vnets = config.vnets.values().flat_map(|vnet| uses(vnet));
     let others = uses(&config.host).into_iter().chain(vnets);
     used.extend(
         own.iter()

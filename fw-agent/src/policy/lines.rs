@@ -17,10 +17,10 @@ use crate::config::line::{Fault, Reporter, Span, quote};
 use crate::config::rule::{Action, Filter, Flow, Interface, RuleLine};
 
 /// Resolved members of the security groups.
-pub(super) type Groups = BTreeMap<Arc<str>, Vec<Item>>;
+pub(super) type Groups = BTreeMap<Arc<str>, Arc<Vec<Item>>>;
 
 /// What a line became.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Item {
     /// Only for this NIC of the guest.
     pub(super) net: Option<u16>,
@@ -31,7 +31,7 @@ pub(super) struct Item {
 }
 
 /// A rule, or the place of a group's rules.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     Rule(Flow, Rule),
     Group(Arc<str>),
@@ -87,7 +87,7 @@ pub(super) fn collect<'a>(
         let own = std::slice::from_ref(item);
         let members = match &item.step {
             Step::Rule(..) => own,
-            Step::Group(name) => groups.get(name).map(Vec::as_slice).unwrap_or_default(),
+            Step::Group(name) => groups.get(name).map_or(&[][..], |group| group.as_slice()),
         };
         let members = members.iter().filter_map(|member| match &member.step {
             Step::Rule(of, rule) if *of == flow => Some(rule.clone()),

@@ -117,6 +117,11 @@ impl Names {
         self.sets.get(name)
     }
 
+    /// A set made by SDN.
+    pub(super) fn sdn_set(&self, name: &str) -> Option<&Arc<AddressSet>> {
+        self.sdn.get(name)
+    }
+
     /// Puts another set under a name.
     pub(super) fn replace(&mut self, name: &str, set: Arc<AddressSet>) {
         self.sets.insert(name.into(), set);
@@ -136,6 +141,10 @@ impl Names {
             guest: cluster.map(|_| &*self),
         };
         for (name, set) in &document.sets {
+            if let Some(long) = &set.long {
+                resolved.insert(Arc::clone(name), sets.adopt(&long.set));
+                continue;
+            }
             let mut entries = Vec::with_capacity(set.entries.len());
             for entry in &set.entries {
                 let net = match &entry.member {

@@ -1,7 +1,10 @@
 //! From a configuration to policies.
 //!
 //! 1. Resolve the cluster's names and security groups. 2. Resolve the rules of the host and the cluster, which make the host's policies.
-//! 3. Resolve each guest. 4. Resolve what is forwarded. Pure: equal configurations, facts and times give equal policies.
+//! 3. Resolve each guest. 4. Resolve what is forwarded.
+//!
+//! Pure: equal configurations, facts and times give equal policies. A [`Resolver`] that has resolved another configuration before gives the same
+//! policies, and leaves out the work for what is as it was.
 //!
 //! Invariant: a file that exists but cannot be read opens nothing. Without `cluster.fw` the firewall counts as on and every firewalled NIC is
 //! closed; without a guest's file that guest's are.
@@ -12,14 +15,16 @@ use std::sync::Arc;
 use fw_common::conntrack::SECOND;
 use fw_common::maps::{Settings, settings_flag};
 
-use super::lines::{self, Groups};
-use super::names::{Names, View};
+use super::cluster::Cluster;
+use super::lines;
+use super::names::View;
 use super::node::Node;
+use super::remembered::{Common, Remembered};
 use super::sets::Sets;
-use super::{NodePolicy, PortId, SourceLine, forward, guest};
-use crate::config::Config;
+use super::{NodePolicy, PortId, PortPolicy, SourceLine, forward, guest};
 use crate::config::line::Reporter;
 use crate::config::options::{ClusterOptions, HostOptions};
+use crate::config::{Config, GuestConfig};
 use crate::diagnostic::Diagnostic;
 use crate::inventory::facts::HostFacts;
 
@@ -39,79 +44,121 @@ pub fn is_enabled(enable: u64, now: u64) -> bool {
 
 /// The policies of the host and of every firewalled guest NIC of the node, at the time `now` (UNIX, seconds).
 pub fn resolve(config: &Config, facts: &HostFacts, now: u64) -> (NodePolicy, Vec<Diagnostic>) {
-    let mut found = Vec::new();
-    let mut sets = Sets::default();
-    let Config { cluster, host, .. } = config;
-    let names = Names::cluster(cluster, config.local_network, &mut sets, &mut found)
-        .with_sdn(&config.sdn, &mut sets);
-    let view = View {
-        cluster: &names,
-        guest: None,
-    };
-    let mut reporter = Reporter::new(Arc::clone(&cluster.file), &mut found);
-    let mut groups = Groups::new();
-    for (name, group) in &cluster.groups {
-        let items = lines::resolve(
-            &group.rules,
-            Some(name),
-            &BTreeMap::new(),
-            view,
-            &mut sets,
-            &mut reporter,
-        );
-        groups.insert(Arc::clone(name), items);
-    }
-    let mut of_cluster = lines::resolve(
-        &cluster.rules,
-        None,
-        &groups,
-        view,
-        &mut sets,
-        &mut reporter,
-    );
-    let mut reporter = Reporter::new(Arc::clone(&host.file), &mut found);
-    let mut of_host = lines::resolve(&host.rules, None, &groups, view, &mut sets, &mut reporter);
-    for item in of_cluster.iter_mut().chain(&mut of_host) {
-        let real = |name: &Arc<str>| facts.altnames.get(&**name).map(|name| name.as_str().into());
-        if let Some(real) = item.interface.as_ref().and_then(real) {
-            item.interface = Some(real);
-        }
-    }
-    let lists = [of_host.as_slice(), of_cluster.as_slice()];
+    Resolver::default().resolve(config, facts, now)
+}
 
-    let blacklist = cluster.sets.get("blacklist").and_then(|written| {
-        let line = SourceLine {
-            file: Arc::clone(&cluster.file),
-            line: written.line,
+/// Resolves configurations, and remembers what did not change from one to the next.
+#[derive(Debug, Default)]
+pub struct Resolver {
+    sets: Sets,
+    cluster: Option<Cluster>,
+    common: Option<Common>,
+    guests: BTreeMap<u32, Remembered>,
+}
+
+impl Resolver {
+    /// As [`resolve`], which gives equal results. What is as it was is the same [`Arc`]: a guest's policies, and sets.
+    pub fn resolve(
+        &mut self,
+        config: &Config,
+        facts: &HostFacts,
+        now: u64,
+    ) -> (NodePolicy, Vec<Diagnostic>) {
+        let mut found = Vec::new();
+        self.sets.forget_unused();
+        let last = self.cluster.take();
+        let same_cluster = last.as_ref().is_some_and(|last| last.holds(config));
+        let resolved = match last {
+            Some(last) if same_cluster => last,
+            last => Cluster::resolve(config, last.as_ref(), &mut self.sets),
         };
-        names
-            .set("blacklist")
-            .map(|set| (Arc::clone(set), Some(line)))
-    });
-    let node = Node {
-        host,
-        readable: cluster.readable,
-        layer2: cluster.options.ebtables.value,
-        cluster: &names,
-        groups: &groups,
-        blacklist,
-    };
-    let own = super::host::resolve(config, facts, &node, lists, &mut sets, &mut found);
-    let forward = forward::resolve(config, &node, lists, &mut sets, &mut found);
-    let mut ports = Vec::new();
-    for config in config.guests.values() {
-        ports.extend(guest::resolve(config, &node, &mut sets, &mut found));
+        let cluster_part = self.cluster.insert(resolved);
+        let Cluster { names, groups, .. } = &*cluster_part;
+        found.extend_from_slice(&cluster_part.found);
+        let sets = &mut self.sets;
+        let Config { cluster, host, .. } = config;
+        let view = View {
+            cluster: names,
+            guest: None,
+        };
+        let mut reporter = Reporter::new(Arc::clone(&host.file), &mut found);
+        let mut of_host = lines::resolve(&host.rules, None, groups, view, sets, &mut reporter);
+        let mut of_cluster = cluster_part.items.clone();
+        for item in of_cluster.iter_mut().chain(&mut of_host) {
+            let real =
+                |name: &Arc<str>| facts.altnames.get(&**name).map(|name| name.as_str().into());
+            if let Some(real) = item.interface.as_ref().and_then(real) {
+                item.interface = Some(real);
+            }
+        }
+        let lists = [of_host.as_slice(), of_cluster.as_slice()];
+
+        let blacklist = cluster.sets.get("blacklist").and_then(|written| {
+            let line = SourceLine {
+                file: Arc::clone(&cluster.file),
+                line: written.line,
+            };
+            names
+                .set("blacklist")
+                .map(|set| (Arc::clone(set), Some(line)))
+        });
+        let node = Node {
+            host,
+            readable: cluster.readable,
+            layer2: cluster.options.ebtables.value,
+            cluster: names,
+            groups,
+            blacklist,
+        };
+        let own = super::host::resolve(config, facts, &node, lists, sets, &mut found);
+        let forward = forward::resolve(config, &node, lists, sets, &mut found);
+        let common = Common::of(&node);
+        let same_common = self.common.as_ref() == Some(&common);
+        self.common = Some(common);
+        let mut ports = Vec::new();
+        let mut known = std::mem::take(&mut self.guests);
+        for (vmid, config) in &config.guests {
+            let known = known.remove(vmid);
+            let guest = match known {
+                Some(known) if same_common && known.holds(config, &node, same_cluster) => known,
+                known => resolve_guest(config, &node, sets, known),
+            };
+            ports.extend_from_slice(&guest.ports);
+            found.extend_from_slice(&guest.found);
+            self.guests.insert(*vmid, guest);
+        }
+        let policy = NodePolicy {
+            enabled: !cluster.readable || is_enabled(cluster.options.enable.value, now),
+            host: own,
+            ports,
+            bridges: bridges(config),
+            forward,
+            settings: settings(&cluster.options, &host.options),
+            flow_capacity: flow_capacity(&host.options),
+        };
+        (policy, found)
     }
-    let policy = NodePolicy {
-        enabled: !cluster.readable || is_enabled(cluster.options.enable.value, now),
-        host: own,
-        ports,
-        bridges: bridges(config),
-        forward,
-        settings: settings(&cluster.options, &host.options),
-        flow_capacity: flow_capacity(&host.options),
+}
+
+/// Resolves a guest. Policies that turn out to be those of `last` are the same ones.
+fn resolve_guest(
+    config: &GuestConfig,
+    node: &Node<'_>,
+    sets: &mut Sets,
+    last: Option<Remembered>,
+) -> Remembered {
+    let mut found = Vec::new();
+    let last = last.map(|last| last.ports).unwrap_or_default();
+    let share = |port: PortPolicy| {
+        let same = last.iter().find(|last| ***last == port);
+        match same {
+            Some(same) => Arc::clone(same),
+            None => Arc::new(port),
+        }
     };
-    (policy, found)
+    let ports = guest::resolve(config, node, sets, &mut found);
+    let ports = ports.into_iter().map(share).collect();
+    Remembered::new(config, node, ports, found)
 }
 
 fn bridges(config: &Config) -> BTreeMap<PortId, Arc<str>> {

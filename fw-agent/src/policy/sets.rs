@@ -1,7 +1,7 @@
 //! Sets of addresses in their resolved form, each kept once.
 //!
-//! Equal sets are one [`Arc`], so later stages may tell sets apart by identity. Entries are sorted by network; of entries with the same network
-//! the last decides whether it is a `nomatch`.
+//! Equal sets are one [`Arc`], so later stages may tell sets apart by identity: also those of one configuration and the next, if the same
+//! [`Sets`] is used for both. Entries are sorted by network; of entries with the same network the last decides whether it is a `nomatch`.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -18,6 +18,11 @@ pub(super) struct Sets {
 }
 
 impl Sets {
+    /// Forgets the sets that nobody else holds.
+    pub(super) fn forget_unused(&mut self) {
+        self.known.retain(|set| Arc::strong_count(set) > 1);
+    }
+
     /// The set with these entries, given in the order of the file.
     pub(super) fn share(&mut self, mut entries: Vec<SetEntry>) -> Arc<AddressSet> {
         entries.sort_by_key(|entry| entry.net);
@@ -36,6 +41,15 @@ impl Sets {
         let set = Arc::new(set);
         self.known.insert(Arc::clone(&set));
         set
+    }
+
+    /// The set that is equal to this one, if there is one, or else this one.
+    pub(super) fn adopt(&mut self, set: &Arc<AddressSet>) -> Arc<AddressSet> {
+        if let Some(known) = self.known.get(set) {
+            return Arc::clone(known);
+        }
+        self.known.insert(Arc::clone(set));
+        Arc::clone(set)
     }
 
     /// A set of plain networks.

@@ -46,7 +46,7 @@ fn vm(cluster: &str, guest: &str) -> (PortPolicy, Vec<String>) {
             "net0: virtio=02:00:00:00:00:01,firewall=1",
         ),
     ]);
-    (policy.ports.into_iter().next().unwrap(), found)
+    (policy.ports[0].as_ref().clone(), found)
 }
 
 /// The rules that lines of files caused, without their origin.
@@ -308,7 +308,7 @@ fn nics_without_firewall_have_no_policy() {
         ("nodes/n/lxc/99.conf", "net3: name=a,firewall=1"),
         ("nodes/other/lxc/98.conf", "net3: name=a,firewall=1"),
     ]);
-    let devices: Vec<_> = policy.ports.iter().map(PortPolicy::device).collect();
+    let devices: Vec<_> = policy.ports.iter().map(|port| port.device()).collect();
     assert_eq!(devices, ["veth99i3", "tap100i1"]);
 }
 
@@ -370,7 +370,7 @@ fn a_policy_that_is_too_long_cannot_be_built() {
     );
     let id = port.port;
     let image = MapImage::build(&NodePolicy {
-        ports: vec![port],
+        ports: vec![port.into()],
         ..NodePolicy::default()
     });
     let failed = image.failures.iter();

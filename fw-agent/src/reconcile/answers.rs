@@ -23,12 +23,13 @@ impl Agent {
     }
 
     /// How things are, for those who ask.
-    pub(super) fn status(&self) -> Status {
+    pub(super) fn status(&mut self) -> Status {
         let mut record = self.record.clone();
         if record.generation == 0 {
             record.degraded.extend(self.unread());
         }
-        let differs = self.read().is_ok_and(|now| now != self.sources);
+        let now = self.read();
+        let differs = now.is_ok_and(|now| now != self.sources);
         Status {
             running: true,
             version: Some(env!("CARGO_PKG_VERSION").to_owned()),

@@ -1,14 +1,13 @@
 //! What the loop waits for, as one closed list of events.
 //!
 //! 1. Files: inotify says at once that they changed; what comes within [`QUIET`] of each other is one event, [`Events::settle`] waits for that.
-//! 2. Links, addresses and routes: netlink says. What came with it is taken together; nothing waits, because a new device must not.
-//!    Before kernel 6.6, removed filters are among it.
+//! 2. Links, addresses and routes: netlink says. What came with it is taken together; nothing waits, because a new device should not.
+//!    Guests' devices that came are closed by then, or about to be, by the doorkeeper, who says so when it is done.
 //! 3. Ticks: once a second, for whatever raises no event.
 //! 4. Signals and requests of the control socket.
 //!
 //! Invariant: nothing else wakes the loop, and none of these is lost while it works: they wait in their sockets and queues.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::pin::Pin;
 use std::time::Duration;
@@ -20,12 +19,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval};
 
+use super::doorkeeper::Told;
 use super::watch::FileWatch;
 use crate::control::Request;
 use crate::inventory::devices::Change;
 
 /// Changes of files that come within this time of each other are carried out together …
-const QUIET: Duration = Duration::from_millis(10);
+const QUIET: Duration = Duration::from_millis(4);
 /// … but none waits longer than this.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// Changes of devices that are taken together at most.
@@ -38,8 +38,10 @@ const TICK: Duration = Duration::from_secs(1);
 pub(super) enum Event {
     /// The configuration's files may have changed.
     Files,
-    /// Devices came, went or changed, and perhaps addresses and routes, too.
-    Links(LinkNews),
+    /// Devices came, went or changed, and perhaps addresses and routes, too. Name and interface index of those that came or changed, in order.
+    Links(Vec<(String, u32)>),
+    /// Devices were closed.
+    Closed(Vec<Told>),
     /// Addresses or routes of the host changed.
     Addresses,
     /// A second has passed.
@@ -50,17 +52,6 @@ pub(super) enum Event {
     Hangup,
     /// Somebody asks over the control socket.
     Control(Request),
-}
-
-/// What is known of changes of devices before they are listed.
-#[derive(Debug, Default)]
-pub(super) struct LinkNews {
-    /// Name and interface index of those that came, or are others than before, in order.
-    pub(super) there: Vec<(String, u32)>,
-    /// Interface index of those that filters were removed from.
-    pub(super) bared: BTreeSet<u32>,
-    /// Not everything was told.
-    pub(super) lost: bool,
 }
 
 /// Where events come from.
@@ -74,6 +65,7 @@ pub(super) struct Events {
     interrupt: Signal,
     hangup: Signal,
     control: mpsc::Receiver<Request>,
+    closed: mpsc::UnboundedReceiver<Told>,
 }
 
 impl Events {
@@ -86,6 +78,7 @@ impl Events {
         node: &str,
         links: impl Stream<Item = Change> + Send + 'static,
         control: mpsc::Receiver<Request>,
+        closed: mpsc::UnboundedReceiver<Told>,
     ) -> Result<Self> {
         let signal = |kind, name| signal(kind).with_context(|| format!("cannot wait for {name}"));
         Ok(Self {
@@ -97,6 +90,7 @@ impl Events {
             interrupt: signal(SignalKind::interrupt(), "SIGINT")?,
             hangup: signal(SignalKind::hangup(), "SIGHUP")?,
             control,
+            closed,
         })
     }
 
@@ -111,6 +105,10 @@ impl Events {
             _ = self.hangup.recv() => Event::Hangup,
             () = self.files.changed() => Event::Files,
             Some(change) = self.links.next() => self.changed(change),
+            Some(first) = self.closed.recv() => {
+                let rest = std::iter::from_fn(|| self.closed.try_recv().ok());
+                Event::Closed(std::iter::once(first).chain(rest).collect())
+            }
             Some(request) = self.control.recv() => Event::Control(request),
             _ = self.ticks.tick() => Event::Tick,
         }
@@ -145,16 +143,12 @@ impl Events {
         for _ in 0..BURST {
             match next {
                 Some(Change::Device(name, ifindex)) => {
-                    let news: &mut LinkNews = news.get_or_insert_default();
-                    news.there.push((name, ifindex));
+                    let news: &mut Vec<_> = news.get_or_insert_default();
+                    news.push((name, ifindex));
                 }
                 Some(Change::Links) => {
                     news.get_or_insert_default();
                 }
-                Some(Change::Filters(ifindex)) => {
-                    news.get_or_insert_default().bared.insert(ifindex);
-                }
-                Some(Change::Lost) => news.get_or_insert_default().lost = true,
                 Some(Change::Addresses) => {}
                 None => break,
             }

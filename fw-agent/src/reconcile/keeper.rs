@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::Agent;
-use crate::cache::{Cache, Cached};
+use crate::cache::{Cache, Cached, Kept};
 use crate::config::Sources;
 
 /// Takes what is to be kept.
@@ -41,19 +41,27 @@ impl Keeper {
 
 async fn write(cache: Cache, mut receiver: watch::Receiver<Option<Arc<Sources>>>) {
     let mut failing = false;
+    let mut kept = Some(Kept::new(cache.clone()));
     // A value that was sent before the sender went is still seen.
     while receiver.changed().await.is_ok() {
         let Some(sources) = receiver.borrow_and_update().clone() else {
             continue;
         };
-        let target = cache.clone();
-        let saved = tokio::task::spawn_blocking(move || target.save(&sources)).await;
-        let error = match saved {
-            Ok(Ok(())) => {
+        let mut target = kept.take().unwrap_or_else(|| Kept::new(cache.clone()));
+        let saved = tokio::task::spawn_blocking(move || {
+            let saved = target.save(&sources);
+            (target, saved)
+        });
+        let error = match saved.await {
+            Ok((target, Ok(()))) => {
+                kept = Some(target);
                 failing = false;
                 continue;
             }
-            Ok(Err(error)) => anyhow::Error::from(error),
+            Ok((target, Err(error))) => {
+                kept = Some(target);
+                anyhow::Error::from(error)
+            }
             Err(error) => anyhow::Error::from(error),
         };
         if !failing {
@@ -81,7 +89,8 @@ impl Agent {
         );
         self.read_error = Some(format!("{error:#}"));
         self.cached_at = Some(cached.saved_at);
-        let compiled = self.compile(&self.sources);
+        let sources = self.sources.clone();
+        let compiled = self.compile(&sources);
         self.report(&compiled);
         self.compiled = Some(Arc::new(compiled));
     }

@@ -1,89 +1,91 @@
-//! Devices that have just come, before anything else is done about them.
+//! Devices of guests that have just come, and devices of which the configuration says nothing.
 //!
-//! In: what netlink said. A device that is a guest's by its name gets the programs at once, by the name and interface index of the message, before
-//! devices are listed or files are read: without a port value it is closed. What it is to have instead is found out in the round that follows.
-//! Not closed: NICs that the configuration says are not to be filtered, and everything while the firewall is off.
-//!
-//! Before kernel 6.6 the programs are filters of a qdisc that others can delete; a device that has lost them gets them again, at once likewise.
+//! The [`super::doorkeeper`] closes a guest's device the moment it comes, by its name alone. Here the loop says what is not to be closed (NICs that the
+//! configuration says are not to be filtered, and everything while the firewall is off), and adopts what was attached, so that a plan starts from it. What
+//! the device is to have instead is found out in the round that follows.
 //!
 //! Invariant: nothing here gives a device more than it had.
 
-use fw_common::maps::port_flag;
+use std::collections::BTreeSet;
 
 use super::Agent;
-use super::events::LinkNews;
+use super::doorkeeper::Told;
 use crate::compile::Compiled;
 use crate::datapath::plan::Present;
-use crate::datapath::{Action, AttachMode, Plan, Role};
 use crate::policy::PortId;
 use crate::record::PortRecord;
 
 impl Agent {
-    /// Closes guests' devices that have just come. Says whether the files are to be read at once: a device may come together with them, from
-    /// another node whose changes of files raise no events.
-    pub(super) fn meet(&mut self, news: &LinkNews) -> bool {
-        self.attach_again(news);
-        let mut plan = Plan::default();
-        let mut unknown = false;
-        for (name, ifindex) in &news.there {
-            let Some((_, port)) = PortId::of_device(name) else {
-                continue;
-            };
-            let known = self.configured(name);
-            if self.state.attached.get(name) == Some(ifindex)
-                || known == Some(false)
-                || !self.is_enforcing()
-            {
-                continue;
+    /// Tells the doorkeeper what is to be closed from now on. Comes before anything that is done about it.
+    pub(super) fn order(&self) {
+        let mut unfiltered = BTreeSet::new();
+        if let Some(compiled) = &self.compiled {
+            for guest in compiled.config.guests.values().map(|guest| &guest.guest) {
+                let nics = guest.nics.iter().filter(|nic| !nic.firewall);
+                unfiltered.extend(nics.map(|nic| {
+                    let port = PortId {
+                        vmid: guest.vmid,
+                        net: nic.net,
+                    };
+                    guest.kind.device(port)
+                }));
             }
-            unknown |= known.is_none();
-            // A value of another port under an interface index that is used again.
-            if let Some(value) = self.state.ports.get(ifindex)
-                && (value.flags & port_flag::HOST != 0
-                    || (value.vmid, value.net) != (port.vmid, port.net))
-            {
-                self.state.ports.remove(ifindex);
-                plan.actions.push(Action::RemovePort { ifindex: *ifindex });
-            }
-            self.state.attached.insert(name.clone(), *ifindex);
-            plan.actions.push(Action::Attach {
-                device: name.clone(),
-                role: Role::Guest,
-                ifindex: *ifindex,
-            });
         }
-        self.execute_early(&plan);
-        unknown
+        self.orders.set(self.is_enforcing(), unfiltered);
     }
 
-    /// Attaches what is attached no more by what netlink said.
-    fn attach_again(&mut self, news: &LinkNews) {
-        if self.kernel.mode() == AttachMode::Tcx {
-            return;
-        }
-        let mut plan = Plan::default();
-        for (device, ifindex) in &self.state.attached {
-            if !news.lost && !news.bared.contains(ifindex) {
-                continue;
-            }
-            let port = self.state.ports.get(ifindex);
-            let role = match port.is_some_and(|port| port.flags & port_flag::HOST != 0) {
-                true => Role::Host,
-                false => Role::Guest,
-            };
-            plan.actions.push(Action::Attach {
-                device: device.clone(),
-                role,
-                ifindex: *ifindex,
-            });
-        }
-        self.execute_early(&plan);
+    /// Whether a device has come of which the configuration says nothing. Its files may have come together with it, from another node whose changes
+    /// raise no events.
+    pub(super) fn is_unknown_to_files(&self, devices: &[(String, u32)]) -> bool {
+        self.is_enforcing()
+            && devices.iter().any(|(device, ifindex)| {
+                PortId::of_device(device).is_some()
+                    && self.devices.0.get(device).map(|known| known.ifindex) != Some(*ifindex)
+                    && self.configured(device).is_none()
+            })
     }
 
-    fn execute_early(&mut self, plan: &Plan) {
-        // What fails is said where it fails, and tried again in the round that follows.
-        let mut degraded = Vec::new();
-        self.execute(plan, &self.devices.indices(), &mut degraded);
+    /// Takes over what the doorkeeper has attached.
+    pub(super) fn adopt(&mut self, told: Told) {
+        let Told {
+            newcomer,
+            generation,
+            forgot,
+            kept,
+            error,
+        } = told;
+        self.news = true;
+        if forgot {
+            self.state.ports.remove(&newcomer.ifindex);
+        }
+        let is_current = self.kernel.adopt(&newcomer, generation, kept);
+        let device = newcomer.device;
+        match error {
+            None if is_current => {
+                self.state.attached.insert(device, newcomer.ifindex);
+            }
+            // There is something on it. It is attached (again) or detached by the plan.
+            None => {
+                self.state.lost(&device);
+                self.state.inherited.insert(device);
+            }
+            Some(error) if error.is_no_device() => {
+                tracing::debug!(device, "the device went away before it was closed");
+                self.state.lost(&device);
+                self.state.inherited.insert(device);
+            }
+            Some(error) => {
+                tracing::error!(device, "{:#}", anyhow::Error::from(error));
+                self.state.lost(&device);
+                self.state.inherited.insert(device);
+            }
+        }
+    }
+
+    /// Whether programs are attached to a device, both of them.
+    pub(super) fn has_programs(&self, device: &str) -> bool {
+        let ifindex = self.state.attached.get(device);
+        ifindex.is_some_and(|ifindex| !self.kernel.is_being_closed(*ifindex))
     }
 
     /// Whether the firewall is on; until a configuration is known: whether it was for the agent before.
@@ -100,9 +102,9 @@ impl Agent {
     }
 
     /// Devices that are a guest's by their name and of which the configuration says nothing.
-    pub(super) fn unknown(&self) -> std::collections::BTreeSet<String> {
+    pub(super) fn unknown(&self) -> BTreeSet<String> {
         let Some(compiled) = self.compiled.as_ref() else {
-            return std::collections::BTreeSet::new();
+            return BTreeSet::new();
         };
         let names = self.devices.0.keys().filter(|name| {
             compiled.policy.enabled
@@ -123,7 +125,7 @@ impl Agent {
                 vmid: port.vmid,
                 net: port.net,
                 ifindex: Some(*ifindex),
-                attached: true,
+                attached: self.has_programs(device),
             })
         });
         unknown.collect()
@@ -141,11 +143,13 @@ impl Agent {
                 self.retry = true;
             }
             Err(error) => {
-                let error = format!("{:#}", anyhow::Error::from(error));
+                let error = anyhow::Error::from(error);
+                let error = format!(
+                    "{error:#}; the programs stay on their devices only while this process runs; trying again every second"
+                );
                 if self.pin_error.as_ref() != Some(&error) {
-                    tracing::error!(
-                        "{error}; the programs stay on their devices only while this process runs; trying again every second"
-                    );
+                    tracing::error!("{error}");
+                    self.news = true;
                 }
                 self.pin_error = Some(error);
             }

@@ -23,7 +23,7 @@ pub(super) struct Key {
 }
 
 /// Names of the sections.
-pub(super) const SECTIONS: [&str; 3] = ["paths", "interfaces", "log"];
+pub(super) const SECTIONS: [&str; 4] = ["paths", "interfaces", "log", "metrics"];
 
 /// Every key.
 pub(super) const KEYS: &[Key] = &[
@@ -74,6 +74,14 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         path: "log.json",
         set: |settings, value| put(&mut settings.log_json, path(value).map(Some)),
+    },
+    Key {
+        path: "metrics.address",
+        set: |settings, value| put(&mut settings.metrics_address, read(value).map(Some)),
+    },
+    Key {
+        path: "metrics.rules",
+        set: |settings, value| put(&mut settings.metrics_rules, read(value)),
     },
 ];
 

@@ -42,10 +42,11 @@ fn the_sample_shows_every_key_and_its_default() {
         .filter_map(|key| Some(key.path.split_once('.')?.0))
         .collect();
     assert_eq!(sections, BTreeSet::from(SECTIONS));
-    // All but these two, which have no value by default, are shown with it.
+    // All but these three, which have no value by default, are shown with it.
     let expect = Settings {
         node: Some("pve1".into()),
         log_json: Some("/var/log/tapwall.json".into()),
+        metrics_address: Some(([127, 0, 0, 1], 9099).into()),
         ..Settings::default()
     };
     assert_eq!(Settings::parse("x", &text), (expect, Vec::new()));
@@ -67,6 +68,9 @@ exclude = ["eno2"]
 [log]
 file = "/e"
 json = "/f"
+[metrics]
+address = "[::1]:9"
+rules = 5
 "#;
     let expect = Settings {
         root: "/a".into(),
@@ -81,6 +85,8 @@ json = "/f"
         log_file: "/e".into(),
         log_json: Some("/f".into()),
         reevaluate: true,
+        metrics_address: Some((std::net::Ipv6Addr::LOCALHOST, 9).into()),
+        metrics_rules: 5,
     };
     assert_eq!(Settings::parse("x", text), (expect, Vec::new()));
 }
@@ -98,8 +104,12 @@ fn a_mistake_is_reported_with_its_place_and_costs_its_key_only() {
             "x:4:3: warning: no setting is called `log.jsno`; it is ignored",
         ),
         (
-            "reevaluate = true\n[metrics]\naddress = 1\n",
-            "x:2:2: warning: no setting is called `metrics`; it is ignored",
+            "reevaluate = true\n[numbers]\naddress = 1\n",
+            "x:2:2: warning: no setting is called `numbers`; it is ignored",
+        ),
+        (
+            "reevaluate = true\nmetrics = { address = \"localhost\" }\n",
+            "x:2:23: error: `metrics.address`: invalid socket address syntax; the default is used instead",
         ),
         (
             "node = 7\nreevaluate = true\n",

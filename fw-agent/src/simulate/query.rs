@@ -195,6 +195,19 @@ impl Query {
         self.state
     }
 
+    /// Its protocol.
+    pub fn protocol(&self) -> u8 {
+        self.protocol
+    }
+
+    /// Source and destination port, if it has any.
+    pub fn ports(&self) -> (Option<u16>, Option<u16>) {
+        let has_ports = self.icmp_type.is_none() && ![ICMP, ICMPV6].contains(&self.protocol);
+        let sport = self.sport.unwrap_or(SOURCE_PORT);
+        let sport = (has_ports && self.dport.is_some()).then_some(sport);
+        (sport, self.dport)
+    }
+
     /// Its addresses, with defaults for those that were not given.
     pub fn addresses(&self) -> Addresses {
         let v4 = |given, default| match given {

@@ -50,9 +50,9 @@ pub fn node() -> NodePolicy {
     NodePolicy {
         enabled: true,
         ports: vec![
-            port_of(100, 0, GuestKind::Vm),
-            port_of(100, 1, GuestKind::Vm),
-            port_of(200, 0, GuestKind::Container),
+            port_of(100, 0, GuestKind::Vm).into(),
+            port_of(100, 1, GuestKind::Vm).into(),
+            port_of(200, 0, GuestKind::Container).into(),
         ],
         ..NodePolicy::default()
     }

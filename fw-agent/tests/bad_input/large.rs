@@ -128,9 +128,8 @@ fn bytes_that_are_not_text() {
             ("firewall/100.fw", guest),
             ("nodes/n/qemu-server/100.conf", config),
         ]));
-        let port = policy.ports.first().cloned();
-        let rules = port.map(|port| {
-            let rules = [port.inbound.rules, port.outbound.rules].concat();
+        let rules = policy.ports.first().map(|port| {
+            let rules = [&port.inbound.rules[..], &port.outbound.rules].concat();
             rules
                 .into_iter()
                 .map(|rule| (rule.matches, rule.verdict))

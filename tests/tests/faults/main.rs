@@ -9,4 +9,5 @@ mod flips;
 mod full;
 mod kills;
 mod logs;
+mod mounts;
 mod policies;

@@ -14,6 +14,8 @@ use tapwall_tests::probe::exchange;
 use tapwall_tests::tree::{ConfigTree, temporary_directory};
 
 const LIMIT: Duration = Duration::from_secs(5);
+/// More than the programs take to load on a busy machine.
+const START: Duration = Duration::from_secs(60);
 
 const RULES: &str = "[OPTIONS]\nenable: 1\npolicy_in: DROP\nlog_level_in: info\n\n[RULES]\nIN DROP -p udp -dport 5000:5999 -log warning\n";
 
@@ -59,6 +61,7 @@ fn json_lines_name_the_rule_and_follow_rotation_deletion_and_hup() {
         command.arg("--log-json").arg(&file);
     })
     .unwrap();
+    agent.wait_for(START, "its first record", |_| true).unwrap();
     agent.wait_attached("tap100i0", None).unwrap();
 
     send(&node, 5001);
@@ -126,6 +129,7 @@ fn a_full_disk_stops_neither_the_agent_nor_the_other_log_and_is_reported_later()
         command.arg("--log-json").arg(&file);
     })
     .unwrap();
+    agent.wait_for(START, "its first record", |_| true).unwrap();
     agent.wait_attached("tap100i0", None).unwrap();
     agent.wait_said("cannot write to the log").unwrap();
     send(&node, 5001);

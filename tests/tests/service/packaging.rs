@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use tapwall_tests::agent::Agent;
 use tapwall_tests::netns::run;
@@ -70,12 +71,16 @@ fn the_units_capabilities_are_enough() {
         *command = wrapped;
     };
     let mut agent = Agent::spawn_adjusted(&node.host.namespace, &tree, limit).unwrap();
+    // Longer than the programs take to load on a busy machine.
+    let start = Duration::from_secs(60);
+    agent.wait_for(start, "its first record", |_| true).unwrap();
     let before = agent.wait_attached(TAP, None).unwrap();
     let status = fs::read_to_string(format!("/proc/{}/status", agent.pid())).unwrap();
     let held = status.lines().find(|line| line.starts_with("CapEff:"));
     let held = u64::from_str_radix(held.unwrap()[7..].trim(), 16).unwrap();
     assert_eq!(held.count_ones() as usize, allowed.len(), "{held:x}");
     agent = agent.respawn_adjusted(&node.host.namespace, limit).unwrap();
+    agent.wait_for(start, "its first record", |_| true).unwrap();
     let after = agent.wait_attached(TAP, None).unwrap();
     assert_ne!(before.pid, after.pid);
     assert_eq!((before.degraded, after.degraded), (vec![], vec![]));
@@ -94,6 +99,7 @@ fn systemd_understands_every_line_of_the_unit() {
     let unit = fs::read_to_string(packaging("tapwall.service")).unwrap();
     // The program is not installed here.
     let unit = unit.replace("ExecStart=/usr/sbin/fw-agent", "ExecStart=/bin/true");
+    let unit = unit.replace("ExecReload=/usr/sbin/fwctl", "ExecReload=/bin/true");
     let unit = unit.replace("Documentation=", "# Documentation=");
     let path = place.path().join("tapwall.service");
     let verify = |text: &str| {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use tapwall_tests::agent::Agent;
 use tapwall_tests::node::{DemoNode, Station};
+use tapwall_tests::patience::patience;
 use tapwall_tests::probe::Answer::{self, Refused, Silent};
 use tapwall_tests::probe::{TIMEOUT, connect, exchange, ping};
 use tapwall_tests::tap::Offloads;
@@ -99,7 +100,7 @@ impl Bed {
                 return;
             }
             assert!(
-                started.elapsed() < EDIT,
+                started.elapsed() < patience(EDIT),
                 "still {seen}, not {expect}; the agent said:\n{}",
                 self.agent.stderr()
             );

@@ -266,11 +266,15 @@ fn devices_that_change_their_names_have_the_policy_of_the_name() {
     }
     bed.becomes(&Refused, attempt(81));
     bed.becomes(&Answered, attempt(80));
-    assert!(
-        !pinned(&bed)
-            .iter()
-            .any(|name| name.starts_with("interface"))
-    );
+    // What was set aside for a device that turned out to need nothing goes, a moment later.
+    let deadline = Instant::now() + LIMIT;
+    while pinned(&bed)
+        .iter()
+        .any(|name| name.starts_with("interface"))
+    {
+        assert!(Instant::now() < deadline, "{:?}", pinned(&bed));
+        thread::yield_now();
+    }
     drop(servers);
 }
 

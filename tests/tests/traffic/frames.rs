@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use tapwall_tests::frame::{Body, Datagram, Frame, Transport};
 use tapwall_tests::node::Station;
+use tapwall_tests::patience::patience;
 use tapwall_tests::probe::Answer::{Answered, Failed, Refused, Silent};
 use tapwall_tests::probe::{TIMEOUT, UdpServer, exchange};
 use tapwall_tests::tree::NODE;
@@ -83,7 +84,7 @@ fn vlans_are_for_those_who_may_use_them() {
                         break;
                     }
                     assert!(
-                        started.elapsed() < Duration::from_secs(2),
+                        started.elapsed() < patience(Duration::from_secs(2)),
                         "guest {vmid}, step {step}, to {}: {arrived:?}, not {expect:?}",
                         to.v4()
                     );

@@ -20,7 +20,7 @@ pub struct Package {
 }
 
 /// Programs and the packages they come from.
-const PROGRAMS: [(&str, Package); 3] = [
+const PROGRAMS: [(&str, Package); 6] = [
     (
         "ip",
         Package {
@@ -42,11 +42,89 @@ const PROGRAMS: [(&str, Package); 3] = [
             purpose: "lists what the kernel holds, independently of Tapwall",
         },
     ),
+    (
+        "nft",
+        Package {
+            name: "nftables",
+            purpose: "translates addresses in the tests of a host that does",
+        },
+    ),
+    (
+        "logrotate",
+        Package {
+            name: "logrotate",
+            purpose: "rotates the log that the packaged rotation is for",
+        },
+    ),
+    (
+        "systemctl",
+        Package {
+            name: "systemd",
+            purpose: "runs the packaged unit, in namespaces of its own",
+        },
+    ),
+];
+
+/// Programs that only machines with other kernels need, and the packages they come from.
+const FOR_MACHINES: [(&str, Package); 3] = [
+    (
+        "qemu-system-x86_64",
+        Package {
+            name: "qemu-system-x86",
+            purpose: "boots other kernels",
+        },
+    ),
+    (
+        "busybox",
+        Package {
+            name: "busybox-static",
+            purpose: "is the small programs of those machines",
+        },
+    ),
+    (
+        "wg",
+        Package {
+            name: "wireguard-tools",
+            purpose: "gives WireGuard devices their keys in tests",
+        },
+    ),
+];
+
+/// Programs that only `cargo xtask bench` runs: what Tapwall is compared with.
+const BENCH_PROGRAMS: [(&str, Package); 2] = [
+    (
+        "iptables-legacy-restore",
+        Package {
+            name: "iptables",
+            purpose: "loads the rulesets that Tapwall is compared with",
+        },
+    ),
+    (
+        "ipset",
+        Package {
+            name: "ipset",
+            purpose: "loads their sets",
+        },
+    ),
 ];
 
 /// Packages whose programs are not there.
 pub fn missing() -> Vec<Package> {
-    PROGRAMS
+    absent(&PROGRAMS)
+}
+
+/// Likewise, those that only machines with other kernels need.
+pub fn missing_for_machines() -> Vec<Package> {
+    absent(&FOR_MACHINES)
+}
+
+/// Likewise, for the bench alone.
+pub fn missing_for_bench() -> Vec<Package> {
+    absent(&BENCH_PROGRAMS)
+}
+
+fn absent(programs: &[(&str, Package)]) -> Vec<Package> {
+    programs
         .iter()
         .filter(|(program, _)| programs_named(program).is_empty())
         .map(|(_, package)| *package)
@@ -57,6 +135,7 @@ pub fn missing() -> Vec<Package> {
 pub fn present() -> Vec<(&'static str, PathBuf)> {
     PROGRAMS
         .iter()
+        .chain(&FOR_MACHINES)
         .filter_map(|(program, _)| Some((*program, programs_named(program).into_iter().next()?)))
         .collect()
 }

@@ -124,7 +124,6 @@ fn ports(pins: &Pins) -> Result<Rows> {
             vlans(&words, port.vlans)?,
             json!(port.space),
             json!(port.big_space),
-            json!(port.class_bits),
             json!(port.prefilter),
             json!(port.epoch),
         ]);
@@ -145,7 +144,6 @@ fn ports(pins: &Pins) -> Result<Rows> {
         "vlans",
         "space",
         "big_space",
-        "class_bits",
         "prefilters",
         "epoch",
     ];

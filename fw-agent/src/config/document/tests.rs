@@ -194,3 +194,75 @@ fn bytes_that_are_not_text() {
         ]
     );
 }
+
+#[test]
+fn a_long_set_that_was_read_before_means_the_same() {
+    let entry = |number: usize| format!("10.{}.{}.1\n", number / 250, number % 250);
+    let long: String = (0..8000).map(entry).collect();
+    let after = "[IPSET small]\n10.0.0.1\n10.0.0.1\n[RULES]\nIN NOTHING\n";
+    let text = |before: &str, middle: &str, end: &str| {
+        let (first, second) = long.split_at(long.len() / 2);
+        let line = second.find('\n').unwrap() + 1;
+        let (between, second) = second.split_at(line);
+        format!("{before}[IPSET big]\n{first}{between}{middle}{second}{end}{after}")
+    };
+    let texts = [
+        text("", "", ""),
+        text("", "fd00::1\n", ""),
+        text(
+            "[OPTIONS]\nenable: 1\n",
+            "fd00::1\n10.0.0.300\n",
+            "10.1.1.1\n",
+        ),
+        text(
+            "# one more line\n",
+            "fd00::2\r\n\n",
+            "wrong too\n10.99.0.1-10.99.0.2\n",
+        ),
+        text("", "alias1\n", ""),
+        text("", "", " \t[OPTIONS]\nenable: 1\n"),
+    ];
+    let read = |text: &str, last: Option<&Document<ClusterOptions>>| {
+        let mut found = Vec::new();
+        let mut reporter = Reporter::new("f".into(), &mut found);
+        let bytes = Bytes::copy_from_slice(text.as_bytes());
+        let document = Document::parse_again(&bytes, Kind::Cluster, last, &mut reporter);
+        (document, found)
+    };
+    for last in &texts {
+        let (last, _) = read(last, None);
+        for now in &texts {
+            let (again, found) = read(now, Some(&last));
+            let (anew, expect) = read(now, None);
+            assert_eq!(found, expect);
+            assert!(again == anew);
+        }
+    }
+    let (document, found) = read(&texts[2], None);
+    assert_eq!(
+        document.sets["big"]
+            .long
+            .as_ref()
+            .unwrap()
+            .set
+            .entries
+            .len(),
+        8001
+    );
+    let lines: Vec<_> = found.iter().map(|found| found.line).collect();
+    let last = |text: &str| {
+        1 + texts[2]
+            .lines()
+            .collect::<Vec<_>>()
+            .iter()
+            .rposition(|line| *line == text)
+            .unwrap() as u32
+    };
+    assert_eq!(
+        lines,
+        ["10.0.0.300", "10.1.1.1", "10.0.0.1", "IN NOTHING"].map(last)
+    );
+    let (document, _) = read(&texts[4], None);
+    assert!(document.sets["big"].long.is_none());
+    assert_eq!(document.sets["big"].entries.len(), 8001);
+}

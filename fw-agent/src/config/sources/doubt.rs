@@ -13,6 +13,9 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use crate::config::long_set::headers;
+use crate::config::memo::is_same;
+
 use super::{CLUSTER_FILE, guest_file, guest_number, lxc_directory, qemu_directory};
 
 /// Files by path.
@@ -32,7 +35,10 @@ pub(super) fn lost(last: &Files, now: &Files, node: &str) -> Vec<(String, &'stat
             let Some(new) = now.get(path) else {
                 continue;
             };
-            if is_beginning(new, old) && (is_cut(new) || nics(new) < nics(old)) {
+            if !is_same(new, old)
+                && is_beginning(new, old)
+                && (is_cut(new) || nics(new) < nics(old))
+            {
                 found.push((path.clone(), "only its beginning is there"));
             }
             found.extend(lost_firewall(guest_file(vmid), last, now));
@@ -47,6 +53,9 @@ fn lost_firewall(path: String, last: &Files, now: &Files) -> Option<(String, &'s
     let Some(new) = now.get(&path) else {
         return is_on(old).then_some((path, "it is gone"));
     };
+    if is_same(new, old) {
+        return None;
+    }
     if is_beginning(new, old) && is_cut(new) {
         return Some((path, "only its beginning is there"));
     }
@@ -80,18 +89,22 @@ fn is_on(text: &[u8]) -> bool {
 
 /// What a firewall's file has behind its last `enable:` in its options.
 fn switch(text: &[u8]) -> Option<&[u8]> {
-    let mut in_options = false;
     let mut found = None;
-    for line in text.split(|byte| *byte == b'\n') {
-        let line = line.trim_ascii();
-        if line.starts_with(b"[") {
-            in_options = line.to_ascii_lowercase().starts_with(b"[options]");
-        } else if in_options
-            && let Some((key, rest)) = line.split_at_checked(6)
-            && key.eq_ignore_ascii_case(b"enable")
-            && let Some(value) = rest.trim_ascii_start().strip_prefix(b":")
-        {
-            found = Some(value.trim_ascii());
+    let mut headers = headers(text).peekable();
+    while let Some(start) = headers.next() {
+        let end = headers.peek().copied().unwrap_or(text.len());
+        let mut lines = text[start..end].split(|byte| *byte == b'\n');
+        let header = lines.next().unwrap_or_default().trim_ascii();
+        if !header.to_ascii_lowercase().starts_with(b"[options]") {
+            continue;
+        }
+        for line in lines.map(<[u8]>::trim_ascii) {
+            if let Some((key, rest)) = line.split_at_checked(6)
+                && key.eq_ignore_ascii_case(b"enable")
+                && let Some(value) = rest.trim_ascii_start().strip_prefix(b":")
+            {
+                found = Some(value.trim_ascii());
+            }
         }
     }
     found

@@ -73,7 +73,7 @@ impl Kernel {
             return Err(Error::TooManyFlows { flows, entries });
         }
         self.pins.replace(NEXT, name::FLOWS)?;
-        self.ebpf = ebpf;
+        self.programs.replace(ebpf);
         self.old_flows = Some(OldFlows { table, copied });
         Ok(())
     }
@@ -115,7 +115,7 @@ fn copy(from: &Table, to: &Table, since: u64) -> Result<u64, Error> {
     Batch::of(from, name::FLOWS)?.visit(|keys, flows| {
         let entries = keys.iter().zip(flows);
         for (key, flow) in entries.filter(|(_, flow)| flow.seen >= since) {
-            match fetch(&to, key, flow) {
+            match copy_flow(&to, key, flow) {
                 Ok(()) => {}
                 Err(Error::Batch { source, .. }) if is_full(&source) => refused += 1,
                 Err(error) => {
@@ -129,11 +129,17 @@ fn copy(from: &Table, to: &Table, since: u64) -> Result<u64, Error> {
     result.map(|()| refused)
 }
 
-fn is_full(error: &std::io::Error) -> bool {
+/// The map has no room.
+pub(in crate::datapath) fn is_full(error: &std::io::Error) -> bool {
     error.raw_os_error() == Some(libc::E2BIG)
 }
 
-fn fetch(to: &Batch<'_, FlowKey, Flow>, key: &FlowKey, flow: &Flow) -> Result<(), Error> {
+/// Copies a flow, unless the one that is there has come further.
+pub(in crate::datapath) fn copy_flow(
+    to: &Batch<'_, FlowKey, Flow>,
+    key: &FlowKey,
+    flow: &Flow,
+) -> Result<(), Error> {
     if to.insert_new(key, flow)? {
         return Ok(());
     }

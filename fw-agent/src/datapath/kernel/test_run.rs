@@ -17,6 +17,25 @@ pub struct TestPlace {
     pub mark: u32,
 }
 
+impl TestPlace {
+    /// The `struct __sk_buff` that says so.
+    pub(in crate::datapath) fn context(self) -> [u8; 192] {
+        /// Offsets in it.
+        const MARK: usize = 8;
+        const INGRESS_IFINDEX: usize = 36;
+        const IFINDEX: usize = 40;
+        let mut context = [0; 192];
+        for (offset, value) in [
+            (MARK, self.mark),
+            (INGRESS_IFINDEX, self.ingress_ifindex),
+            (IFINDEX, self.ifindex),
+        ] {
+            context[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
+        }
+        context
+    }
+}
+
 impl Kernel {
     /// Runs a program on a frame (`BPF_PROG_TEST_RUN`), as if at a hook of interface `ifindex` of this network namespace.
     ///
@@ -48,30 +67,20 @@ impl Kernel {
         frame: &[u8],
         answer: &mut [u8],
     ) -> Result<TestRunResult, Error> {
-        /// Offsets in `struct __sk_buff`.
-        const MARK: usize = 8;
-        const INGRESS_IFINDEX: usize = 36;
-        const IFINDEX: usize = 40;
-        let mut context = [0; 192];
-        for (offset, value) in [
-            (MARK, at.mark),
-            (INGRESS_IFINDEX, at.ingress_ifindex),
-            (IFINDEX, at.ifindex),
-        ] {
-            context[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
-        }
+        let context = at.context();
         let options = TestRunOptions {
             data_in: Some(frame),
             data_out: Some(answer),
             ctx_in: Some(&context),
             ..TestRunOptions::default()
         };
-        attach::classifier(&mut self.ebpf, role, hook)?
-            .test_run(options)
-            .map_err(|source| Error::Program {
+        self.programs.with(|ebpf| {
+            let program = attach::classifier(ebpf, role, hook)?;
+            program.test_run(options).map_err(|source| Error::Program {
                 program: hook.program(role),
                 source,
             })
+        })
     }
 
     /// Runs the XDP program on a frame.
@@ -83,8 +92,9 @@ impl Kernel {
             data_in: Some(frame),
             ..TestRunOptions::default()
         };
-        uplink::program(&mut self.ebpf)?
-            .test_run(options)
-            .map_err(uplink::refused)
+        self.programs.with(|ebpf| {
+            let program = uplink::program(ebpf)?;
+            program.test_run(options).map_err(uplink::refused)
+        })
     }
 }

@@ -1,8 +1,10 @@
 //! What a plan does in which order, as words.
 
+mod evolve;
 mod host;
 mod scale;
-use fw_common::maps::classes::PREFILTER_WORDS;
+
+use fw_common::maps::classes::{NO_PREFILTER, PREFILTER_WORDS};
 use fw_common::maps::port_flag;
 
 use super::*;
@@ -12,7 +14,7 @@ use crate::inventory::facts::HostFacts;
 
 const CLUSTER: &str = "[OPTIONS]\nenable: 1\n[IPSET ops]\n192.0.2.1\n";
 
-fn image(cluster: &str, guest: &str) -> MapImage {
+fn sources(cluster: &str, guest: &str) -> Sources {
     let files = [
         ("firewall/cluster.fw", cluster),
         ("firewall/100.fw", guest),
@@ -22,14 +24,17 @@ fn image(cluster: &str, guest: &str) -> MapImage {
         ),
         ("nodes/n/lxc/.keep", ""),
     ];
-    let sources = Sources {
+    Sources {
         node: "n".to_owned(),
         files: files
             .map(|(path, text)| (path.to_owned(), text.as_bytes().to_vec().into()))
             .into(),
         ..Sources::default()
-    };
-    let compiled = compile(&sources, &HostFacts::default(), 0);
+    }
+}
+
+fn image(cluster: &str, guest: &str) -> MapImage {
+    let compiled = compile(&sources(cluster, guest), &HostFacts::default(), 0);
     match compiled.policy.enabled {
         true => compiled.image,
         false => MapImage::default(),
@@ -48,6 +53,12 @@ fn words(plan: &Plan) -> Vec<String> {
     let word = |action: &Action| match action {
         Action::ClearCounters { slot } => format!("clear counters {slot}"),
         Action::WriteClasses { space, .. } => format!("classes {space}"),
+        Action::WriteEntries {
+            space,
+            lineage,
+            prefixes,
+        } => format!("entries {space}: {} {}", lineage.len(), prefixes.len()),
+        Action::AddBits { words, .. } => format!("{} words of bits", words.len()),
         Action::WritePolicy { words, .. } if words.len() == PREFILTER_WORDS as usize => {
             "prefilter".to_owned()
         }
@@ -123,7 +134,13 @@ fn changed_sets_are_a_new_space_and_the_old_one_goes_last() {
     let mut state = State::default();
     plan(&mut state, &image(CLUSTER, &rules), &devices(7), |_| false);
     let plan = plan(&mut state, &image(&wider, &rules), &devices(7), |_| false);
-    let expect = ["classes 1", "port 7 epoch 2", "await", "remove classes 0"];
+    let expect = [
+        "classes 1",
+        "policy",
+        "port 7 epoch 2",
+        "await",
+        "remove classes 0",
+    ];
     assert_eq!(words(&plan), expect);
 }
 
@@ -138,9 +155,9 @@ fn big_sets_stay_where_they_are_when_small_ones_change() {
     });
     let expect = [
         "classes 0",
+        "prefilter",
+        "prefilter",
         "classes 1",
-        "prefilter",
-        "prefilter",
         "policy",
         "policy",
         "settings",
@@ -153,7 +170,13 @@ fn big_sets_stay_where_they_are_when_small_ones_change() {
     assert_ne!(before.flags & port_flag::BLACKLIST, 0);
 
     let other = plan(&mut state, &image(&next, &rules), &devices(7), |_| false);
-    let expect = ["classes 2", "port 7 epoch 2", "await", "remove classes 0"];
+    let expect = [
+        "classes 2",
+        "policy",
+        "port 7 epoch 2",
+        "await",
+        "remove classes 0",
+    ];
     assert_eq!(words(&other), expect);
     let after = state.ports[&7];
     assert_eq!(
@@ -166,8 +189,10 @@ fn big_sets_stay_where_they_are_when_small_ones_change() {
         false
     });
     let expect = [
-        "classes 3",
         "prefilter",
+        "prefilter",
+        "classes 3",
+        "policy",
         "settings",
         "port 7 epoch 3",
         "await",
@@ -353,8 +378,15 @@ fn guards_and_vlans_are_in_place_before_the_port_refers_to_them() {
         "port 7 epoch 1",
         "attach tap100i0 7",
     ];
-    // The sets are other ones, but the policies say the same of their classes.
-    let readdressed = ["classes 1", "port 7 epoch 2", "await", "remove classes 0"];
+    // The policies say the same of their classes, but of those in another space.
+    let readdressed = [
+        "classes 1",
+        "policy",
+        "policy",
+        "port 7 epoch 2",
+        "await",
+        "remove classes 0",
+    ];
     check(&[
         (trunks(filtered("10.0.0.1"), &[6; 64]), devices(7), &first),
         (trunks(filtered("10.0.0.1"), &[6; 64]), devices(7), &[]),

@@ -5,17 +5,24 @@
 //!
 //! Invariant: an address whose bit is clear is in no prefix.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use fw_common::address::prefilter_bit;
 use fw_common::maps::classes::{PREFILTER_BITS, PREFILTER_WORDS, V6_SKIPPED_BITS};
 use fw_common::wire::{Address, IpVersion};
 
-use super::Classes;
+use super::Prefixes;
 
-impl Classes {
+impl Prefixes {
     /// The prefilters, IPv4 and IPv6; empty where there are no prefixes.
     pub fn prefilters(&self) -> [Vec<u64>; 2] {
+        let [v4, v6] = self.bits();
+        [bitmap(v4), bitmap(v6)]
+    }
+
+    /// What each prefix touches: a first bit, and the prefix length that counts from it.
+    fn bits(&self) -> [Vec<(u32, u32)>; 2] {
         let v4 = self.v4.iter().map(|(net, _)| {
             let address = Address::from(IpAddr::V4(net.network()));
             let first = prefilter_bit(IpVersion::V4, &address);
@@ -27,12 +34,12 @@ impl Classes {
             let length = u32::from(net.prefix_len()).saturating_sub(V6_SKIPPED_BITS);
             (first, length)
         });
-        [bitmap(v4), bitmap(v6)]
+        [v4.collect(), v6.collect()]
     }
 }
 
 /// Sets the bits from each first one on: as many as a prefix of that length has.
-fn bitmap(prefixes: impl Iterator<Item = (u32, u32)>) -> Vec<u64> {
+fn bitmap(prefixes: Vec<(u32, u32)>) -> Vec<u64> {
     let mut words = Vec::new();
     for (first, length) in prefixes {
         words.resize(PREFILTER_WORDS as usize, 0_u64);
@@ -40,6 +47,27 @@ fn bitmap(prefixes: impl Iterator<Item = (u32, u32)>) -> Vec<u64> {
         set_bits(&mut words, first, first + count);
     }
     words
+}
+
+/// Sets the bits of more prefixes in prefilters that there are (not in one that is empty), and answers which words changed.
+pub(crate) fn add_bits(filters: &mut [Vec<u64>; 2], prefixes: &Prefixes) -> [BTreeSet<u32>; 2] {
+    let mut changed = [BTreeSet::new(), BTreeSet::new()];
+    let filters = filters.iter_mut().zip(&mut changed);
+    for ((words, changed), prefixes) in filters.zip(prefixes.bits()) {
+        if words.is_empty() {
+            continue;
+        }
+        for (first, length) in prefixes {
+            let end = first + (1_u32 << PREFILTER_BITS.saturating_sub(length));
+            let touched = (first >> 6) as usize..=((end - 1) >> 6) as usize;
+            let before = words[touched.clone()].to_vec();
+            set_bits(words, first, end);
+            let after = words[touched.clone()].iter().zip(&before);
+            let indices = touched.zip(after).filter(|(_, (now, then))| now != then);
+            changed.extend(indices.map(|(index, _)| index as u32));
+        }
+    }
+    changed
 }
 
 /// Sets the bits from `first` to before `end`.
@@ -77,7 +105,7 @@ mod tests {
     }
 
     fn bits(prefixes: &str) -> [Vec<(u32, u32)>; 2] {
-        let mut classes = Classes::default();
+        let mut classes = Prefixes::default();
         for prefix in prefixes.split_whitespace() {
             match prefix.parse().unwrap() {
                 ipnet::IpNet::V4(net) => classes.v4.push((net, 1)),

@@ -1,50 +1,99 @@
-//! `cargo xtask bench`: what the agent costs, measured in one run on one machine.
+//! `cargo xtask bench`: what Tapwall costs beside what a node would otherwise run, measured in one run on one machine.
 //!
-//! 1. A set of N prefixes from its file to policies in force, stage by stage, with the memory that the process needed at its peak and that the
-//!    kernel's tries take. Each size runs in a process of its own. 2. A pass of the sweep over a full flow table.
+//! Each part prints its rows as lines of JSON (`line`) and what it is doing on standard error; the tables, ratios and charts are made of the rows of all
+//! parts by `xtask`. What a packet costs in the programs alone is measured by another program of this package.
 //!
-//! Prints a table for each and writes it as JSON below `target/bench`.
+//! Everything happens in network namespaces and pin directories of this process, which vanish with it, also by a panic.
 
+mod bed;
+mod change;
+mod crowd;
+mod growth;
+mod line;
+mod memory;
+mod programs;
+mod raw;
+mod rules;
 mod sets;
 mod sweep;
+mod traffic;
 
-use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
 struct Arguments {
-    /// Directory for the results.
-    #[arg(long, value_name = "DIR", default_value = "target/bench")]
-    out: PathBuf,
     #[command(subcommand)]
-    part: Option<Part>,
+    part: Part,
+    /// Fewer and shorter samples: shows that the bench works, not how fast anything is.
+    #[arg(long, global = true)]
+    quick: bool,
+    /// How often every case is measured.
+    #[arg(long, global = true)]
+    rounds: Option<usize>,
 }
 
 #[derive(Subcommand)]
 enum Part {
-    /// Measure one set in this process and print it as JSON.
-    #[command(hide = true)]
+    /// Traffic from outside to a guest, under every firewall that is compared.
+    Traffic,
+    /// From an edited file to enforcement, beside the other firewalls.
+    Change,
+    /// Memory of the agent and of the maps on a full node.
+    Memory,
+    /// Cost against rules, prefixes, guests and flows.
+    Growth,
+    /// A set from its file to policies in force.
     Set {
-        /// Prefixes.
-        entries: usize,
+        /// Measure only this number of prefixes, once, in this process.
+        #[arg(hide = true)]
+        entries: Option<usize>,
     },
-    /// Only what the sweep of the flow tables costs.
+    /// What the sweep of the flow tables costs.
     Sweep,
+}
+
+/// How long and how often everything is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Effort {
+    /// Only to see that it works.
+    pub quick: bool,
+    rounds: Option<usize>,
+}
+
+impl Effort {
+    /// Rounds: these many if quick, those otherwise, unless the user says.
+    pub fn rounds(self, quick: usize, full: usize) -> usize {
+        let rounds = if self.quick { quick } else { full };
+        self.rounds.unwrap_or(rounds).max(1)
+    }
+
+    /// How long one sample of traffic takes.
+    pub fn sample(self) -> Duration {
+        Duration::from_millis(if self.quick { 60 } else { 200 })
+    }
 }
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    let effort = Effort {
+        quick: arguments.quick,
+        rounds: arguments.rounds,
+    };
     match arguments.part {
-        Some(Part::Set { entries }) => {
+        Part::Traffic => traffic::run(effort),
+        Part::Change => change::run(effort),
+        Part::Memory => memory::run(effort),
+        Part::Growth => growth::run(effort),
+        Part::Set { entries: None } => sets::run(effort),
+        Part::Set {
+            entries: Some(entries),
+        } => {
             println!("{}", serde_json::to_string(&sets::measure(entries)?)?);
             Ok(())
         }
-        Some(Part::Sweep) => sweep::run(&arguments.out),
-        None => {
-            sets::run(&arguments.out)?;
-            sweep::run(&arguments.out)
-        }
+        Part::Sweep => sweep::run(effort),
     }
 }

@@ -2,13 +2,11 @@
 
 use std::fmt::Write as _;
 use std::os::fd::{AsFd, AsRawFd};
-use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use aya::maps::MapData;
-use comfy_table::Table;
 use fw_agent::config::{self, Sources};
 use fw_agent::datapath::plan::plan;
 use fw_agent::datapath::{AttachMode, Kernel, State};
@@ -19,11 +17,11 @@ use serde::{Deserialize, Serialize};
 use tapwall_tests::kernel::{PinDirectory, apply_to_maps};
 use tapwall_tests::tree::{ConfigTree, NODE, facts};
 
+use crate::Effort;
+use crate::line::Line;
+
 /// Sizes, in prefixes.
 const SIZES: [usize; 4] = [1_000, 10_000, 100_000, 1_000_000];
-
-/// Runs of each size; the table shows the median.
-const RUNS: usize = 3;
 
 /// One run. Times in seconds.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -70,10 +68,7 @@ pub fn measure(entries: usize) -> Result<Measured> {
     maps.apply(&image)?;
     let write = opened.elapsed();
     let spaces = [&image.space.small, &image.space.big];
-    let prefixes: usize = spaces
-        .iter()
-        .map(|space| space.v4.len() + space.v6.len())
-        .sum();
+    let prefixes: usize = spaces.iter().map(|space| space.prefixes.len()).sum();
     ensure!(
         prefixes * 10 > entries * 9,
         "only {prefixes} of {entries} prefixes are in the image"
@@ -103,27 +98,14 @@ pub fn measure(entries: usize) -> Result<Measured> {
 }
 
 /// Measures all sizes, each run in a process of its own.
-pub fn run(out: &Path) -> Result<()> {
+pub fn run(effort: Effort) -> Result<()> {
     let program = std::env::current_exe().context("finding this program")?;
-    let mut table = Table::new();
-    table.set_header([
-        "prefixes",
-        "file",
-        "read",
-        "parse",
-        "resolve",
-        "build",
-        "write",
-        "total",
-        "min–max",
-        "small edit",
-        "tries",
-        "peak memory",
-    ]);
-    let mut all = Vec::new();
-    for entries in SIZES {
+    let sizes = if effort.quick { &SIZES[..3] } else { &SIZES };
+    let rounds = effort.rounds(1, 3);
+    for &entries in sizes {
         let mut runs = Vec::new();
-        for _ in 0..RUNS {
+        for round in 0..rounds {
+            eprintln!("set: {entries} prefixes, round {} of {rounds}", round + 1);
             let output = Command::new(&program)
                 .args(["set", &entries.to_string()])
                 .output()
@@ -135,38 +117,31 @@ pub fn run(out: &Path) -> Result<()> {
             );
             runs.push(serde_json::from_slice::<Measured>(&output.stdout)?);
         }
-        runs.sort_by(|a, b| a.total.total_cmp(&b.total));
-        let median = runs[RUNS / 2];
-        table.add_row([
-            entries.to_string(),
-            format!("{:.1} MB", median.file_bytes as f64 / 1e6),
-            milliseconds(median.read),
-            milliseconds(median.parse),
-            milliseconds(median.resolve),
-            milliseconds(median.build),
-            milliseconds(median.write),
-            milliseconds(median.total),
-            format!(
-                "{}–{}",
-                milliseconds(runs[0].total),
-                milliseconds(runs[RUNS - 1].total)
-            ),
-            milliseconds(median.edit),
-            format!("{} MiB", median.tries_kib / 1024),
-            format!("{} MiB", median.peak_kib / 1024),
-        ]);
-        all.extend(runs);
+        for (case, unit, what) in COLUMNS {
+            let samples = runs.iter().map(what).collect();
+            let line = Line::new("set", case, unit).at("prefixes", entries);
+            line.with(samples).print()?;
+        }
     }
-    println!("{table}");
-    std::fs::create_dir_all(out).with_context(|| format!("creating {}", out.display()))?;
-    let file = out.join("sets.json");
-    std::fs::write(&file, serde_json::to_vec_pretty(&all)?)
-        .with_context(|| format!("writing {}", file.display()))
+    Ok(())
 }
 
-fn milliseconds(seconds: f64) -> String {
-    format!("{:.1} ms", seconds * 1e3)
-}
+/// A case of the table: its name, its unit and where its samples are.
+type Column = (&'static str, &'static str, fn(&Measured) -> f64);
+
+const COLUMNS: [Column; 9] = [
+    ("read", "ms", |run| run.read * 1e3),
+    ("parse", "ms", |run| run.parse * 1e3),
+    ("resolve", "ms", |run| run.resolve * 1e3),
+    ("build", "ms", |run| run.build * 1e3),
+    ("write to the kernel", "ms", |run| run.write * 1e3),
+    ("file to enforcement", "ms", |run| run.total * 1e3),
+    ("a rule edited beside it", "ms", |run| run.edit * 1e3),
+    ("tries", "MiB", |run| run.tries_kib as f64 / 1024.0),
+    ("peak memory of the process", "MiB", |run| {
+        run.peak_kib as f64 / 1024.0
+    }),
+];
 
 /// A guest's rules: the long set, and a small one.
 fn rules(small: &str) -> String {

@@ -2,9 +2,7 @@
 //!
 //! The maps are pinned in a directory of their own, which is removed at the end. Needs root and `/sys/fs/bpf`.
 
-use std::path::Path;
-
-use anyhow::{Context, Result};
+use anyhow::{Result, ensure};
 use fw_agent::datapath::batch::Batch;
 use fw_agent::datapath::sweep::{now, sweep};
 use fw_agent::datapath::{Action, AttachMode, Kernel};
@@ -13,44 +11,45 @@ use fw_common::flow::{Flow, FlowKey};
 use fw_common::maps::{Settings, capacity, name};
 use fw_common::wire::{Address, protocol};
 use rustix::time::{ClockId, clock_gettime};
-use serde::Serialize;
 use tapwall_tests::kernel::PinDirectory;
 
-/// One pass.
-#[derive(Debug, Serialize)]
-pub struct Row {
-    /// Flows in the table.
-    flows: u64,
-    /// Of which the pass removed.
-    removed: u64,
-    /// Processor time of the pass, in milliseconds.
-    cpu_ms: f64,
-    /// Share of one core with a pass every ten seconds.
-    percent_of_a_core: f64,
-}
+use crate::Effort;
+use crate::line::Line;
+
+/// Which share of the flows has expired: all flows by this number; 0 for none.
+const CASES: [(&str, u32); 3] = [
+    ("no flow has expired", 0),
+    ("one in ten has", 10),
+    ("every other has", 2),
+];
 
 /// Measures passes without and with expired flows.
-pub fn run(out: &Path) -> Result<()> {
-    let rows = [0, 10, 2].map(measure);
-    let rows = rows.into_iter().collect::<Result<Vec<_>>>()?;
-    println!(
-        "{:>10} {:>10} {:>10} {:>8}",
-        "flows", "removed", "cpu ms", "% core"
-    );
-    for row in &rows {
-        println!(
-            "{:>10} {:>10} {:>10.1} {:>8.2}",
-            row.flows, row.removed, row.cpu_ms, row.percent_of_a_core
-        );
+pub fn run(effort: Effort) -> Result<()> {
+    let rounds = effort.rounds(1, 3);
+    let mut samples = [const { Vec::new() }; CASES.len()];
+    for round in 0..rounds {
+        for ((case, one_in), samples) in CASES.iter().zip(&mut samples) {
+            eprintln!("sweep: {case}, round {} of {rounds}", round + 1);
+            samples.push(measure(*one_in)?);
+        }
     }
-    std::fs::create_dir_all(out).with_context(|| format!("making {}", out.display()))?;
-    let path = out.join("sweep.json");
-    std::fs::write(&path, serde_json::to_string_pretty(&rows)?)
-        .with_context(|| format!("writing {}", path.display()))
+    for ((case, _), samples) in CASES.iter().zip(samples) {
+        // A pass every ten seconds.
+        let shares = samples.iter().map(|ms| ms / 10_000.0 * 100.0).collect();
+        let flows = capacity::FLOWS as usize;
+        let rows = [
+            Line::new("sweep", format!("a pass; {case}"), "ms").with(samples),
+            Line::new("sweep", format!("share of a core; {case}"), "%").with(shares),
+        ];
+        for row in rows {
+            row.at("flows", flows).print()?;
+        }
+    }
+    Ok(())
 }
 
-/// A pass over a full table; one flow in `one_in` has expired (0: none).
-fn measure(one_in: u32) -> Result<Row> {
+/// Milliseconds of processor time of a pass over a full table; one flow in `one_in` has expired (0: none).
+fn measure(one_in: u32) -> Result<f64> {
     let directory = PinDirectory::new();
     let mut kernel = Kernel::open(directory.path(), AttachMode::of_this_kernel())?;
     kernel.apply(&Action::WriteSettings(Settings {
@@ -85,13 +84,17 @@ fn measure(one_in: u32) -> Result<Row> {
     Batch::of(&map, name::FLOWS)?.write(flows)?;
     let before = cpu();
     let swept = sweep(&pins)?;
-    let cpu_ms = cpu() - before;
-    Ok(Row {
-        flows: swept.flows.values().sum::<u64>() + swept.removed,
-        removed: swept.removed,
-        cpu_ms,
-        percent_of_a_core: cpu_ms / 10_000.0 * 100.0,
-    })
+    let took = cpu() - before;
+    let due = match one_in {
+        0 => 0,
+        one_in => u64::from(capacity::FLOWS / one_in),
+    };
+    ensure!(
+        swept.removed >= due,
+        "{} of {due} expired flows were removed",
+        swept.removed
+    );
+    Ok(took)
 }
 
 /// Processor time of this thread, in milliseconds.

@@ -1,12 +1,14 @@
 //! How much one edit touches among a thousand guests.
 
 use super::*;
+use crate::image::Builder;
+use crate::policy::NodePolicy;
 
 const GUESTS: u32 = 1000;
 const RULES: u32 = 20;
 
 /// A thousand guests with rules of their own; guest 100 has `edited` in front of them.
-fn node(edited: &str) -> MapImage {
+fn node(edited: &str) -> NodePolicy {
     let mut files = vec![
         (
             "firewall/cluster.fw".to_owned(),
@@ -41,37 +43,80 @@ fn node(edited: &str) -> MapImage {
     };
     let compiled = compile(&sources, &HostFacts::default(), 0);
     assert_eq!(compiled.diagnostics, []);
-    compiled.image
+    compiled.policy
+}
+
+fn present() -> Present {
+    Present {
+        devices: (0..GUESTS)
+            .map(|number| (format!("tap{}i0", 100 + number), 10 + number))
+            .collect(),
+        ..Present::default()
+    }
 }
 
 #[test]
 fn one_edit_among_a_thousand_guests_touches_one_policy_and_no_edit_nothing() {
-    let devices: BTreeMap<String, u32> = (0..GUESTS)
-        .map(|number| (format!("tap{}i0", 100 + number), 10 + number))
-        .collect();
+    let present = present();
     let mut state = State::default();
-    let first = node("");
-    let all = plan(&mut state, &first, &devices, |_| false);
+    let mut builder = Builder::default();
+    let mut step = |rules: &str| {
+        let node = node(rules);
+        let image = next_image(&mut builder, &state, &node, &present);
+        let plan = plan_node(&mut state, &image, &present, |_| false);
+        if rules.contains("/25") {
+            // One who remembers nothing makes the same of it, and finds nothing left to do.
+            let again = next_image(&mut Builder::default(), &state, &node, &present);
+            let rest = plan_node(&mut state.clone(), &again, &present, |_| false);
+            assert_eq!(rest, Plan::default(), "{rules:?}");
+        }
+        plan
+    };
     let switched = |plan: &Plan| {
         let ports = plan.actions.iter();
         ports
             .filter(|action| matches!(action, Action::SetPort { .. }))
             .count()
     };
-    assert_eq!(switched(&all), GUESTS as usize);
+    assert_eq!(switched(&step("")), GUESTS as usize);
 
-    let same = plan(&mut state, &node(""), &devices, |_| false);
-    assert_eq!(same, Plan::default());
-    let edits = [
+    let edits: [(&str, &[&str]); 9] = [
+        ("", &[]),
         // Another port, another verdict, other addresses that are known.
-        ("IN ACCEPT -p udp -dport 53\n", "port 10 epoch 2"),
-        ("IN DROP -p udp -dport 53\n", "port 10 epoch 3"),
-        ("IN DROP -source +ops -p udp -dport 53\n", "port 10 epoch 4"),
-        ("", "port 10 epoch 5"),
+        (
+            "IN ACCEPT -p udp -dport 53\n",
+            &["policy", "port 10 epoch 2", "await"],
+        ),
+        (
+            "IN DROP -p udp -dport 53\n",
+            &["policy", "port 10 epoch 3", "await"],
+        ),
+        (
+            "IN DROP -source +ops -p udp -dport 53\n",
+            &["policy", "port 10 epoch 4", "await"],
+        ),
+        // An address that nobody knows: a parent and a prefix.
+        (
+            "IN DROP -source 198.51.100.7 -p udp -dport 53\n",
+            &["entries 0: 1 1", "policy", "port 10 epoch 5", "await"],
+        ),
+        // Networks around what others name: theirs is told apart.
+        (
+            "IN DROP -source 192.0.2.0/25 -p udp -dport 53\n",
+            &["entries 0: 1 1", "policy", "port 10 epoch 6", "await"],
+        ),
+        // The address is still there.
+        (
+            "IN DROP -source 198.51.100.7 -p udp -dport 53\n",
+            &["policy", "port 10 epoch 7", "await"],
+        ),
+        (
+            "IN DROP -p udp -dport 53\n",
+            &["policy", "port 10 epoch 8", "await"],
+        ),
+        ("", &["policy", "port 10 epoch 9", "await"]),
     ];
-    for (rules, port) in edits {
-        let image = node(rules);
-        let plan = plan(&mut state, &image, &devices, |_| false);
-        assert_eq!(words(&plan), ["policy", port, "await"], "{rules:?}");
+    for (rules, expect) in edits {
+        assert_eq!(words(&step(rules)), expect, "{rules:?}");
     }
 }

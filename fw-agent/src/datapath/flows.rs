@@ -1,0 +1,190 @@
+//! Flows of the pinned tables as a whole: read, removed, and put there, thousands at once.
+//!
+//! In: pins. Out: [`Entry`]s of both tables. Works with or without an agent.
+//!
+//! A flow that is removed is judged by the rules at its next packet. One that is put there is taken as answered for by whoever does it, but not as
+//! accepted by today's rules: its epoch is no port's, so that a port that judges flows of older rules again judges it, and its local address is
+//! checked at the next packet from there. Invariant: a flow that is there is never overwritten; no port gets more than its quota.
+//!
+//! Numbers of flows per port are corrected afterwards as the sweep does it.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ops::ControlFlow;
+
+use aya::maps::{HashMap, MapData, MapInfo};
+use fw_common::flow::{Flow, FlowKey};
+use fw_common::maps::{PortKey, Settings, name};
+
+use super::Error;
+use super::batch::Batch;
+use super::kernel::failed;
+use super::pins::Pins;
+use super::sweep::{correct, entries};
+
+/// A flow and where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name.
+    pub key: FlowKey,
+    /// What is known of it.
+    pub flow: Flow,
+    /// It is among those that both ends have taken part in.
+    pub settled: bool,
+}
+
+/// What [`insert`] did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Inserted {
+    /// Flows that are there now.
+    pub inserted: usize,
+    /// Flows that were there already and stay as they are.
+    pub known: usize,
+    /// Flows beyond the quota of their port, or for which the table has no room.
+    pub refused: usize,
+}
+
+type Table = HashMap<MapData, FlowKey, Flow>;
+
+/// Both tables, with whether their flows are settled.
+const TABLES: [(&str, bool); 2] = [(name::FLOWS, true), (name::HALF_OPEN, false)];
+
+/// Shows `visit` every flow of both tables.
+///
+/// # Errors
+/// A table cannot be read.
+pub fn visit(pins: &Pins, mut visit: impl FnMut(Entry)) -> Result<(), Error> {
+    for (name, settled) in TABLES {
+        let table: Table = pins.hash(name)?;
+        Batch::of(&table, name)?.visit(|keys, flows| {
+            for (key, flow) in keys.iter().zip(flows) {
+                visit(Entry {
+                    key: *key,
+                    flow: *flow,
+                    settled,
+                });
+            }
+            ControlFlow::Continue(())
+        })?;
+    }
+    Ok(())
+}
+
+/// The flows that are wanted.
+///
+/// # Errors
+/// A table cannot be read.
+pub fn list(pins: &Pins, mut wanted: impl FnMut(&Entry) -> bool) -> Result<Vec<Entry>, Error> {
+    let mut found = Vec::new();
+    visit(pins, |entry| {
+        if wanted(&entry) {
+            found.push(entry);
+        }
+    })?;
+    Ok(found)
+}
+
+/// Removes the flows that are wanted, and answers how many there were.
+///
+/// # Errors
+/// A table cannot be read or written; what was removed stays removed.
+pub fn remove(pins: &Pins, mut wanted: impl FnMut(&Entry) -> bool) -> Result<usize, Error> {
+    counting(pins, |changed| {
+        let mut removed = 0;
+        for (name, settled) in TABLES {
+            let table: Table = pins.hash(name)?;
+            let batch = Batch::of(&table, name)?;
+            let keys = batch.keys(|key, flow| {
+                wanted(&Entry {
+                    key: *key,
+                    flow: *flow,
+                    settled,
+                })
+            })?;
+            removed += batch.remove(&keys)?;
+            if settled {
+                changed.extend(keys.iter().map(PortKey::of_flow));
+            }
+        }
+        Ok(removed)
+    })
+}
+
+/// Puts flows there.
+///
+/// # Errors
+/// A table cannot be read or written; what was put there stays.
+pub fn insert(pins: &Pins, flows: &[Entry]) -> Result<Inserted, Error> {
+    let settings = pins
+        .array::<Settings>(name::SETTINGS)?
+        .get(&0, 0)
+        .map_err(failed("read", name::SETTINGS))?;
+    let quota = u64::from(settings.flow_quota);
+    counting(pins, |changed| {
+        let ports: BTreeSet<PortKey> = flows.iter().map(|flow| PortKey::of_flow(&flow.key)).collect();
+        let mut there = HashSet::new();
+        let mut total = 0;
+        let mut used: BTreeMap<PortKey, u64> = BTreeMap::new();
+        visit(pins, |entry| {
+            let port = PortKey::of_flow(&entry.key);
+            total += u64::from(entry.settled);
+            if ports.contains(&port) {
+                there.insert(entry.key);
+                if entry.settled {
+                    *used.entry(port).or_default() += 1;
+                }
+            }
+        })?;
+        let info = MapInfo::from_pin(pins.map(name::FLOWS));
+        let info = info.map_err(failed("read the layout of", name::FLOWS))?;
+        let capacity = u64::from(info.max_entries());
+        let mut done = Inserted::default();
+        let (mut settled, mut half_open) = (Vec::new(), Vec::new());
+        for entry in flows {
+            if !there.insert(entry.key) {
+                done.known += 1;
+                continue;
+            }
+            if entry.settled {
+                let port = PortKey::of_flow(&entry.key);
+                let used = used.entry(port).or_default();
+                if *used >= quota || total >= capacity {
+                    done.refused += 1;
+                    continue;
+                }
+                *used += 1;
+                total += 1;
+                changed.insert(port);
+                settled.push((entry.key, entry.flow));
+            } else {
+                half_open.push((entry.key, entry.flow));
+            }
+        }
+        done.inserted = settled.len() + half_open.len();
+        for (name, flows) in [(name::FLOWS, settled), (name::HALF_OPEN, half_open)] {
+            let table: Table = pins.hash(name)?;
+            Batch::of(&table, name)?.write(flows)?;
+        }
+        Ok(done)
+    })
+}
+
+/// Has `change` change the table of settled flows, then corrects the numbers of those ports whose flows it has changed, whether it ended well or not.
+fn counting<T>(
+    pins: &Pins,
+    change: impl FnOnce(&mut BTreeSet<PortKey>) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let mut changed = BTreeSet::new();
+    let done = change(&mut changed);
+    if !changed.is_empty() {
+        let usage = pins.hash::<PortKey, u64>(name::FLOW_USAGE)?;
+        let before = entries(&usage)?;
+        let mut counted = BTreeMap::new();
+        visit(pins, |entry| {
+            if entry.settled {
+                *counted.entry(PortKey::of_flow(&entry.key)).or_default() += 1;
+            }
+        })?;
+        correct(&usage, &before, &counted)?;
+    }
+    done
+}

@@ -1,0 +1,364 @@
+//! Builds images one after the other, each on what is in force, and does nothing twice.
+//!
+//! In: the policies of a node, and the class spaces in force. Out: a [`MapImage`].
+//!
+//! 1. The sets become classes. Where addresses only move between sets, and no packet could see one of its addresses before and one after, they move at once, if
+//!    whoever calls permits it: no policy and no port changes then. 2. Policies become words; one that says what it said in the last image, of sets that are the
+//!    same classes, is not built again.
+//!
+//! Invariant: what is remembered saves time and changes nothing.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use fw_common::verdict::Direction;
+
+use super::classes::{Books, Members, Relocation, SetClasses, Settled, Survey};
+use super::rules::RuleInfo;
+use super::{HOST, HostImage, MapImage, PolicyImage, directions, guard, port_image, vectors};
+use crate::policy::{AddressSet, HostPolicy, NodePolicy, Policy, PortId, PortPolicy, Rule};
+
+/// What was built before.
+#[derive(Debug, Default)]
+pub struct Builder {
+    /// Has flows that were accepted under other rules judged again.
+    reevaluate: bool,
+    ports: HashMap<PortId, KnownPort>,
+    /// Every policy that a known port has, once.
+    policies: HashSet<Arc<PolicyImage>>,
+    /// Numbers of what sets consist of.
+    sets: HashMap<SetClasses, u32>,
+    /// Sets that are as they are to be in the spaces in force.
+    settled: Settled,
+}
+
+/// A port as it was built.
+#[derive(Debug)]
+struct KnownPort {
+    policy: Arc<PortPolicy>,
+    parts: Vec<KnownPolicy>,
+    guard_epoch: u32,
+}
+
+/// A policy as it was built.
+#[derive(Clone, Debug)]
+struct KnownPolicy {
+    /// What the sets of each rule consist of.
+    sets: Vec<[u32; 2]>,
+    image: Arc<PolicyImage>,
+    rules: Arc<[RuleInfo]>,
+}
+
+/// In the place of a set's number: there is none.
+const NO_SET: u32 = u32::MAX;
+
+/// What sets consist of, of so many kinds that it is better to forget them.
+const MANY_SETS: usize = 1 << 18;
+
+impl Builder {
+    /// Nothing was built before. `reevaluate`: see [`MapImage::reevaluate`].
+    pub fn new(reevaluate: bool) -> Self {
+        Self {
+            reevaluate,
+            ..Self::default()
+        }
+    }
+
+    /// Builds the image of a node's policies on what is in force. `permits` is asked whether addresses may move at once as the image says: that
+    /// is so if the rest of it is in force.
+    pub fn build(
+        &mut self,
+        node: &NodePolicy,
+        books: &Books,
+        permits: impl FnOnce(&MapImage) -> bool,
+    ) -> MapImage {
+        let survey = Survey::new(node, books, &mut self.settled);
+        if let Some(relocation) = survey.relocate()
+            && let Some(moved) = see(node, &survey, &relocation)
+        {
+            let mut image = MapImage {
+                space: relocation.space,
+                moved,
+                ..MapImage::default()
+            };
+            self.fill(&mut image, node, &relocation.members);
+            if permits(&image) {
+                return image;
+            }
+        }
+        let (space, members) = survey.settle();
+        let mut image = MapImage {
+            space,
+            ..MapImage::default()
+        };
+        self.fill(&mut image, node, &members);
+        image
+    }
+
+    /// Everything of an image but its classes.
+    fn fill(&mut self, image: &mut MapImage, node: &NodePolicy, members: &Members) {
+        image.settings = node.settings;
+        image.flow_capacity = node.flow_capacity;
+        if self.sets.len() > MANY_SETS {
+            *self = Self::new(self.reevaluate);
+        }
+        let mut round = Round {
+            sets: members.all().map(|set| self.number(set)).collect(),
+            members,
+            places: HashMap::new(),
+        };
+        let mut ports = HashMap::with_capacity(node.ports.len());
+        for port in &node.ports {
+            let known = self.ports.remove(&port.port);
+            let Some(known) = self.port(image, &mut round, port, known) else {
+                continue;
+            };
+            let places = known.parts.iter();
+            let places: Vec<usize> = places.map(|part| round.place(image, part)).collect();
+            let [inbound, outbound, guard @ ..] = places.as_slice() else {
+                continue;
+            };
+            let mut built = port_image(port, [*inbound, *outbound], guard.first().copied());
+            built.guard_epoch = known.guard_epoch;
+            built.flags |= image.blacklist_flags(&port.inbound);
+            image.ports.insert(port.port, built);
+            ports.insert(port.port, known);
+        }
+        self.ports = ports;
+        self.policies.retain(|policy| Arc::strong_count(policy) > 1);
+        if let Some(host) = &node.host {
+            image.host = self.host(image, &mut round, host);
+        }
+        if self.reevaluate {
+            image.reevaluate();
+        }
+    }
+
+    fn number(&mut self, set: &SetClasses) -> u32 {
+        if let Some(number) = self.sets.get(set) {
+            return *number;
+        }
+        let next = self.sets.len() as u32;
+        self.sets.insert(set.clone(), next);
+        next
+    }
+
+    /// Builds what of a port is not as it was; none if some of it cannot be built.
+    fn port(
+        &mut self,
+        image: &mut MapImage,
+        round: &mut Round<'_>,
+        port: &Arc<PortPolicy>,
+        known: Option<KnownPort>,
+    ) -> Option<KnownPort> {
+        let directions = directions(port).into_iter();
+        let parts = directions.chain(port.guard.iter().map(|guard| (Direction::Out, guard)));
+        let old: Vec<&Policy> = known
+            .iter()
+            .flat_map(|known| policies(&known.policy))
+            .collect();
+        let mut built = Vec::with_capacity(3);
+        let mut complete = true;
+        for (index, (direction, policy)) in parts.enumerate() {
+            let before = old.get(index).copied();
+            let before = before.zip(known.as_ref().and_then(|known| known.parts.get(index)));
+            match self.policy(image, round, policy, before) {
+                Ok(part) => built.push(part),
+                Err(error) => {
+                    image.failures.push((port.port, direction, error));
+                    complete = false;
+                }
+            }
+        }
+        let same = known
+            .as_ref()
+            .filter(|known| Arc::ptr_eq(&known.policy, port));
+        complete.then(|| KnownPort {
+            policy: Arc::clone(port),
+            parts: built,
+            guard_epoch: match same {
+                Some(known) => known.guard_epoch,
+                None => guard::epoch(port.guard.as_ref()),
+            },
+        })
+    }
+
+    /// Builds a policy if it is not as it was `before`.
+    fn policy(
+        &mut self,
+        image: &mut MapImage,
+        round: &Round<'_>,
+        policy: &Policy,
+        before: Option<(&Policy, &KnownPolicy)>,
+    ) -> Result<KnownPolicy, vectors::PolicyError> {
+        let sets = round.sets_of(policy);
+        if let Some((old, known)) = before
+            && known.sets == sets
+            && is_same(old, policy)
+            && image.rules.adopt(&known.image.rules, &known.rules)
+        {
+            return Ok(known.clone());
+        }
+        let (rules, infos) = image.rules.identify(policy);
+        let words = vectors::build(policy, &rules, round.members)?;
+        let built = PolicyImage { words, rules };
+        let built = match self.policies.get(&built) {
+            Some(known) => Arc::clone(known),
+            None => {
+                let built = Arc::new(built);
+                self.policies.insert(Arc::clone(&built));
+                built
+            }
+        };
+        Ok(KnownPolicy {
+            sets,
+            image: built,
+            rules: infos.into(),
+        })
+    }
+
+    /// Builds the policies of all interfaces of the host; none if one of them fails.
+    fn host(
+        &mut self,
+        image: &mut MapImage,
+        round: &mut Round<'_>,
+        host: &HostPolicy,
+    ) -> Option<HostImage> {
+        let elsewhere = self.host_on(image, round, host, "")?;
+        let interfaces = host.interfaces().into_iter();
+        let interfaces = interfaces.map(|name| {
+            let places = self.host_on(image, round, host, &name);
+            places.map(|places| (name, places))
+        });
+        let interfaces = interfaces.collect::<Option<BTreeMap<_, _>>>()?;
+        let flags = image.blacklist_flags(&host.inbound);
+        Some(HostImage {
+            interfaces,
+            elsewhere,
+            flags,
+        })
+    }
+
+    fn host_on(
+        &mut self,
+        image: &mut MapImage,
+        round: &mut Round<'_>,
+        host: &HostPolicy,
+        interface: &str,
+    ) -> Option<[usize; 2]> {
+        let (inbound, outbound) = host.on(interface);
+        let mut places = [0; 2];
+        let mut complete = true;
+        let directions = [(Direction::In, &inbound), (Direction::Out, &outbound)];
+        for (place, (direction, policy)) in places.iter_mut().zip(directions) {
+            match self.policy(image, round, policy, None) {
+                Ok(part) => *place = round.place(image, &part),
+                Err(error) => {
+                    image.failures.push((HOST, direction, error));
+                    complete = false;
+                }
+            }
+        }
+        complete.then_some(places)
+    }
+}
+
+/// What is the same for all policies of one image.
+struct Round<'m> {
+    members: &'m Members,
+    /// Per set of the node, the number of what it consists of.
+    sets: Vec<u32>,
+    /// Places of policies in the image.
+    places: HashMap<*const PolicyImage, usize>,
+}
+
+impl Round<'_> {
+    fn sets_of(&self, policy: &Policy) -> Vec<[u32; 2]> {
+        let number = |set| self.members.number(set).map(|set| self.sets[set as usize]);
+        let rules = policy.rules.iter();
+        let sets = rules.map(|rule| {
+            [&rule.matches.source, &rule.matches.dest]
+                .map(|set| set.as_ref().and_then(number).unwrap_or(NO_SET))
+        });
+        sets.collect()
+    }
+
+    /// The place of a policy among those of the image. Equal policies are one allocation.
+    fn place(&mut self, image: &mut MapImage, policy: &KnownPolicy) -> usize {
+        let next = image.policies.len();
+        let place = self.places.entry(Arc::as_ptr(&policy.image));
+        *place.or_insert_with(|| {
+            image.policies.push(Arc::clone(&policy.image));
+            next
+        })
+    }
+}
+
+fn policies(port: &PortPolicy) -> impl Iterator<Item = &Policy> {
+    [&port.inbound, &port.outbound]
+        .into_iter()
+        .chain(&port.guard)
+}
+
+/// Whether two policies say the same, but for the contents of sets.
+fn is_same(one: &Policy, other: &Policy) -> bool {
+    fn same(one: &Rule, other: &Rule) -> bool {
+        let (a, b) = (&one.matches, &other.matches);
+        // An absent set and one that no class is in are not the same.
+        a.source.is_some() == b.source.is_some()
+            && a.dest.is_some() == b.dest.is_some()
+            && (a.interface == b.interface && a.not_ip == b.not_ip && a.family == b.family)
+            && (a.protocol == b.protocol && a.sport == b.sport && a.dport == b.dport)
+            && (a.traits_mask == b.traits_mask && a.traits_value == b.traits_value)
+            && (one.verdict == other.verdict && one.reason == other.reason && one.log == other.log)
+            && one.origin.kind == other.origin.kind
+            && one.origin.text == other.origin.text
+    }
+    let pairs = one.rules.iter().zip(&other.rules);
+    std::ptr::eq(one, other)
+        || one.rules.len() == other.rules.len() && pairs.into_iter().all(|(a, b)| same(a, b))
+}
+
+/// The ports that look at sets whose addresses move. None if a packet could see more than one of its addresses, or one address more than once, while they do:
+/// part of it as it was and part as it is to be.
+///
+/// One address is written at once, and is not both ends of a packet.
+fn see(
+    node: &NodePolicy,
+    survey: &Survey<'_>,
+    relocation: &Relocation,
+) -> Option<BTreeSet<PortId>> {
+    let holds = |set: &Arc<AddressSet>| {
+        let number = survey.number(set);
+        number.is_some_and(|number| relocation.moved.contains(&number))
+    };
+    // How often a policy is looked at for moving addresses.
+    let looks = |policy: &Policy| {
+        let mut sides = [false; 2];
+        for rule in &policy.rules {
+            let sets = [&rule.matches.source, &rule.matches.dest];
+            for (side, set) in sides.iter_mut().zip(sets) {
+                *side = *side || set.as_ref().is_some_and(holds);
+            }
+        }
+        let count = sides.into_iter().filter(|side| *side).count();
+        match relocation.is_one {
+            true => count.min(1),
+            false => count,
+        }
+    };
+    let mut moved = BTreeSet::new();
+    for port in &node.ports {
+        let inbound = looks(&port.inbound);
+        let outbound = looks(&port.outbound) + port.guard.as_ref().map_or(0, looks);
+        if inbound > 1 || outbound > 1 {
+            return None;
+        }
+        if inbound + outbound > 0 {
+            moved.insert(port.port);
+        }
+    }
+    let host = node.host.iter();
+    let mut host = host.flat_map(|host| [&host.inbound, &host.outbound]);
+    host.all(|policy| looks(policy) <= 1).then_some(moved)
+}

@@ -1,0 +1,57 @@
+#!/bin/sh
+# Becomes systemd as process 1 of its own namespaces, on a copy of this machine's root that nothing written to outlives.
+# $1: an empty directory; $2: fw-agent; $3: fwctl; $4: the tree for /etc/pve; $5: the packaging directory.
+# Says "skip: <why>" and ends if this machine does not let us.
+set -eu
+skip() { echo "skip: $1"; exit 0; }
+work=$1 agent=$2 fwctl=$3 tree=$4 packaging=$5
+mount --make-rprivate / || skip "no mount namespace"
+mount -t tmpfs tmpfs "$work" || skip "no tmpfs"
+mkdir "$work/upper" "$work/work" "$work/root"
+root=$work/root
+mount -t overlay overlay -o "lowerdir=/,upperdir=$work/upper,workdir=$work/work" "$root" || skip "no overlay file system over /"
+mount -t proc proc "$root/proc"
+mount --bind "$root/proc/sys" "$root/proc/sys"
+mount -o remount,bind,ro "$root/proc/sys"
+mount -t sysfs -o ro sysfs "$root/sys"
+mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup" || skip "no cgroup2"
+mount -t bpf bpf "$root/sys/fs/bpf"
+mount -t tmpfs -o mode=755 tmpfs "$root/run"
+mount -t tmpfs -o mode=755 tmpfs "$root/dev"
+for device in null zero full random urandom tty; do
+	touch "$root/dev/$device"
+	mount --bind "/dev/$device" "$root/dev/$device"
+done
+mkdir "$root/dev/shm" "$root/dev/pts"
+
+units=$root/etc/systemd/system
+rm -rf "$units" "$root/etc/fstab" "$root/var/log/journal" "$root/var/lib/tapwall" "$root/etc/tapwall" "$root/etc/machine-id"
+mkdir -p "$units" "$root/etc/tapwall" "$root/etc/pve"
+echo 0123456789abcdef0123456789abcdef > "$root/etc/machine-id"
+# What would change the machine that this runs on, or needs one of its own.
+for unit in systemd-sysctl systemd-remount-fs systemd-modules-load systemd-udevd systemd-udev-trigger systemd-random-seed systemd-binfmt \
+	systemd-timesyncd systemd-hwdb-update systemd-update-utmp systemd-pstore; do
+	ln -s /dev/null "$units/$unit.service"
+done
+for unit in dev-hugepages.mount dev-mqueue.mount sys-kernel-debug.mount sys-kernel-tracing.mount sys-kernel-config.mount \
+	sys-fs-fuse-connections.mount proc-sys-fs-binfmt_misc.automount systemd-udevd-control.socket systemd-udevd-kernel.socket; do
+	ln -s /dev/null "$units/$unit"
+done
+cp "$agent" "$root/usr/sbin/fw-agent"
+cp "$fwctl" "$root/usr/sbin/fwctl"
+cp "$packaging/tapwall.service" "$units/"
+{ echo 'node = "demo"'; cat "$packaging/agent.toml"; } > "$root/etc/tapwall/agent.toml"
+rm -f "$root/var/log/pve-firewall.log" "$root/var/lib/logrotate/status"
+mkdir -p "$root/etc/logrotate.d"
+cp "$packaging/logrotate" "$root/etc/logrotate.d/tapwall"
+chmod 644 "$root/etc/logrotate.d/tapwall"
+# A firewall of the same node, as far as systemd can tell.
+printf '[Service]\nType=exec\nExecStart=/bin/sleep infinity\n' > "$units/pve-firewall.service"
+# The watchdog of the unit, but not its half a minute.
+mkdir "$units/tapwall.service.d"
+printf '[Service]\nWatchdogSec=3\n' > "$units/tapwall.service.d/watchdog.conf"
+mount --bind "$tree" "$root/etc/pve"
+cd "$root"
+pivot_root . mnt
+umount -l /mnt
+exec env -i container=tapwall PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd --system --unit=basic.target --show-status=0 --log-target=null

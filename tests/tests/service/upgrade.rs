@@ -1,0 +1,196 @@
+//! What an agent of another version knew is known to the next one: flows, bans, counters.
+//!
+//! The pins of a running version under the name of the one before stand for that one's, as long as what comes over has the same sizes in both.
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use aya::maps::MapInfo;
+use fw_agent::datapath::Bans;
+use fw_agent::datapath::pins::Pins;
+use fw_common::maps::{ABI, Counter, PortCounters, RuleKey, counter, name};
+use tapwall_tests::agent::Agent;
+use tapwall_tests::node::DemoNode;
+use tapwall_tests::probe::Answer::{Answered, Silent};
+use tapwall_tests::probe::{Session, TIMEOUT, TcpServer, connect};
+use tapwall_tests::tree::ConfigTree;
+use tapwall_tests::vigil::{Asking, Flow};
+
+/// The last version whose maps the agent can read.
+const OLD: u32 = 3;
+/// One whose maps nobody can.
+const UNKNOWN: u32 = 1000;
+const ECHO: u16 = 7007;
+
+fn rules(lines: &str) -> String {
+    format!("[OPTIONS]\nenable: 1\npolicy_in: DROP\n\n[RULES]\n{lines}")
+}
+
+/// Key and value bytes of version 3's maps that come over.
+const SIZES: [(&str, u32, u32); 7] = [
+    (name::FLOWS, 44, 48),
+    (name::HALF_OPEN, 44, 48),
+    (name::COUNTERS, 4, 24),
+    (name::PORT_COUNTERS, 4, 144),
+    (name::RULE_COUNTERS, 12, 24),
+    (name::PORTS, 4, 64),
+    (name::BANS, 20, 16),
+];
+
+/// Makes what this version has pinned another's.
+fn rename(pins: &Path, version: u32) {
+    let own = Pins::new(pins);
+    for (map, key, value) in SIZES {
+        let info = MapInfo::from_pin(own.map(map)).unwrap();
+        let sizes = (info.key_size(), info.value_size());
+        assert_eq!(
+            sizes,
+            (key, value),
+            "{map} cannot stand for version {OLD}'s any more"
+        );
+    }
+    let directory = |version| pins.join(format!("v{version}"));
+    fs::rename(directory(ABI), directory(version)).unwrap();
+}
+
+/// Packets that rules, the VM's NIC and the node's counters have counted.
+fn counted(pins: &Path) -> [u64; 3] {
+    let pins = Pins::new(pins);
+    let mut sums = [0; 3];
+    for entry in pins
+        .per_cpu_hash::<RuleKey, Counter>(name::RULE_COUNTERS)
+        .unwrap()
+        .iter()
+    {
+        sums[0] += Counter::sum(entry.unwrap().1.iter()).packets;
+    }
+    let ports = pins.per_cpu::<PortCounters>(name::PORT_COUNTERS).unwrap();
+    for slot in 0..16 {
+        for value in ports.get(&slot, 0).unwrap().iter() {
+            let counters = value.0.iter().flatten();
+            sums[1] += counters.map(|counter| counter.packets).sum::<u64>();
+        }
+    }
+    let node = pins.per_cpu::<Counter>(name::COUNTERS).unwrap();
+    for index in 0..counter::ENTRIES {
+        sums[2] += Counter::sum(node.get(&index, 0).unwrap().iter()).packets;
+    }
+    sums
+}
+
+struct Scene {
+    node: DemoNode,
+    tree: ConfigTree,
+    agent: Agent,
+}
+
+/// A node whose rules accept what the scene is about.
+fn scene() -> Scene {
+    let node = DemoNode::new().unwrap();
+    let tree = ConfigTree::with_demo_guests().unwrap();
+    let open = format!("IN ACCEPT -p tcp -dport 80\nIN ACCEPT -p udp -dport {ECHO}\n");
+    tree.write_firewall(100, &rules(&open)).unwrap();
+    let agent = Agent::start(&node.host.namespace, &tree).unwrap();
+    Scene { node, tree, agent }
+}
+
+#[test]
+fn flows_bans_and_counters_come_over_from_the_version_before() {
+    let Scene { node, tree, agent } = scene();
+    let _server = TcpServer::start(&node.vm.namespace, node.vm.v4_port(80)).unwrap();
+    let (outside, web) = (&node.outside, node.vm.v4_port(80));
+    let mut session = Session::open(&outside.namespace, outside.v4(), web).unwrap();
+    session.transfer(1000).unwrap();
+    let asking = Asking::start(
+        outside,
+        &node.vm,
+        ECHO,
+        Flow::Same,
+        Duration::from_millis(1),
+    )
+    .unwrap();
+    while asking.tally().arrived < 20 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // Both live on by their flows alone: no rule would accept them now.
+    agent
+        .after(|| tree.write_firewall(100, &rules("IN ACCEPT -p tcp -dport 81\n")))
+        .unwrap();
+    let pins = agent.pin_directory().to_path_buf();
+    let banned = "203.0.113.0/24".parse().unwrap();
+    Bans::open(&Pins::new(&pins))
+        .unwrap()
+        .add(banned, 0, 7)
+        .unwrap();
+    let before = counted(&pins);
+    assert!(before.iter().all(|packets| *packets > 0), "{before:?}");
+
+    let moved = |_: &mut Command| rename(&pins, OLD);
+    let agent = agent.respawn_adjusted(&node.host.namespace, moved).unwrap();
+    agent.wait_said("took over from another version").unwrap();
+    assert!(
+        agent.stderr().contains("carried over from another version"),
+        "{}",
+        agent.stderr()
+    );
+    assert!(!pins.join(format!("v{OLD}")).exists());
+    session.transfer(1000).unwrap();
+    let arrived = asking.tally().arrived;
+    while asking.tally().arrived < arrived + 20 {
+        assert_eq!(asking.tally().lost, 0, "{}", agent.stderr());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(asking.tally().lost, 0, "{}", agent.stderr());
+    assert_eq!(
+        connect(&outside.namespace, outside.v4(), web, TIMEOUT),
+        Silent
+    );
+    let after = counted(&pins);
+    for (after, before) in after.iter().zip(before) {
+        assert!(
+            *after >= before && *after < before * 3 + 10_000,
+            "{before} became {after}"
+        );
+    }
+    let bans = Bans::open(&Pins::new(&pins)).unwrap();
+    let listed = bans.list().unwrap();
+    assert_eq!(listed.len(), 1);
+    assert_eq!((listed[0].0, listed[0].1.reason), (banned, 7));
+    assert!(bans.may_exist().unwrap());
+}
+
+#[test]
+fn of_a_version_that_is_not_known_nothing_comes_over_and_the_log_says_so() {
+    let Scene { node, tree, agent } = scene();
+    let _server = TcpServer::start(&node.vm.namespace, node.vm.v4_port(81)).unwrap();
+    let outside = &node.outside;
+    let pace = Duration::from_millis(1);
+    let asking = Asking::start(outside, &node.vm, ECHO, Flow::Same, pace).unwrap();
+    while asking.tally().arrived < 20 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // What goes on by its flow alone ends with it; what the rules accept goes on.
+    agent
+        .after(|| tree.write_firewall(100, &rules("IN ACCEPT -p tcp -dport 81\n")))
+        .unwrap();
+    let (source, web) = (outside.v4(), node.vm.v4_port(81));
+    let mut session = Session::open(&outside.namespace, source, web).unwrap();
+    session.transfer(1000).unwrap();
+    assert_eq!(asking.tally().lost, 0);
+    let pins = agent.pin_directory().to_path_buf();
+    let moved = |_: &mut Command| rename(&pins, UNKNOWN);
+    let agent = agent.respawn_adjusted(&node.host.namespace, moved).unwrap();
+    agent
+        .wait_said("the layout of this version's maps is not known")
+        .unwrap();
+    agent.wait_said("took over from another version").unwrap();
+    while asking.tally().lost == 0 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    session.transfer(1000).unwrap();
+    let new = connect(&outside.namespace, source, web, TIMEOUT);
+    assert_eq!(new, Answered);
+}

@@ -1,0 +1,207 @@
+//! Which tests run in a machine, which do not and why, and which of them are the small set that every change runs.
+//!
+//! Every integration test program of the workspace is in [`SUITES`] or in [`OUTSIDE`]; a new one in neither is an error, so that none is
+//! forgotten. A test is excluded by its name, with the reason.
+
+use anyhow::{Result, bail};
+
+use crate::kernels::Line;
+use crate::programs::Program;
+use crate::protocol::Run;
+
+/// Has agents under test attach by clsact also where the kernel has TCX.
+pub const CLSACT: (&str, &str) = ("TAPWALL_TEST_ATTACH", "clsact");
+
+/// Seconds that one test may take: emulated, on a machine that does other things besides.
+const LIMIT: u64 = 600;
+
+/// Which tests of a suite the small set has.
+#[derive(Clone, Copy, Debug)]
+pub enum Smoke {
+    /// All.
+    All,
+    /// Those whose names begin with one of these.
+    Only(&'static [&'static str]),
+    /// None.
+    Nothing,
+}
+
+/// A test program that runs in machines.
+#[derive(Debug)]
+pub struct Suite {
+    /// Its name.
+    pub name: &'static str,
+    /// What of it the small set has.
+    pub smoke: Smoke,
+    /// Whether it also runs with agents that attach by clsact, on kernels that have TCX.
+    pub both: bool,
+}
+
+const fn suite(name: &'static str, smoke: Smoke) -> Suite {
+    Suite {
+        name,
+        smoke,
+        both: false,
+    }
+}
+
+/// What runs, in this order.
+pub const SUITES: &[Suite] = &[
+    suite("load", Smoke::Only(&["programs_", "maps_outlive"])),
+    suite("attach", Smoke::Only(&["clsact_", "a_device_with_an_"])),
+    suite("batch", Smoke::All),
+    suite("scenarios", Smoke::All),
+    suite("ledger", Smoke::Nothing),
+    suite("reject", Smoke::Only(&["errors_"])),
+    suite("guards", Smoke::Nothing),
+    suite("layer2", Smoke::All),
+    suite("host_programs", Smoke::Nothing),
+    suite("uplinks", Smoke::Nothing),
+    suite("bans", Smoke::Nothing),
+    suite("classify", Smoke::Nothing),
+    suite("flows", Smoke::Nothing),
+    suite("sets", Smoke::Nothing),
+    suite("sweep", Smoke::Nothing),
+    suite("conformance", Smoke::Nothing),
+    suite("equivalence", Smoke::Nothing),
+    Suite {
+        name: "traffic",
+        smoke: Smoke::Only(&["verdicts::tcp_", "verdicts::between_", "devices::filters_"]),
+        both: true,
+    },
+    suite("devices", Smoke::Only(&["vlans::tagged_"])),
+    suite("node", Smoke::Nothing),
+    suite("service", Smoke::Nothing),
+    suite("faults", Smoke::Nothing),
+    suite("demo_node", Smoke::Nothing),
+];
+
+/// The test program that runs on two machines at a time, which share networks.
+pub const PAIR: &str = "pair";
+
+/// Says which of the two a machine is.
+const NODE: &str = "TAPWALL_NODE";
+
+/// What the two machines run; nothing if it is not wanted.
+pub fn pair(programs: &[Program], smoke: bool, filter: Option<&str>) -> Result<Vec<Run>> {
+    if smoke || filter.is_some_and(|filter| !PAIR.contains(filter) && !filter.starts_with(PAIR)) {
+        return Ok(Vec::new());
+    }
+    let program = programs
+        .iter()
+        .find(|program| program.kind == "test" && program.name == PAIR);
+    let Some(program) = program else {
+        bail!("the test program {PAIR} is not built");
+    };
+    let run = |number: usize| Run {
+        name: format!("{PAIR} (node {})", number + 1),
+        program: program.file.clone(),
+        prefixes: Vec::new(),
+        excluded: Vec::new(),
+        filter: None,
+        limit: LIMIT,
+        environment: vec![(NODE.to_owned(), number.to_string())],
+    };
+    Ok(vec![run(0), run(1)])
+}
+
+/// Test programs that need no kernel of ours, or no machine at all.
+pub const OUTSIDE: &[(&str, &str)] = &[
+    ("check", "reads files and prints; no kernel takes part"),
+    ("compat", "reads the documentation"),
+    ("bad_input", "parses; no kernel takes part"),
+    (
+        "flood",
+        "millions of frames, which take an emulated machine hours; what it proves is no matter of the kernel's version",
+    ),
+    ("capacity", "fills tables to their sizes, as `flood` does"),
+];
+
+/// Tests that do not run in a machine: suite, test, reason.
+pub const EXCLUDED: &[(&str, &str, &str)] = &[(
+    "classify",
+    "a_full_policy",
+    "builds 16,384 rules in an unoptimised build: minutes, and the kernel's part is that of the other tests",
+)];
+
+/// What to run on a kernel.
+pub fn runs(
+    line: Line,
+    programs: &[Program],
+    smoke: bool,
+    filter: Option<&str>,
+) -> Result<Vec<Run>> {
+    for program in programs.iter().filter(|program| program.kind == "test") {
+        let name = program.name.as_str();
+        let known = SUITES.iter().any(|suite| suite.name == name)
+            || name == PAIR
+            || OUTSIDE.iter().any(|(outside, _)| *outside == name);
+        if !known {
+            bail!("the test program {name} is not in vm-harness/src/suites.rs");
+        }
+    }
+    let mut runs = Vec::new();
+    for suite in SUITES {
+        let Some(program) = programs
+            .iter()
+            .find(|program| program.kind == "test" && program.name == suite.name)
+        else {
+            bail!("the test program {} is not built", suite.name);
+        };
+        let prefixes = match (smoke, suite.smoke) {
+            (false, _) | (true, Smoke::All) => Vec::new(),
+            (true, Smoke::Only(prefixes)) => {
+                prefixes.iter().map(|part| (*part).to_owned()).collect()
+            }
+            (true, Smoke::Nothing) => continue,
+        };
+        let run = Run {
+            name: suite.name.to_owned(),
+            program: program.file.clone(),
+            prefixes,
+            excluded: excluded(suite.name),
+            filter: filter.map(str::to_owned),
+            limit: LIMIT,
+            environment: Vec::new(),
+        };
+        runs.push(run.clone());
+        if suite.both && line.has_tcx() && !smoke {
+            runs.push(Run {
+                name: format!("{} (clsact)", suite.name),
+                environment: vec![(CLSACT.0.to_owned(), CLSACT.1.to_owned())],
+                ..run
+            });
+        }
+    }
+    Ok(runs)
+}
+
+fn excluded(suite: &str) -> Vec<String> {
+    EXCLUDED
+        .iter()
+        .filter(|(of, _, _)| *of == suite)
+        .map(|(_, test, _)| (*test).to_owned())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn every_excluded_test_exists_and_has_a_reason() {
+        let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/tests");
+        for (suite, test, reason) in EXCLUDED {
+            let (module, name) = test.rsplit_once("::").unwrap_or(("", test));
+            let file = match module {
+                "" => tests.join(format!("{suite}.rs")),
+                module => tests.join(suite).join(format!("{module}.rs")),
+            };
+            let text = std::fs::read_to_string(&file).unwrap();
+            assert!(text.contains(&format!("fn {name}(")), "{suite}::{test}");
+            assert!(!reason.is_empty());
+        }
+    }
+}
