@@ -16,6 +16,7 @@ mod clsact;
 pub mod counters;
 mod door;
 pub mod flows;
+mod grace;
 mod kernel;
 pub mod leftovers;
 mod link;

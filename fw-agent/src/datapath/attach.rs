@@ -19,7 +19,7 @@ use aya::util::KernelVersion;
 use super::door::Programs;
 use super::link::{Held, Kept, Place};
 use super::pins::Pins;
-use super::{Error, clsact, link};
+use super::{Error, clsact, grace, link};
 
 /// What a device is to the firewall; decides which programs belong on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -213,6 +213,7 @@ pub(super) fn put(
     device: &str,
     ifindex: u32,
 ) -> Result<OwnedFd, Error> {
+    let _hurry = grace::hurry();
     link::create(program.as_fd(), ifindex, place)
         .map_err(|error| refused(device, "bpf_link_create", error))
 }
