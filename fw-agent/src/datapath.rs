@@ -237,7 +237,9 @@ pub fn detach_all(pins: &pins::Pins, mode: AttachMode) -> Result<(), Error> {
             devices.extend(clsact::device(ifindex));
         }
     }
+    let _hurry = grace::hurry();
     for device in devices {
+        attach::end_links(pins, &device)?;
         attach::detach(pins, mode, &device)?;
     }
     for device in pins.uplinks() {

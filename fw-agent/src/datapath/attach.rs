@@ -126,6 +126,18 @@ pub(super) fn detach(pins: &Pins, mode: AttachMode, device: &str) -> Result<(), 
     }
 }
 
+/// Takes all links off a device at once. Not while anyone attaches: that takes pins over.
+pub(super) fn end_links(pins: &Pins, device: &str) -> Result<(), Error> {
+    let _hurry = grace::hurry();
+    for hook in Hook::ALL {
+        let pin = pins.link(device, hook);
+        if let Some(link) = open(&pin)? {
+            link::detach(&link).map_err(|error| refused(device, "bpf_link_detach", error))?;
+        }
+    }
+    Ok(())
+}
+
 /// Detaches what was set aside for devices that turned out to need no programs.
 pub(super) fn drop_aside(pins: &Pins) -> Result<(), Error> {
     for device in pins.set_aside() {

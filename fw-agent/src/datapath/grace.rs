@@ -11,7 +11,9 @@
 //!
 //! Invariant: nothing but time depends on this. Where the file is missing or cannot be written that is said once.
 
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
@@ -36,6 +38,8 @@ struct Switch {
 #[derive(Default)]
 struct State {
     holders: usize,
+    /// Kept open: a device that comes must not wait for more than it needs to.
+    file: Option<File>,
     /// That it does not work was said.
     complained: bool,
 }
@@ -61,11 +65,7 @@ impl Switch {
 
     /// Replaces this value; another stays.
     fn change(&self, state: &mut State, from: i32, to: i32) {
-        let result = self.value().and_then(|value| match value == from {
-            true => std::fs::write(&self.path, format!("{to}\n")),
-            false => Ok(()),
-        });
-        if let Err(error) = result
+        if let Err(error) = self.replace(&mut state.file, from, to)
             && !std::mem::replace(&mut state.complained, true)
         {
             tracing::warn!(
@@ -75,15 +75,29 @@ impl Switch {
         }
     }
 
-    fn value(&self) -> io::Result<i32> {
-        let text = std::fs::read_to_string(&self.path)?;
-        text.trim().parse().map_err(io::Error::other)
+    fn replace(&self, file: &mut Option<File>, from: i32, to: i32) -> io::Result<()> {
+        let file = match file {
+            Some(file) => file,
+            None => file.insert(File::options().read(true).write(true).open(&self.path)?),
+        };
+        if value(file)? == from {
+            file.write_all_at(format!("{to}\n").as_bytes(), 0)?;
+        }
+        Ok(())
     }
 
     /// What a thread that panicked has left is as good as what others leave.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn value(file: &File) -> io::Result<i32> {
+    let mut bytes = [0; 16];
+    let length = file.read_at(&mut bytes, 0)?;
+    let text = String::from_utf8_lossy(&bytes[..length]);
+    let first = text.lines().next().unwrap_or_default();
+    first.parse().map_err(io::Error::other)
 }
 
 impl Drop for Hurry<'_> {
@@ -108,16 +122,20 @@ mod tests {
         (directory, Switch::at(&path))
     }
 
+    fn seen(switch: &Switch) -> i32 {
+        value(&File::open(&switch.path).unwrap()).unwrap()
+    }
+
     #[test]
     fn the_first_holder_switches_and_the_last_one_switches_back() {
         let (_directory, switch) = switch("0");
         let first = switch.hurry();
-        assert_eq!(switch.value().unwrap(), OURS);
+        assert_eq!(seen(&switch), OURS);
         let second = switch.hurry();
         drop(first);
-        assert_eq!(switch.value().unwrap(), OURS);
+        assert_eq!(seen(&switch), OURS);
         drop(second);
-        assert_eq!(switch.value().unwrap(), 0);
+        assert_eq!(seen(&switch), 0);
     }
 
     #[test]
@@ -125,22 +143,22 @@ mod tests {
         for value in [1, -1, OURS + 1] {
             let (_directory, switch) = switch(&value.to_string());
             let hurry = switch.hurry();
-            assert_eq!(switch.value().unwrap(), value);
+            assert_eq!(seen(&switch), value);
             drop(hurry);
-            assert_eq!(switch.value().unwrap(), value);
+            assert_eq!(seen(&switch), value);
         }
         let (_directory, switch) = switch("0");
         let hurry = switch.hurry();
         std::fs::write(&switch.path, "1\n").unwrap();
         drop(hurry);
-        assert_eq!(switch.value().unwrap(), 1);
+        assert_eq!(seen(&switch), 1);
     }
 
     #[test]
     fn what_a_killed_agent_has_left_goes() {
         let (_directory, switch) = switch(&OURS.to_string());
         drop(switch.hurry());
-        assert_eq!(switch.value().unwrap(), 0);
+        assert_eq!(seen(&switch), 0);
     }
 
     #[test]
@@ -149,7 +167,7 @@ mod tests {
         let _first = switch.hurry();
         std::fs::write(&switch.path, "0\n").unwrap();
         let _second = switch.hurry();
-        assert_eq!(switch.value().unwrap(), OURS);
+        assert_eq!(seen(&switch), OURS);
     }
 
     #[test]
