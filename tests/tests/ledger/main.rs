@@ -221,7 +221,11 @@ fn rule_counters_are_forgotten_with_their_port_only() {
         reserved: 0,
     };
     let known = [configured].into();
-    assert_eq!(forget_counters(&pins, &known, || true).unwrap(), 0, "it is only off");
+    assert_eq!(
+        forget_counters(&pins, &known, || true).unwrap(),
+        0,
+        "it is only off"
+    );
     let stopped = forget_counters(&pins, &[].into(), || false);
     assert_eq!(stopped.unwrap(), 0, "it is to end");
     assert_eq!(count(), 1);

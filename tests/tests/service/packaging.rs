@@ -107,11 +107,7 @@ fn the_units_capabilities_are_enough() {
     let held = u64::from_str_radix(held.unwrap()[7..].trim(), 16).unwrap();
     assert_eq!(held.count_ones() as usize, allowed.len(), "{held:x}");
     let tasks = PathBuf::from(format!("/proc/{}/task", agent.pid()));
-    assert!(
-        first_of_all(&tasks).iter().eq(FIRST),
-        "{}",
-        agent.stderr()
-    );
+    assert!(first_of_all(&tasks).iter().eq(FIRST), "{}", agent.stderr());
     agent = agent.respawn_adjusted(&node.host.namespace, limit).unwrap();
     agent.wait_for(start, "its first record", |_| true).unwrap();
     let after = agent.wait_attached(TAP, None).unwrap();
