@@ -16,6 +16,7 @@ mod clsact;
 pub mod counters;
 mod door;
 pub mod flows;
+mod grace;
 mod kernel;
 pub mod leftovers;
 mod link;
@@ -236,7 +237,9 @@ pub fn detach_all(pins: &pins::Pins, mode: AttachMode) -> Result<(), Error> {
             devices.extend(clsact::device(ifindex));
         }
     }
+    let _hurry = grace::hurry();
     for device in devices {
+        attach::end_links(pins, &device)?;
         attach::detach(pins, mode, &device)?;
     }
     for device in pins.uplinks() {

@@ -19,7 +19,7 @@ use aya::util::KernelVersion;
 use super::door::Programs;
 use super::link::{Held, Kept, Place};
 use super::pins::Pins;
-use super::{Error, clsact, link};
+use super::{Error, clsact, grace, link};
 
 /// What a device is to the firewall; decides which programs belong on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -126,6 +126,18 @@ pub(super) fn detach(pins: &Pins, mode: AttachMode, device: &str) -> Result<(), 
     }
 }
 
+/// Takes all links off a device at once. Not while anyone attaches: that takes pins over.
+pub(super) fn end_links(pins: &Pins, device: &str) -> Result<(), Error> {
+    let _hurry = grace::hurry();
+    for hook in Hook::ALL {
+        let pin = pins.link(device, hook);
+        if let Some(link) = open(&pin)? {
+            link::detach(&link).map_err(|error| refused(device, "bpf_link_detach", error))?;
+        }
+    }
+    Ok(())
+}
+
 /// Detaches what was set aside for devices that turned out to need no programs.
 pub(super) fn drop_aside(pins: &Pins) -> Result<(), Error> {
     for device in pins.set_aside() {
@@ -213,6 +225,7 @@ pub(super) fn put(
     device: &str,
     ifindex: u32,
 ) -> Result<OwnedFd, Error> {
+    let _hurry = grace::hurry();
     link::create(program.as_fd(), ifindex, place)
         .map_err(|error| refused(device, "bpf_link_create", error))
 }

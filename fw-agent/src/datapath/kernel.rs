@@ -38,7 +38,7 @@ use super::link::{Held, Kept};
 use super::pins::Pins;
 use super::plan::{Action, State};
 use super::spaces::Tries;
-use super::{Error, OBJECT, uplink};
+use super::{Error, OBJECT, grace, uplink};
 
 /// Programs and maps of one node.
 pub struct Kernel {
@@ -281,6 +281,8 @@ impl Kernel {
             }),
             Action::Detach { device } => {
                 if self.desk.leave(device) {
+                    // Links go when nothing holds them any more, and with each the kernel waits.
+                    let _hurry = grace::hurry();
                     attach::detach(&self.pins, self.programs.mode, device)?;
                     self.held.let_go(&self.pins, device);
                 }
@@ -467,6 +469,7 @@ fn insist(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), Prog
 
 /// Waits for a grace period of the kernel's read-copy-update, in which every program that was running ends.
 fn await_readers() -> Result<(), Error> {
+    let _hurry = grace::hurry();
     // `MEMBARRIER_CMD_GLOBAL` is `synchronize_rcu` (kernel/sched/membarrier.c).
     membarrier(MembarrierCommand::Global).map_err(|error| Error::AwaitReaders {
         source: error.into(),

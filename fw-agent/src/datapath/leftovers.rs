@@ -15,11 +15,16 @@ use super::batch::Batch;
 use super::pins::Pins;
 use super::sweep::now;
 
-/// Removes the rule counters of ports that are neither in `known` nor in the kernel; says how many.
+/// Removes the rule counters of ports that are neither in `known` nor in the kernel; says how many. A full map takes a while: it ends with the work undone as
+/// soon as `goes_on` says no, and may be called again.
 ///
 /// # Errors
 /// A map cannot be read or written.
-pub fn forget_counters(pins: &Pins, known: &BTreeSet<PortKey>) -> Result<u64, Error> {
+pub fn forget_counters(
+    pins: &Pins,
+    known: &BTreeSet<PortKey>,
+    goes_on: impl Fn() -> bool,
+) -> Result<u64, Error> {
     let failed = |verb, map| move |source: MapError| Error::Map { verb, map, source };
     let mut kept = BTreeSet::new();
     let ports = pins.hash::<u32, Port>(name::PORTS)?;
@@ -34,17 +39,25 @@ pub fn forget_counters(pins: &Pins, known: &BTreeSet<PortKey>) -> Result<u64, Er
     let mut counters = pins.per_cpu_hash::<RuleKey, Counter>(name::RULE_COUNTERS)?;
     let mut gone = Vec::new();
     for key in counters.keys() {
+        if !goes_on() {
+            return Ok(0);
+        }
         let key = key.map_err(failed("read", name::RULE_COUNTERS))?;
         if !known.contains(&key.port()) && !kept.contains(&key.port()) {
             gone.push(key);
         }
     }
-    for key in &gone {
+    let mut forgotten = 0;
+    for key in gone {
+        if !goes_on() {
+            break;
+        }
         counters
-            .remove(key)
+            .remove(&key)
             .map_err(failed("remove entries of", name::RULE_COUNTERS))?;
+        forgotten += 1;
     }
-    Ok(gone.len() as u64)
+    Ok(forgotten)
 }
 
 /// Log lines that were suppressed and that no packet came for since the rule might be logged again: each is told once.

@@ -29,6 +29,8 @@ const INFORM: libc::c_long = 15;
 const CREATE: libc::c_long = 28;
 /// `BPF_LINK_UPDATE` of the same.
 const UPDATE: libc::c_long = 29;
+/// `BPF_LINK_DETACH` of the same.
+const DETACH: libc::c_long = 34;
 /// `BPF_F_BEFORE` of the same header; relative to nothing: first of all.
 const FIRST: u32 = 1 << 3;
 /// `XDP_FLAGS_DRV_MODE` (`include/uapi/linux/if_link.h`).
@@ -91,6 +93,12 @@ struct UpdateAttributes {
     old_program: u32,
 }
 
+/// The part of the same union that takes a link's program off.
+#[repr(C)]
+struct DetachAttributes {
+    link: u32,
+}
+
 /// The beginning of `struct bpf_link_info` for links of TCX and XDP.
 #[repr(C)]
 #[derive(Default)]
@@ -149,6 +157,15 @@ pub(super) fn update(link: &OwnedFd, program: BorrowedFd<'_>) -> io::Result<bool
         Err(error) if error.raw_os_error() == Some(Errno::NOLINK.raw_os_error()) => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Takes a link's program off its device, before this returns: a link that nobody holds any more goes some time after. That the device is gone is fine.
+pub(super) fn detach(link: &OwnedFd) -> io::Result<()> {
+    let mut detach = DetachAttributes {
+        link: link.as_raw_fd().cast_unsigned(),
+    };
+    // SAFETY: the attributes have no addresses.
+    unsafe { call(DETACH, &mut detach) }.map(drop)
 }
 
 /// Pins something under a name that nothing has.

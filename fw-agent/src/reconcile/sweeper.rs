@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -28,6 +28,8 @@ const INTERVAL: Duration = Duration::from_secs(10);
 pub(super) struct Sweeper {
     /// Ports whose counters are to be kept; none until the configuration is known. Closed to end the thread.
     known: Option<std::sync::mpsc::Sender<BTreeSet<PortKey>>>,
+    /// Ends what takes long, too.
+    stopped: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -59,7 +61,9 @@ impl Sweeper {
     /// Starts sweeping the maps pinned in a directory, now and then every [`INTERVAL`]; what the log should tell goes to `log`.
     pub(super) fn start(pin_directory: &Path, log: News) -> anyhow::Result<Self> {
         let (known, news) = channel();
+        let stopped = Arc::new(AtomicBool::new(false));
         let pass = Pass {
+            stopped: Arc::clone(&stopped),
             pins: Pins::new(pin_directory),
             log,
             known: None,
@@ -71,6 +75,7 @@ impl Sweeper {
             .context("cannot start the thread that sweeps flows")?;
         Ok(Self {
             known: Some(known),
+            stopped,
             thread: Some(thread),
         })
     }
@@ -86,6 +91,7 @@ impl Sweeper {
 
 /// What the thread has.
 struct Pass {
+    stopped: Arc<AtomicBool>,
     pins: Pins,
     log: News,
     /// Ports to keep that were not dealt with yet.
@@ -132,7 +138,8 @@ impl Pass {
             }
         }
         if let Some(known) = &self.known {
-            let forgotten = forget_counters(&self.pins, known)?;
+            let goes_on = || !self.stopped.load(Ordering::Relaxed);
+            let forgotten = forget_counters(&self.pins, known, goes_on)?;
             tracing::debug!(forgotten, "forgot counters of rules whose ports are gone");
             self.known = None;
         }
@@ -142,6 +149,7 @@ impl Pass {
 
 impl Drop for Sweeper {
     fn drop(&mut self) {
+        self.stopped.store(true, Ordering::Relaxed);
         drop(self.known.take());
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()

@@ -202,7 +202,7 @@ fn rule_counters_are_forgotten_with_their_port_only() {
     let count = || read(&pins, &port).rules.len();
     assert_eq!(count(), 1);
     assert_eq!(
-        forget_counters(&pins, &[].into()).unwrap(),
+        forget_counters(&pins, &[].into(), || true).unwrap(),
         0,
         "its device is there"
     );
@@ -221,8 +221,14 @@ fn rule_counters_are_forgotten_with_their_port_only() {
         reserved: 0,
     };
     let known = [configured].into();
-    assert_eq!(forget_counters(&pins, &known).unwrap(), 0, "it is only off");
+    assert_eq!(
+        forget_counters(&pins, &known, || true).unwrap(),
+        0,
+        "it is only off"
+    );
+    let stopped = forget_counters(&pins, &[].into(), || false);
+    assert_eq!(stopped.unwrap(), 0, "it is to end");
     assert_eq!(count(), 1);
-    assert_eq!(forget_counters(&pins, &[].into()).unwrap(), 1);
+    assert_eq!(forget_counters(&pins, &[].into(), || true).unwrap(), 1);
     assert_eq!(count(), 0);
 }

@@ -1,11 +1,13 @@
 //! The files that are installed beside the programs.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use libc::{SCHED_OTHER, SCHED_RR};
 use tapwall_tests::agent::Agent;
 use tapwall_tests::netns::run;
 use tapwall_tests::node::{DemoNode, TAP};
@@ -24,6 +26,31 @@ fn values(unit: &str, key: &str) -> Vec<String> {
     let words = lines.flat_map(|(_, value)| value.split_whitespace());
     words.map(str::to_owned).collect()
 }
+
+/// The threads that close new devices, by name, that run before all others: by `SCHED_RR`, with the least priority. `tasks`: the process's `/proc/PID/task`.
+pub(crate) fn first_of_all(tasks: &Path) -> BTreeSet<String> {
+    /// Fields 40 and 41 of proc_pid_stat(5), counted from the one behind the name: priority and policy.
+    const PRIORITY_AND_POLICY: [usize; 2] = [37, 38];
+    let mut found = BTreeSet::new();
+    for task in fs::read_dir(tasks).unwrap() {
+        // A thread that has ended meanwhile.
+        let Ok(text) = fs::read_to_string(task.unwrap().path().join("stat")) else {
+            continue;
+        };
+        let (name, fields) = text.rsplit_once(") ").unwrap();
+        let fields: Vec<&str> = fields.split(' ').collect();
+        let (_, name) = name.split_once(" (").unwrap();
+        match PRIORITY_AND_POLICY.map(|at| fields[at].parse::<i32>().unwrap()) {
+            [0, SCHED_OTHER] => {}
+            [1, SCHED_RR] => drop(found.insert(name.to_owned())),
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+    found
+}
+
+/// The threads that are to do so.
+pub(crate) const FIRST: [&str; 3] = ["door egress", "door ingress", "doorkeeper"];
 
 #[test]
 fn the_unit_keeps_the_agent_alive_and_small() {
@@ -79,6 +106,8 @@ fn the_units_capabilities_are_enough() {
     let held = status.lines().find(|line| line.starts_with("CapEff:"));
     let held = u64::from_str_radix(held.unwrap()[7..].trim(), 16).unwrap();
     assert_eq!(held.count_ones() as usize, allowed.len(), "{held:x}");
+    let tasks = PathBuf::from(format!("/proc/{}/task", agent.pid()));
+    assert!(first_of_all(&tasks).iter().eq(FIRST), "{}", agent.stderr());
     agent = agent.respawn_adjusted(&node.host.namespace, limit).unwrap();
     agent.wait_for(start, "its first record", |_| true).unwrap();
     let after = agent.wait_attached(TAP, None).unwrap();

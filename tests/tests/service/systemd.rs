@@ -19,9 +19,13 @@ use tapwall_tests::probe::{TIMEOUT, TcpServer, connect};
 use tapwall_tests::tree::{ConfigTree, temporary_directory};
 use tempfile::TempDir;
 
+use crate::packaging::{FIRST, first_of_all};
+
 const LIMIT: Duration = Duration::from_secs(60);
 const UNIT: &str = "tapwall.service";
 const LOG: &str = "/var/log/pve-firewall.log";
+/// Where the agent asks for short grace periods.
+const GRACE: &str = "/sys/kernel/rcu_expedited";
 
 /// A machine as far as systemd can tell; it ends when dropped.
 struct Booted {
@@ -266,8 +270,8 @@ fn starts_ready_and_hardened(machine: &Booted, node: &DemoNode) {
         let line = text.lines().find_map(|line| line.strip_prefix(name));
         line.unwrap().trim().to_owned()
     };
-    // CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF (include/uapi/linux/capability.h).
-    let expect = format!("{:016x}", 1_u64 << 12 | 1 << 38 | 1 << 39);
+    // CAP_NET_ADMIN, CAP_SYS_NICE, CAP_PERFMON, CAP_BPF (include/uapi/linux/capability.h).
+    let expect = format!("{:016x}", 1_u64 << 12 | 1 << 23 | 1 << 38 | 1 << 39);
     assert_eq!(
         (field("CapEff:"), field("CapBnd:")),
         (expect.clone(), expect)
@@ -277,6 +281,9 @@ fn starts_ready_and_hardened(machine: &Booted, node: &DemoNode) {
         ("1".into(), "2".into())
     );
     assert_eq!(machine.property("MemoryMax"), (2_u64 << 30).to_string());
+    let tasks = machine.file(&format!("/proc/{}/task", machine.agent()));
+    let first = first_of_all(&tasks);
+    assert!(first.iter().eq(FIRST), "{first:?}: {}", machine.journal());
     // Its own view of the file system: nothing but these may be written.
     let mounts = machine.file(&format!("/proc/{}/mountinfo", machine.agent()));
     let mounts = fs::read_to_string(mounts).unwrap();
@@ -288,7 +295,16 @@ fn starts_ready_and_hardened(machine: &Booted, node: &DemoNode) {
             .rfind(|words| words[4] == place)
             .map(|words| words[5].to_owned())
     };
-    assert!(options("/").unwrap().starts_with("ro"), "{mounts}");
+    for place in ["/", "/sys", "/proc/sys"] {
+        assert!(
+            options(place).unwrap().starts_with("ro"),
+            "{place}: {mounts}"
+        );
+    }
+    if machine.file(GRACE).exists() {
+        assert!(options(GRACE).unwrap().starts_with("rw"), "{mounts}");
+        assert!(!machine.journal().contains(GRACE), "{}", machine.journal());
+    }
     for place in [
         "/sys/fs/bpf",
         "/var/log",
@@ -404,7 +420,8 @@ fn stops_for_good(machine: &Booted, node: &DemoNode) {
 fn excludes_the_other_firewall(machine: &Booted, node: &DemoNode) {
     machine.insist(&["systemctl", "start", UNIT]);
     machine.insist(&["systemctl", "start", "pve-firewall.service"]);
-    assert_eq!(machine.property("ActiveState"), "inactive");
+    // Nothing orders the two: it may still be stopping.
+    machine.until("stopped", || machine.property("ActiveState") == "inactive");
     machine.insist(&["systemctl", "start", UNIT]);
     let other = machine.systemctl(&["is-active", "pve-firewall.service"]);
     assert_eq!(String::from_utf8_lossy(&other.stdout).trim(), "inactive");

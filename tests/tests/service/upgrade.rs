@@ -13,7 +13,8 @@ use fw_agent::datapath::Bans;
 use fw_agent::datapath::pins::Pins;
 use fw_common::maps::{ABI, Counter, PortCounters, RuleKey, counter, name};
 use tapwall_tests::agent::Agent;
-use tapwall_tests::node::DemoNode;
+use tapwall_tests::netns::run;
+use tapwall_tests::node::{DemoNode, TAP};
 use tapwall_tests::probe::Answer::{Answered, Silent};
 use tapwall_tests::probe::{Session, TIMEOUT, TcpServer, connect};
 use tapwall_tests::tree::ConfigTree;
@@ -88,18 +89,27 @@ struct Scene {
 }
 
 /// A node whose rules accept what the scene is about.
-fn scene() -> Scene {
+fn scene(options: &[&str]) -> Scene {
     let node = DemoNode::new().unwrap();
     let tree = ConfigTree::with_demo_guests().unwrap();
     let open = format!("IN ACCEPT -p tcp -dport 80\nIN ACCEPT -p udp -dport {ECHO}\n");
     tree.write_firewall(100, &rules(&open)).unwrap();
-    let agent = Agent::start(&node.host.namespace, &tree).unwrap();
+    let agent = Agent::start_with(&node.host.namespace, &tree, options).unwrap();
     Scene { node, tree, agent }
 }
 
 #[test]
 fn flows_bans_and_counters_come_over_from_the_version_before() {
-    let Scene { node, tree, agent } = scene();
+    everything_comes_over(&[]);
+}
+
+#[test]
+fn with_filters_too_flows_bans_and_counters_come_over() {
+    everything_comes_over(&["--clsact"]);
+}
+
+fn everything_comes_over(options: &[&str]) {
+    let Scene { node, tree, agent } = scene(options);
     let _server = TcpServer::start(&node.vm.namespace, node.vm.v4_port(80)).unwrap();
     let (outside, web) = (&node.outside, node.vm.v4_port(80));
     let mut session = Session::open(&outside.namespace, outside.v4(), web).unwrap();
@@ -137,6 +147,12 @@ fn flows_bans_and_counters_come_over_from_the_version_before() {
         agent.stderr()
     );
     assert!(!pins.join(format!("v{OLD}")).exists());
+    for side in ["ingress", "egress"] {
+        let mut tc = node.host.namespace.command("tc");
+        let text = run(tc.args(["filter", "show", "dev", TAP, side])).unwrap();
+        let filters = text.lines().filter(|line| line.contains(" id ")).count();
+        assert_eq!(filters, options.len(), "{side}: {text}");
+    }
     session.transfer(1000).unwrap();
     let arrived = asking.tally().arrived;
     while asking.tally().arrived < arrived + 20 {
@@ -164,7 +180,7 @@ fn flows_bans_and_counters_come_over_from_the_version_before() {
 
 #[test]
 fn of_a_version_that_is_not_known_nothing_comes_over_and_the_log_says_so() {
-    let Scene { node, tree, agent } = scene();
+    let Scene { node, tree, agent } = scene(&[]);
     let _server = TcpServer::start(&node.vm.namespace, node.vm.v4_port(81)).unwrap();
     let outside = &node.outside;
     let pace = Duration::from_millis(1);

@@ -16,6 +16,9 @@ mount -o remount,bind,ro "$root/proc/sys"
 mount -t sysfs -o ro sysfs "$root/sys"
 mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup" || skip "no cgroup2"
 mount -t bpf bpf "$root/sys/fs/bpf"
+if [ -e /sys/kernel/rcu_expedited ]; then
+	mount --bind /sys/kernel/rcu_expedited "$root/sys/kernel/rcu_expedited"
+fi
 mount -t tmpfs -o mode=755 tmpfs "$root/run"
 mount -t tmpfs -o mode=755 tmpfs "$root/dev"
 for device in null zero full random urandom tty; do
