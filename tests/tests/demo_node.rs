@@ -84,7 +84,7 @@ fn probes_tell_answered_refused_and_silent_apart() {
             Answer::Silent
         );
     }
-    assert!(started.elapsed() < 8 * timeout, "{:?}", started.elapsed());
+    assert!(started.elapsed() < 40 * timeout, "{:?}", started.elapsed());
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! Where a guest's device is plugged: into a bridge, as in every other test here, or into a bridge of its own with a veth pair to the other, as Proxmox does it
 //! for the reference (`fwbr`).
-#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use tapwall_tests::node::TAP;
 use tapwall_tests::probe::Answer::{Answered, Silent};
