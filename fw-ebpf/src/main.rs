@@ -83,6 +83,7 @@ fn enforce<P: Packet>(packet: &P, skb: &Skb, port: &Port, direction: Direction) 
         rule: judgement.rule,
     };
     fw_common::ledger::enter(&Maps, port, direction, outcome, ledger::frame(skb));
+    stage::judged(skb.raw(), port, direction as u32, outcome.to_bits());
     #[cfg(feature = "debug-log")]
     trace::verdict(skb, port, direction, &judgement);
     if judgement.log != fw_common::verdict::NO_LOG {

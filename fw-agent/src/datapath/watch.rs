@@ -2,7 +2,7 @@
 //!
 //! In: pins, and which verdicts are wanted. Out: records with the first bytes of each packet.
 //!
-//! Every packet that a program judges passes its function `account`, which counts it: with the port, the direction and the outcome. A tracing
+//! Every packet that a program judges passes its function `judged`, which does nothing: with the port, the direction and the outcome. A tracing
 //! program (fentry) is put before that function in each of the node's programs, and taken away with the process that asked, however that ends.
 //! So this costs nothing while nobody looks, needs no agent, and changes neither programs nor maps. Verdicts that no rule logs are seen
 //! like all others.

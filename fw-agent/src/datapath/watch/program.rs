@@ -1,6 +1,6 @@
 //! The probe's program: made instruction by instruction for a filter, loaded and attached by bpf(2), which aya does not do for functions of programs.
 //!
-//! Context of the program are the arguments of `account(skb, port, direction, outcome)`. In the order of the code:
+//! Context of the program are the arguments of `judged(skb, port, direction, outcome)`. In the order of the code:
 //!
 //! 1. Leave out accepts, other reasons. 2. Read the port's first 16 bytes; leave out other guests and NICs. 3. Leave out, and count, what comes
 //!    less than [`INTERVAL`] after the last record on this CPU. 4. Send a [`Record`] and the packet's first bytes.

@@ -16,7 +16,7 @@ use crate::datapath::kernel::failed;
 use crate::datapath::pins::Pins;
 
 /// The function that every judged packet passes (`fw-ebpf/src/stage.rs`).
-const FUNCTION: &str = "account";
+const FUNCTION: &str = "judged";
 /// Bytes of a program's name that the kernel keeps (`BPF_OBJ_NAME_LEN` less its zero).
 const NAME: usize = 15;
 
