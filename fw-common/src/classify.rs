@@ -26,8 +26,8 @@ pub fn classify<T: Tables>(tables: T, policy: u32, values: &Values) -> Option<Ru
     let zero = tables.word(0)?;
     let mut search = Search {
         tables,
-        summaries: (head >> 32) as u32 & 0xff,
-        loaded: zero as u32,
+        summaries: (head >> 32) as u16 & 0xff,
+        loaded: zero as u16,
         candidates: zero,
         // Of a constant the kernel's compiler would make a call of a loop over bytes.
         fields: [[Vector::at(zero as u32, 0); 2]; FIELDS],
@@ -43,7 +43,7 @@ pub fn classify<T: Tables>(tables: T, policy: u32, values: &Values) -> Option<Ru
         let entry = tables.word(entry_at)?;
         let common = (entry >> 32) as u32;
         let specific = interval_vector(tables, policy + entry as u32, *value)?;
-        *field = [common, specific].map(|offset| Vector::at(policy + offset, search.summaries));
+        *field = [common, specific].map(|offset| Vector::at(policy + offset, u32::from(search.summaries)));
     }
     T::repeat(MAX_ROUNDS, &mut search);
     if search.found == NOT_FOUND {
@@ -133,18 +133,19 @@ impl Vector {
 }
 
 /// The search for the first rule; see the steps above. Straight-line code wherever it can be: a branch per field and vector would multiply
-/// in the verifier.
+/// in the verifier. Its size counts: with the stack of its caller it is most of what kernel 6.1 allows the longest chain of calls.
 struct Search<T> {
     tables: T,
+    /// Number of the rule, or [`NOT_FOUND`].
+    found: u32,
     /// Summary words of every vector of the policy.
-    summaries: u32,
+    summaries: u16,
     /// Summary words that were loaded.
-    loaded: u32,
+    loaded: u16,
     /// Words, announced by the loaded summary word in every field, that are still to be looked at.
     candidates: u64,
     /// The common and the specific vector of each field.
     fields: [[Vector; 2]; FIELDS],
-    found: u32,
 }
 
 impl<T: Tables> Step for Search<T> {
@@ -196,7 +197,7 @@ impl<T: Tables> Search<T> {
         if all == 0 {
             return Some(true);
         }
-        self.found = ((self.loaded - 1) * 64 + bit) * 64 + lowest(all);
+        self.found = ((u32::from(self.loaded) - 1) * 64 + bit) * 64 + lowest(all);
         Some(false)
     }
 }
