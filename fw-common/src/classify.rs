@@ -43,7 +43,8 @@ pub fn classify<T: Tables>(tables: T, policy: u32, values: &Values) -> Option<Ru
         let entry = tables.word(entry_at)?;
         let common = (entry >> 32) as u32;
         let specific = interval_vector(tables, policy + entry as u32, *value)?;
-        *field = [common, specific].map(|offset| Vector::at(policy + offset, u32::from(search.summaries)));
+        *field = [common, specific]
+            .map(|offset| Vector::at(policy + offset, u32::from(search.summaries)));
     }
     T::repeat(MAX_ROUNDS, &mut search);
     if search.found == NOT_FOUND {

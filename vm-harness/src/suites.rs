@@ -111,7 +111,10 @@ pub const OUTSIDE: &[(&str, &str)] = &[
     ("check", "reads files and prints; no kernel takes part"),
     ("compat", "reads the documentation"),
     ("bad_input", "parses; no kernel takes part"),
-    ("steps", "applies plans to maps in memory; no kernel takes part"),
+    (
+        "steps",
+        "applies plans to maps in memory; no kernel takes part",
+    ),
     (
         "flood",
         "millions of frames, which take an emulated machine hours; what it proves is no matter of the kernel's version",
