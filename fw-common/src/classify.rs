@@ -134,10 +134,12 @@ impl Vector {
 }
 
 /// The search for the first rule; see the steps above. Straight-line code wherever it can be: a branch per field and vector would multiply
-/// in the verifier.
+/// in the verifier. Its size counts: with the stack of its caller it is most of what kernel 6.1 allows the longest chain of calls.
 struct Search<T> {
     tables: T,
-    /// Summary words of every vector of the policy. (The narrow numbers keep the stack of the whole chain of calls below what kernel 6.1 allows.)
+    /// Number of the rule, or [`NOT_FOUND`].
+    found: u32,
+    /// Summary words of every vector of the policy.
     summaries: u16,
     /// Summary words that were loaded.
     loaded: u16,
@@ -145,7 +147,6 @@ struct Search<T> {
     candidates: u64,
     /// The common and the specific vector of each field.
     fields: [[Vector; 2]; FIELDS],
-    found: u32,
 }
 
 impl<T: Tables> Step for Search<T> {

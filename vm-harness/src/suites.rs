@@ -74,6 +74,7 @@ pub const SUITES: &[Suite] = &[
     suite("service", Smoke::Nothing),
     suite("faults", Smoke::Nothing),
     suite("demo_node", Smoke::Nothing),
+    suite("tools", Smoke::Nothing),
 ];
 
 /// The test program that runs on two machines at a time, which share networks.
@@ -110,6 +111,10 @@ pub const OUTSIDE: &[(&str, &str)] = &[
     ("check", "reads files and prints; no kernel takes part"),
     ("compat", "reads the documentation"),
     ("bad_input", "parses; no kernel takes part"),
+    (
+        "steps",
+        "applies plans to maps in memory; no kernel takes part",
+    ),
     (
         "flood",
         "millions of frames, which take an emulated machine hours; what it proves is no matter of the kernel's version",
