@@ -15,6 +15,7 @@ use std::mem::offset_of;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::Pod;
@@ -22,7 +23,9 @@ use aya::maps::{HashMap, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::TestRunResult;
 use fw_agent::datapath::pins::Pins;
 use fw_agent::datapath::plan::{Edge, Present, next_image, plan_node, plan_uplinks};
-use fw_agent::datapath::{Action, AttachMode, Bans, Hook, Kernel, Role, State, TestPlace};
+use fw_agent::datapath::{
+    Action, AttachMode, Bans, Hook, Kernel, Role, State, TestPlace, monotonic,
+};
 use fw_agent::image::{Builder, MapImage};
 use fw_agent::policy::{NodePolicy, PortId};
 use fw_common::event::{EVENT_BYTES, Event, FLOW_EVENT_BYTES, FlowEvent};
@@ -53,6 +56,8 @@ const LOOPBACK: u32 = 1;
 const FIRST_INDEX: u32 = 1 << 20;
 /// Bytes of the longest frame that a test run takes.
 const LONGEST: usize = 4096;
+/// Nanoseconds that are waited for at the most; longer ones are not to be lived through.
+const LONGEST_REST: u64 = 180_000_000_000;
 
 /// `XDP_DROP`.
 const XDP_DROP: u32 = 1;
@@ -541,8 +546,13 @@ impl TestKernel {
         Ok([read(name::FLOWS)?, read(name::HALF_OPEN)?])
     }
 
-    /// Lets time pass for all flows and fragments: they were last seen so much earlier.
+    /// Lets time pass for all flows and fragments: they were last seen so much earlier. Nothing was seen before the machine was up, so on one that
+    /// has just come up the rest passes as it does.
     pub fn advance(&self, nanoseconds: u64) -> Result<()> {
+        let rest = nanoseconds.saturating_sub(monotonic());
+        if rest <= LONGEST_REST {
+            std::thread::sleep(Duration::from_nanos(rest));
+        }
         let pins = self.directory.pins();
         for table in [name::FLOWS, name::HALF_OPEN] {
             change::<FlowKey, Flow>(&mut pins.hash(table)?, |flow| {
