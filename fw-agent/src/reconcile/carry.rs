@@ -102,6 +102,14 @@ impl Agent {
             match action {
                 Action::Attach { device, .. } if gone => {
                     self.state.lost(device);
+                    // One of its two links may have been made and pinned before it went.
+                    let device = device.clone();
+                    if let Err(error) = self.kernel.apply(&Action::Detach {
+                        device: device.clone(),
+                    }) {
+                        let why = format!("{:#}", anyhow::Error::from(error));
+                        tracing::debug!(device, "nothing to take off: {why}");
+                    }
                     tracing::info!(device, "the device went away before it was attached");
                 }
                 Action::Attach { device, .. } => {

@@ -169,7 +169,7 @@ fn a_device_that_comes_and_goes_500_times_leaves_nothing_and_ends_filtered() {
     let mut expect = before.clone();
     expect.extend(["egress", "ingress"].map(|hook| format!("{VETH}-{hook}")));
     expect.sort();
-    assert_eq!(pinned(&bed), expect);
+    become_equal(&expect, || pinned(&bed));
     let mut expect = ports_before.clone();
     expect.push(host.ifindex(VETH).unwrap());
     expect.sort_unstable();
@@ -181,8 +181,17 @@ fn a_device_that_comes_and_goes_500_times_leaves_nothing_and_ends_filtered() {
         of.all(|port| port.ifindex.is_none())
     };
     bed.agent.wait_for(LIMIT, "the device gone", gone).unwrap();
-    assert_eq!(pinned(&bed), before);
+    become_equal(&before, || pinned(&bed));
     assert_eq!(ports(&bed), ports_before);
+}
+
+/// Waits until that is so; what went a moment ago may still be being cleared away.
+fn become_equal<T: PartialEq + std::fmt::Debug>(expect: &T, now: impl Fn() -> T) {
+    let deadline = Instant::now() + LIMIT;
+    while now() != *expect && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(now(), *expect);
 }
 
 #[test]
