@@ -62,7 +62,7 @@ impl Packet for Linear {
     #[inline(always)]
     fn load<T: Wire>(&self, offset: u32) -> Option<T> {
         const WORD: usize = 4;
-        const { assert!(size_of::<T>() % 2 == 0) };
+        const { assert!(size_of::<T>().is_multiple_of(2)) };
         let at = self.start + offset as usize;
         if at + size_of::<T>() > self.end {
             return None;
@@ -80,7 +80,7 @@ impl Packet for Linear {
                     .cast::<u32>()
                     .write_unaligned(bytes as u32);
             }
-            if size_of::<T>() % WORD != 0 {
+            if !size_of::<T>().is_multiple_of(WORD) {
                 let bytes: u64;
                 asm!("{bytes} = *(u16 *)({from} + 0)", bytes = out(reg) bytes, from = in(reg) at + words * WORD, options(pure, readonly, nostack));
                 to.add(words * WORD)
