@@ -60,6 +60,7 @@ pub const SUITES: &[Suite] = &[
     suite("classify", Smoke::Nothing),
     suite("flows", Smoke::Nothing),
     suite("sets", Smoke::Nothing),
+    suite("moves", Smoke::Nothing),
     suite("sweep", Smoke::Nothing),
     suite("conformance", Smoke::Nothing),
     suite("equivalence", Smoke::Nothing),
