@@ -57,7 +57,7 @@ const FIRST_INDEX: u32 = 1 << 20;
 /// Bytes of the longest frame that a test run takes.
 const LONGEST: usize = 4096;
 /// Nanoseconds that are waited for at the most; longer ones are not to be lived through.
-const LONGEST_REST: u64 = 180_000_000_000;
+const LONGEST_REST: u64 = 130_000_000_000;
 
 /// `XDP_DROP`.
 const XDP_DROP: u32 = 1;
