@@ -10,6 +10,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
+use tempfile::NamedTempFile;
 
 /// One program that cargo built.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,7 +63,7 @@ pub fn built(messages: &str) -> Result<Vec<Program>> {
     Ok(programs)
 }
 
-/// A copy without symbols, made once for each build of a program.
+/// A copy without symbols, made once for each build of a program. Several machines' images may be made at a time, so a copy comes into its place whole.
 pub fn stripped(file: &Path, cache: &Path) -> Result<PathBuf> {
     let name = file
         .file_name()
@@ -75,9 +76,11 @@ pub fn stripped(file: &Path, cache: &Path) -> Result<PathBuf> {
         return Ok(copy);
     }
     fs::create_dir_all(cache).with_context(|| format!("creating {}", cache.display()))?;
+    let made = NamedTempFile::new_in(cache)
+        .with_context(|| format!("creating a file in {}", cache.display()))?;
     let output = Command::new("strip")
         .arg("-o")
-        .arg(&copy)
+        .arg(made.path())
         .arg(file)
         .output()
         .context("starting strip (Debian package binutils)")?;
@@ -88,6 +91,13 @@ pub fn stripped(file: &Path, cache: &Path) -> Result<PathBuf> {
             String::from_utf8_lossy(&output.stderr).trim()
         );
     }
+    let mode = fs::metadata(file)
+        .with_context(|| format!("looking at {}", file.display()))?
+        .permissions();
+    fs::set_permissions(made.path(), mode)
+        .with_context(|| format!("making {} executable", made.path().display()))?;
+    made.persist(&copy)
+        .with_context(|| format!("placing {}", copy.display()))?;
     Ok(copy)
 }
 
@@ -145,6 +155,26 @@ mod tests {
             file: "/t/load-1".into(),
         };
         assert_eq!(built(messages).unwrap(), [expect]);
+    }
+
+    /// Two machines' images were once made at a time, and one of them got a copy that the other had not finished.
+    #[test]
+    fn copies_that_are_made_at_a_time_are_whole_and_executable() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let own = std::env::current_exe().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let copy = stripped(&own, directory.path()).unwrap();
+                    let mode = fs::metadata(&copy).unwrap().permissions().mode();
+                    assert_eq!(mode & 0o777, 0o755, "{mode:o}");
+                    let listed = Command::new(&copy).arg("--list").output().unwrap();
+                    assert!(listed.status.success(), "{listed:?}");
+                });
+            }
+        });
     }
 
     #[test]
