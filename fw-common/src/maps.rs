@@ -22,6 +22,8 @@ pub mod traits {
     pub const NOT_SYN: u8 = 1 << 4;
     /// TCP with a combination of flags that no stack sends (spec: `tcpflags`).
     pub const BAD_TCP_FLAGS: u8 = 1 << 5;
+    /// All of them; no packet has others.
+    pub const ALL: u8 = (1 << 6) - 1;
 }
 
 /// Name of each map, as in the object file, in the pin directory and for `fwctl map dump`.
@@ -112,6 +114,15 @@ pub mod capacity {
     pub const FLOWS: u32 = 262_144;
     /// Flows that wait for an answer.
     pub const HALF_OPEN: u32 = 65_536;
+    /// Entries of a table for so many flows. The kernel makes as many buckets as the next power of two: one entry more makes them twice as many, so that
+    /// of two packets without a flow one less has to look at somebody else's, which is not in the cache.
+    pub const fn entries(flows: u32) -> u32 {
+        match flows.is_power_of_two() {
+            true => flows + 1,
+            false => flows,
+        }
+    }
+
     /// Ports that have flows; those that are gone may still have some.
     pub const FLOW_USAGE: u32 = 2 * PORTS;
     /// Fragmented datagrams in flight.

@@ -42,9 +42,11 @@ static BANS: LpmTrie<BanKey, Ban> = LpmTrie::with_max_entries(capacity::BANS, 0)
 #[map]
 static HAS_BANS: Array<u32> = Array::with_max_entries(1, 0);
 #[map]
-static FLOWS: HashMap<FlowKey, Flow> = HashMap::with_max_entries(capacity::FLOWS, 0);
+static FLOWS: HashMap<FlowKey, Flow> =
+    HashMap::with_max_entries(capacity::entries(capacity::FLOWS), 0);
 #[map]
-static HALF_OPEN: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(capacity::HALF_OPEN, 0);
+static HALF_OPEN: LruHashMap<FlowKey, Flow> =
+    LruHashMap::with_max_entries(capacity::entries(capacity::HALF_OPEN), 0);
 #[map]
 static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue> =
     LruHashMap::with_max_entries(capacity::FRAGMENTS, 0);

@@ -508,7 +508,7 @@ fn layout(map: &str) -> Option<(u32, u32, u32)> {
         name::CLASSES_V4 => bytes::<Key<ClassKeyV4>, u32>(capacity::CLASSES),
         name::CLASSES_V6 => bytes::<Key<ClassKeyV6>, u32>(capacity::CLASSES),
         name::FLOWS => bytes::<FlowKey, Flow>(capacity::FLOWS),
-        name::HALF_OPEN => bytes::<FlowKey, Flow>(capacity::HALF_OPEN),
+        name::HALF_OPEN => bytes::<FlowKey, Flow>(capacity::entries(capacity::HALF_OPEN)),
         name::FLOW_USAGE => bytes::<PortKey, u64>(capacity::FLOW_USAGE),
         name::FRAGMENTS => bytes::<FragmentKey, FragmentValue>(capacity::FRAGMENTS),
         name::LOG_LIMITS => bytes::<RuleKey, LogLimit>(capacity::LOG_LIMITS),

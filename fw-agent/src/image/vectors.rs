@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use fw_common::maps::{RuleWord, capacity, policy};
+use fw_common::maps::{RuleWord, capacity, policy, traits};
 use fw_common::verdict::NO_LOG;
 
 use super::classes::Members;
@@ -166,7 +166,7 @@ fn ranges(field: usize, matches: &Matches, known: &Known<'_>) -> Option<Ranges> 
         policy::DPORT => ports(&matches.dport),
         policy::PROTOCOL if matches.not_ip => Some(vec![(policy::NOT_IP, policy::NOT_IP)]),
         policy::PROTOCOL => protocols(matches.family, matches.protocol),
-        _ => traits(matches.traits_mask, matches.traits_value),
+        _ => trait_values(matches.traits_mask, matches.traits_value),
     }
 }
 
@@ -197,12 +197,12 @@ fn protocols(family: Option<Family>, protocol: Option<u8>) -> Option<Ranges> {
     }
 }
 
-fn traits(mask: u8, value: u8) -> Option<Ranges> {
+fn trait_values(mask: u8, value: u8) -> Option<Ranges> {
     if mask == 0 {
         return None;
     }
     Some(
-        (0..=u8::MAX)
+        (0..=traits::ALL)
             .filter(|bits| bits & mask == value)
             .map(|bits| (u32::from(bits), u32::from(bits)))
             .collect(),
