@@ -7,7 +7,7 @@
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use rustix::process::Signal;
 
@@ -102,10 +102,7 @@ impl Machine<'_> {
             .args(["-serial", "stdio"])
             .arg("-chardev")
             .arg(format!("socket,id=port,path={}", port.display()))
-            .args(["-serial", "chardev:port"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+            .args(["-serial", "chardev:port"]);
         command
     }
 

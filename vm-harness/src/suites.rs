@@ -13,7 +13,7 @@ use crate::protocol::Run;
 pub const CLSACT: (&str, &str) = ("TAPWALL_TEST_ATTACH", "clsact");
 
 /// Seconds that one test may take: emulated, on a machine that does other things besides.
-const LIMIT: u64 = 600;
+pub const LIMIT: u64 = 600;
 
 /// Which tests of a suite the small set has.
 #[derive(Clone, Copy, Debug)]

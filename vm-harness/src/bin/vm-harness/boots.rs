@@ -3,7 +3,7 @@
 //! Under emulation 6.12 sometimes panics or stalls before the first test. A boot that did not get to a result is tried again, up to [`TRIES`] times,
 //! and said so; after the first result nothing is repeated.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use vm_harness::kernels::Kernel;
 use vm_harness::programs::Program;
-use vm_harness::protocol::Job;
+use vm_harness::protocol::{Event, Job};
 use vm_harness::qemu::{Accelerator, Machine, Network, kvm_failed, kvm_may_work};
 use vm_harness::report::Report;
 use vm_harness::suites;
-use vm_harness::watch::{End, Watched, watch};
+use vm_harness::watch::{End, Limits, Watched, watch};
 
 use crate::contents;
 
@@ -166,7 +166,7 @@ impl Boots {
                         });
                     }
                     let log = format!("{}.pair{number}.console", kernel.line.name());
-                    watch(&machine, BOOT, &self.out.join(log), |event| {
+                    listen(&machine, BOOT, &self.out.join(log), |event| {
                         if let Ok(mut report) = report.lock() {
                             report.take(event);
                         }
@@ -221,16 +221,11 @@ impl Boots {
         Ok(file)
     }
 
-    fn boot(
-        &self,
-        kernel: &Kernel,
-        image: &std::path::Path,
-        report: &mut Report,
-    ) -> Result<Watched> {
+    fn boot(&self, kernel: &Kernel, image: &Path, report: &mut Report) -> Result<Watched> {
         let log = self.out.join(format!("{}.console", kernel.line.name()));
         if kvm_may_work(&self.cache) {
             let machine = self.machine(kernel, image, Accelerator::Kvm);
-            let watched = watch(&machine, BOOT_KVM, &log, |event| report.take(event))?;
+            let watched = listen(&machine, BOOT_KVM, &log, |event| report.take(event))?;
             if !matches!(watched.end, End::NotBooted(_)) {
                 return Ok(watched);
             }
@@ -241,13 +236,13 @@ impl Boots {
             kvm_failed(&self.cache);
         }
         let machine = self.machine(kernel, image, Accelerator::Emulation);
-        watch(&machine, BOOT, &log, |event| report.take(event))
+        listen(&machine, BOOT, &log, |event| report.take(event))
     }
 
     fn machine<'a>(
         &self,
         kernel: &'a Kernel,
-        image: &'a std::path::Path,
+        image: &'a Path,
         accelerator: Accelerator,
     ) -> Machine<'a> {
         Machine {
@@ -258,4 +253,18 @@ impl Boots {
             networks: Vec::new(),
         }
     }
+}
+
+fn listen(
+    machine: &Machine<'_>,
+    boot: Duration,
+    log: &Path,
+    told: impl FnMut(&Event),
+) -> Result<Watched> {
+    watch(
+        |port| machine.watched(port),
+        Limits::booting(boot),
+        log,
+        told,
+    )
 }
