@@ -31,8 +31,8 @@ const BOOT_KVM: Duration = Duration::from_secs(15);
 /// Memory of a machine, MiB: the image is in it, twice while it is unpacked.
 const MEMORY: u32 = 3072;
 
-/// Tests wait so many times longer for what has to happen.
-const PATIENCE: (&str, &str) = ("TAPWALL_TEST_PATIENCE", "6");
+/// Tests wait so many times longer for what has to happen, and repeat so many times less often what looks for rare differences.
+const SLOW: [(&str, &str); 2] = [("TAPWALL_TEST_PATIENCE", "6"), ("TAPWALL_TEST_FEWER", "40")];
 
 /// What all boots have in common.
 pub struct Boots {
@@ -46,23 +46,18 @@ pub struct Boots {
     pub cache: PathBuf,
     /// Only the small set.
     pub smoke: bool,
-    /// Only tests with this in their names.
-    pub filter: Option<String>,
+    /// Only tests with one of these in their names, if there are any.
+    pub filter: Vec<String>,
 }
 
 impl Boots {
     /// Runs the tests on a kernel.
     pub fn tests(&self, kernel: &Kernel) -> Result<Report> {
-        let runs = suites::runs(
-            kernel.line,
-            &self.programs,
-            self.smoke,
-            self.filter.as_deref(),
-        )?;
+        let runs = suites::runs(kernel.line, &self.programs, self.smoke, &self.filter)?;
         let job = Job {
             verify: Some(contents::binary("verify")?),
             runs,
-            environment: vec![(PATIENCE.0.to_owned(), PATIENCE.1.to_owned())],
+            environment: slow(),
             ..Job::default()
         };
         let image = self.image(kernel, job)?;
@@ -100,7 +95,7 @@ impl Boots {
 
     /// Runs the test of two nodes, each on a machine of its own.
     fn pair(&self, kernel: &Kernel, report: &mut Report) -> Result<()> {
-        let runs = suites::pair(&self.programs, self.smoke, self.filter.as_deref())?;
+        let runs = suites::pair(&self.programs, self.smoke, &self.filter)?;
         if runs.is_empty() {
             return Ok(());
         }
@@ -109,7 +104,7 @@ impl Boots {
         for (number, run) in runs.into_iter().enumerate() {
             let job = Job {
                 runs: vec![run],
-                environment: vec![(PATIENCE.0.to_owned(), PATIENCE.1.to_owned())],
+                environment: slow(),
                 ..Job::default()
             };
             let file = self.out.join(format!("{name}.pair{number}.image"));
@@ -196,7 +191,7 @@ impl Boots {
     pub fn shell(&self, kernel: &Kernel) -> Result<()> {
         let job = Job {
             shell: true,
-            runs: suites::runs(kernel.line, &self.programs, false, None)?,
+            runs: suites::runs(kernel.line, &self.programs, false, &[])?,
             ..Job::default()
         };
         let image = self.image(kernel, job)?;
@@ -267,4 +262,9 @@ fn listen(
         log,
         told,
     )
+}
+
+fn slow() -> Vec<(String, String)> {
+    SLOW.map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into()
 }
