@@ -131,6 +131,10 @@ pub const OUTSIDE: &[(&str, &str)] = &[
         "millions of frames, which take an emulated machine hours; what it proves is no matter of the kernel's version",
     ),
     ("capacity", "fills tables to their sizes, as `flood` does"),
+    (
+        "backends",
+        "starts sshguard, fail2ban and CrowdSec, of which one needs Python; what of it meets the kernel is in `tools`",
+    ),
 ];
 
 /// Tests that do not run in a machine: suite, test, reason.

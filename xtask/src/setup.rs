@@ -8,8 +8,10 @@
 
 mod bpffs;
 pub mod compiler;
+mod crowdsec;
 mod linker;
 pub mod packages;
+mod quiet;
 
 use std::path::PathBuf;
 
@@ -26,6 +28,8 @@ pub enum Scope {
     Build,
     /// Also run them: network tools and the BPF file system.
     Run,
+    /// Also run the tests: programs that Tapwall is a backend of.
+    Test,
     /// Also lint them.
     Lint,
 }
@@ -69,6 +73,9 @@ pub fn ensure(workspace: &Workspace, scope: Scope) -> Result<Tools> {
     if scope >= Scope::Run {
         missing.extend(packages::missing());
     }
+    if scope >= Scope::Test {
+        missing.extend(packages::missing_for_backends());
+    }
     let mut search = compiler::find();
     match &search.found {
         None => missing.extend(compiler::packages(scope)),
@@ -90,6 +97,9 @@ pub fn ensure(workspace: &Workspace, scope: Scope) -> Result<Tools> {
     let linker = linker::ensure(workspace)?;
     if scope >= Scope::Run {
         bpffs::ensure()?;
+    }
+    if scope >= Scope::Test {
+        crowdsec::ensure(workspace)?;
     }
     Ok(Tools { compiler, linker })
 }
