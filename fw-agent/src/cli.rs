@@ -7,6 +7,8 @@ mod compile;
 mod conntrack;
 mod counters;
 mod duration;
+mod examples;
+mod known;
 mod live;
 mod localnet;
 mod log;
@@ -21,15 +23,18 @@ mod simulate;
 mod status;
 mod why;
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::{Parser, Subcommand};
+use clap::{FromArgMatches, Parser, Subcommand};
 use comfy_table::{ContentArrangement, Table, presets};
 
+use self::scope::Scope;
 use crate::compile::{Compiled, compile as compile_sources};
 use crate::config::{self, Sources};
+use crate::datapath::counters::known;
 use crate::datapath::pins::Pins;
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::inventory::facts::HostFacts;
@@ -86,12 +91,13 @@ impl PlaceArguments {
             pin_dir: self.pin_dir.unwrap_or(settings.pin_directory),
             run_dir: self.run_dir.unwrap_or(settings.run_directory),
             log_file: settings.log_file,
+            log_json: settings.log_json,
         })
     }
 }
 
 /// Where things are.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Place {
     root: PathBuf,
     node: Option<String>,
@@ -99,6 +105,8 @@ struct Place {
     run_dir: PathBuf,
     /// The log of packets.
     log_file: PathBuf,
+    /// The same as JSON lines, if the settings want one.
+    log_json: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -121,7 +129,7 @@ enum Verb {
     /// Show the firewall's log, by guest, address, port and protocol.
     Log(log::Arguments),
     /// Print the network that `local_network` stands for, and the cluster's other nodes.
-    Localnet,
+    Localnet(localnet::Arguments),
     /// Look into the maps of the kernel programs.
     #[command(subcommand)]
     Map(map::Arguments),
@@ -164,7 +172,7 @@ impl Verb {
             Self::Drops(arguments) => live::drops(place, &arguments),
             Self::Trace(arguments) => live::trace(place, &arguments),
             Self::Log(arguments) => log::run(place, &arguments),
-            Self::Localnet => localnet::run(place),
+            Self::Localnet(arguments) => localnet::run(place, &arguments),
             Self::Map(arguments) => map::run(place, &arguments),
             Self::Rules(arguments) => rules::run(place, &arguments),
             Self::Conntrack(arguments) => conntrack::run(place, &arguments),
@@ -202,7 +210,8 @@ impl Outcome {
 
 /// Runs `fwctl`.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let arguments = examples::command().get_matches();
+    let cli = Cli::from_arg_matches(&arguments).unwrap_or_else(|error| error.exit());
     let result = cli.place.resolve().and_then(|place| cli.verb.run(&place));
     match result {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
@@ -218,9 +227,10 @@ pub fn main() -> ExitCode {
 /// The reader of our output has seen enough.
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
-        cause
-            .downcast_ref::<std::io::Error>()
-            .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+        let written = cause.downcast_ref::<std::io::Error>();
+        let said = cause.downcast_ref::<serde_json::Error>();
+        let kind = written.map(std::io::Error::kind);
+        kind.or_else(|| said?.io_error_kind()) == Some(std::io::ErrorKind::BrokenPipe)
     })
 }
 
@@ -274,14 +284,33 @@ impl Place {
     /// The pins of an agent, which must exist.
     fn pins(&self) -> Result<Pins> {
         let pins = Pins::new(&self.pin_dir);
+        if !rustix::process::geteuid().is_root() {
+            anyhow::bail!("only root may look into the maps of the kernel: use sudo");
+        }
         if !pins.exist() {
             anyhow::bail!(
-                "no maps are pinned in {}: the firewall is not loaded (or you are not root)",
+                "no maps are pinned in {}: the firewall is not loaded; `fwctl start` starts it",
                 self.pin_dir.display()
             );
         }
         Ok(pins)
     }
+
+    /// Tells who asks for a port that this node has not.
+    fn remark(&self, pins: &Pins, scope: Option<Scope>) -> Result<()> {
+        if let Some(scope) = scope
+            && let Some(sentence) = scope::unknown(scope, known(pins)?)
+        {
+            eprintln!("fwctl: {sentence}");
+        }
+        Ok(())
+    }
+}
+
+/// Whether to print in colours: on a terminal, unless `NO_COLOR` is set (no-color.org).
+fn colours() -> bool {
+    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    std::io::stdout().is_terminal() && !unwanted
 }
 
 /// A table in the style of all verbs.
