@@ -21,6 +21,7 @@ mod scope;
 mod service;
 mod simulate;
 mod status;
+mod top;
 mod why;
 
 use std::io::IsTerminal;
@@ -148,6 +149,11 @@ enum Verb {
     Counters(counters::Arguments),
     /// Say whether the firewall is on, and which ports are under policy.
     Status(status::Arguments),
+    /// Watch guests, talkers, rules and drops on a screen.
+    ///
+    /// Guests' NICs by traffic and drops, addresses by flows, rules by how often they decide, and what is dropped as it happens. Works without an
+    /// agent. Keys: q quits, Tab and 1 to 4 change the list, s sorts, / shows one guest only, p pauses, ? tells them all.
+    Top(top::Arguments),
     /// Start the agent, by systemd.
     Start,
     /// Stop the agent and take the firewall away: nothing is filtered any more.
@@ -180,6 +186,7 @@ impl Verb {
             Self::Save(arguments) => save::run(place, &arguments),
             Self::Counters(arguments) => counters::run(place, &arguments),
             Self::Status(arguments) => status::run(place, &arguments),
+            Self::Top(arguments) => top::run(place, &arguments),
             Self::Start => service::start(),
             Self::Stop => service::stop(place),
             Self::Restart => service::restart(),

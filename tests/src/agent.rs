@@ -320,12 +320,17 @@ impl Agent {
         }
     }
 
-    /// Runs `fwctl` on the same tree, pins and record.
-    pub fn fwctl(&self, arguments: &[&str]) -> Result<Output> {
+    /// `fwctl` on the same tree, pins and record, to be run in the agent's namespace.
+    pub fn fwctl_command(&self, arguments: &[&str]) -> Result<Command> {
         let mut command = inside(&self.namespace, &program("fwctl")?);
         self.places.arguments(&mut command);
-        command
-            .args(arguments)
+        command.args(arguments);
+        Ok(command)
+    }
+
+    /// Runs it.
+    pub fn fwctl(&self, arguments: &[&str]) -> Result<Output> {
+        self.fwctl_command(arguments)?
             .stdin(Stdio::null())
             .output()
             .with_context(|| format!("starting fwctl {}", arguments.join(" ")))

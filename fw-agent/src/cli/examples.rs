@@ -133,6 +133,14 @@ const EXAMPLES: &[(&str, &[&str])] = &[
         &["fwctl counters zero", "fwctl counters zero 100"],
     ),
     ("status", &["fwctl status", "fwctl status --json"]),
+    (
+        "top",
+        &[
+            "fwctl top",
+            "fwctl top -d 500ms --guest 100 --pane drops",
+            "fwctl top --once --json",
+        ],
+    ),
     ("start", &["fwctl start"]),
     ("stop", &["fwctl stop"]),
     ("restart", &["fwctl restart"]),

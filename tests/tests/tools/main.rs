@@ -2,8 +2,10 @@
 
 mod conntrack;
 mod live;
+mod pty;
 mod rule;
 mod rules;
+mod screen;
 mod why;
 
 use serde_json::Value;
