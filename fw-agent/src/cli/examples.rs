@@ -219,4 +219,49 @@ mod tests {
         let help = list.render_help().to_string();
         assert!(help.ends_with("--count\n"), "{help}");
     }
+    /// Command lines in a text: those of code blocks, and those between backquotes that leave nothing out.
+    fn lines(text: &str) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut in_block = false;
+        for line in text.lines() {
+            if line.starts_with("```") {
+                in_block = !in_block;
+            } else if in_block {
+                found.push(line.strip_prefix("# ").unwrap_or(line).to_owned());
+            } else {
+                let inline = line.split('`').skip(1).step_by(2);
+                found.extend(inline.map(str::to_owned));
+            }
+        }
+        let is_name = |word: &str| word.len() > 1 && word.chars().all(|c| c.is_ascii_uppercase());
+        let is_whole = |line: &String| {
+            let mut words = line.split(' ').skip(1);
+            line.starts_with("fwctl ")
+                && !line.contains('…')
+                && !words.any(|word| is_name(word) && !is_rule(word))
+        };
+        found.retain(is_whole);
+        found
+    }
+
+    /// Words in capitals that are meant as they stand.
+    fn is_rule(word: &str) -> bool {
+        ["IN", "OUT", "ACCEPT", "DROP", "REJECT", "PORTS", "FLOWS"].contains(&word)
+    }
+
+    #[test]
+    fn the_guide_s_command_lines_are_read() {
+        for (file, text, least) in [
+            ("docs/guide.md", include_str!("../../../docs/guide.md"), 50),
+            ("README.md", include_str!("../../../README.md"), 20),
+        ] {
+            let found = lines(text);
+            assert!(found.len() >= least, "{file}: {found:?}");
+            for line in found {
+                let (words, _) = line.split_once(" #").unwrap_or((&line, ""));
+                let read = command().try_get_matches_from(words.split_whitespace());
+                assert!(read.is_ok(), "{file}: {line}: {}", read.unwrap_err());
+            }
+        }
+    }
 }
