@@ -8,6 +8,8 @@ mod check;
 mod compile;
 mod conntrack;
 mod counters;
+mod examples;
+mod known;
 mod live;
 mod localnet;
 mod log;
@@ -20,17 +22,21 @@ mod scope;
 mod service;
 mod simulate;
 mod status;
+mod top;
 mod why;
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::{Parser, Subcommand};
+use clap::{FromArgMatches, Parser, Subcommand};
 use comfy_table::{ContentArrangement, Table, presets};
 
+use self::scope::Scope;
 use crate::compile::{Compiled, compile as compile_sources};
 use crate::config::{self, Sources};
+use crate::datapath::counters::known;
 use crate::datapath::pins::Pins;
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::duration;
@@ -92,12 +98,13 @@ impl PlaceArguments {
             run_dir: self.run_dir.unwrap_or(settings.run_directory),
             state_dir: self.state_dir.unwrap_or(settings.state_directory),
             log_file: settings.log_file,
+            log_json: settings.log_json,
         })
     }
 }
 
 /// Where things are.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Place {
     root: PathBuf,
     node: Option<String>,
@@ -106,6 +113,8 @@ struct Place {
     state_dir: PathBuf,
     /// The log of packets.
     log_file: PathBuf,
+    /// The same as JSON lines, if the settings want one.
+    log_json: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -128,7 +137,7 @@ enum Verb {
     /// Show the firewall's log, by guest, address, port and protocol.
     Log(log::Arguments),
     /// Print the network that `local_network` stands for, and the cluster's other nodes.
-    Localnet,
+    Localnet(localnet::Arguments),
     /// Look into the maps of the kernel programs.
     #[command(subcommand)]
     Map(map::Arguments),
@@ -159,6 +168,11 @@ enum Verb {
     Counters(counters::Arguments),
     /// Say whether the firewall is on, and which ports are under policy.
     Status(status::Arguments),
+    /// Watch guests, talkers, rules and drops on a screen.
+    ///
+    /// Guests' NICs by traffic and drops, addresses by flows, rules by how often they decide, and what is dropped as it happens. Works without an
+    /// agent. Keys: q quits, Tab and 1 to 4 change the list, s sorts, / shows one guest only, p pauses, ? tells them all.
+    Top(top::Arguments),
     /// Start the agent, by systemd.
     Start,
     /// Stop the agent and take the firewall away: nothing is filtered any more.
@@ -183,7 +197,7 @@ impl Verb {
             Self::Drops(arguments) => live::drops(place, &arguments),
             Self::Trace(arguments) => live::trace(place, &arguments),
             Self::Log(arguments) => log::run(place, &arguments),
-            Self::Localnet => localnet::run(place),
+            Self::Localnet(arguments) => localnet::run(place, &arguments),
             Self::Map(arguments) => map::run(place, &arguments),
             Self::Rules(arguments) => rules::run(place, &arguments),
             Self::Conntrack(arguments) => conntrack::run(place, &arguments),
@@ -195,6 +209,7 @@ impl Verb {
             Self::Backend(arguments) => backend::run(place, &arguments),
             Self::Counters(arguments) => counters::run(place, &arguments),
             Self::Status(arguments) => status::run(place, &arguments),
+            Self::Top(arguments) => top::run(place, &arguments),
             Self::Start => service::start(),
             Self::Stop => service::stop(place),
             Self::Restart => service::restart(),
@@ -225,7 +240,8 @@ impl Outcome {
 
 /// Runs `fwctl`.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let arguments = examples::command().get_matches();
+    let cli = Cli::from_arg_matches(&arguments).unwrap_or_else(|error| error.exit());
     let result = cli.place.resolve().and_then(|place| cli.verb.run(&place));
     match result {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
@@ -241,9 +257,10 @@ pub fn main() -> ExitCode {
 /// The reader of our output has seen enough.
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
-        cause
-            .downcast_ref::<std::io::Error>()
-            .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+        let written = cause.downcast_ref::<std::io::Error>();
+        let said = cause.downcast_ref::<serde_json::Error>();
+        let kind = written.map(std::io::Error::kind);
+        kind.or_else(|| said?.io_error_kind()) == Some(std::io::ErrorKind::BrokenPipe)
     })
 }
 
@@ -300,14 +317,33 @@ impl Place {
     /// The pins of an agent, which must exist.
     fn pins(&self) -> Result<Pins> {
         let pins = Pins::new(&self.pin_dir);
+        if !rustix::process::geteuid().is_root() {
+            anyhow::bail!("only root may look into the maps of the kernel: use sudo");
+        }
         if !pins.exist() {
             anyhow::bail!(
-                "no maps are pinned in {}: the firewall is not loaded (or you are not root)",
+                "no maps are pinned in {}: the firewall is not loaded; `fwctl start` starts it",
                 self.pin_dir.display()
             );
         }
         Ok(pins)
     }
+
+    /// Tells who asks for a port that this node has not.
+    fn remark(&self, pins: &Pins, scope: Option<Scope>) -> Result<()> {
+        if let Some(scope) = scope
+            && let Some(sentence) = scope::unknown(scope, known(pins)?)
+        {
+            eprintln!("fwctl: {sentence}");
+        }
+        Ok(())
+    }
+}
+
+/// Whether to print in colours: on a terminal, unless `NO_COLOR` is set (no-color.org).
+fn colours() -> bool {
+    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    std::io::stdout().is_terminal() && !unwanted
 }
 
 /// A table in the style of all verbs.

@@ -1,13 +1,23 @@
 //! Lengths of time as people write and read them: `30d`, `12h`, `90m`, `45s`, `1w 2d`.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use jiff::{Span, SpanRelativeTo};
 
-/// Seconds of a length of time; days have 24 hours.
+/// Seconds of a length of time.
+///
+/// # Errors
+/// As [`length`].
+pub fn seconds(text: &str) -> Result<u64> {
+    Ok(length(text)?.as_secs())
+}
+
+/// A length of time; days have 24 hours.
 ///
 /// # Errors
 /// The text is none, or one without a fixed length.
-pub fn seconds(text: &str) -> Result<u64> {
+pub fn length(text: &str) -> Result<Duration> {
     let span: Span = text
         .parse()
         .with_context(|| format!("{text:?} is no length of time, such as 30d or 12h"))?;
@@ -15,7 +25,7 @@ pub fn seconds(text: &str) -> Result<u64> {
         .to_duration(SpanRelativeTo::days_are_24_hours())
         .with_context(|| format!("{text:?} has no fixed length"))?;
     ensure!(!length.is_negative(), "{text:?} is negative");
-    Ok(length.as_secs().unsigned_abs())
+    Ok(length.unsigned_abs())
 }
 
 /// A length of time in its two largest units: `3d 4h`, `12s`.

@@ -11,6 +11,7 @@ pub mod compiler;
 mod crowdsec;
 mod linker;
 pub mod packages;
+pub mod prometheus;
 mod quiet;
 
 use std::path::PathBuf;
@@ -51,7 +52,8 @@ pub fn run(workspace: &Workspace) -> Result<()> {
     if let Some(lints) = tools.compiler.clippy() {
         progress::present("clippy for the kernel", &lints.display().to_string());
     }
-    for (program, file) in packages::present() {
+    let monitoring = prometheus::ensure(workspace)?;
+    for (program, file) in packages::present().into_iter().chain(monitoring) {
         progress::present(program, &file.display().to_string());
     }
     progress::present("BPF file system", bpffs::DIRECTORY);
@@ -96,6 +98,7 @@ pub fn ensure(workspace: &Workspace, scope: Scope) -> Result<Tools> {
     }
     let linker = linker::ensure(workspace)?;
     if scope >= Scope::Run {
+        prometheus::ensure(workspace)?;
         bpffs::ensure()?;
     }
     if scope >= Scope::Test {

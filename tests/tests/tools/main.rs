@@ -2,9 +2,12 @@
 
 mod bans;
 mod conntrack;
+mod guide;
 mod live;
+mod pty;
 mod rule;
 mod rules;
+mod screen;
 mod why;
 
 use serde_json::Value;
