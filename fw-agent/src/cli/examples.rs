@@ -227,7 +227,9 @@ mod tests {
             if line.starts_with("```") {
                 in_block = !in_block;
             } else if in_block {
-                found.push(line.strip_prefix("# ").unwrap_or(line).to_owned());
+                let line = line.strip_prefix("# ").unwrap_or(line);
+                let (line, _remark) = line.split_once(" # ").unwrap_or((line, ""));
+                found.push(line.to_owned());
             } else {
                 let inline = line.split('`').skip(1).step_by(2);
                 found.extend(inline.map(str::to_owned));
@@ -258,8 +260,7 @@ mod tests {
             let found = lines(text);
             assert!(found.len() >= least, "{file}: {found:?}");
             for line in found {
-                let (words, _) = line.split_once(" #").unwrap_or((&line, ""));
-                let read = command().try_get_matches_from(words.split_whitespace());
+                let read = command().try_get_matches_from(line.split_whitespace());
                 assert!(read.is_ok(), "{file}: {line}: {}", read.unwrap_err());
             }
         }

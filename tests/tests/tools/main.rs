@@ -2,6 +2,7 @@
 
 mod bans;
 mod conntrack;
+mod errors;
 mod guide;
 mod live;
 mod pty;

@@ -71,7 +71,7 @@ fn the_screen_shows_what_happens_obeys_keys_and_gives_the_terminal_back() {
         text.contains(" -> 192.0.2.100:5000  rule") || text.contains("not live: ")
     });
     if screen.text().contains("not live: ") {
-        screen.wait("does not allow tracing programs");
+        screen.wait("allow tracing programs");
     } else {
         screen.press("\x1b[C\x1b[C\x1b[C\x1b[C\x1b[C");
         screen.wait("rule  firewall/100.fw:6: IN DROP -p udp -dport 5000");
