@@ -131,7 +131,17 @@ pub const OUTSIDE: &[(&str, &str)] = &[
         "millions of frames, which take an emulated machine hours; what it proves is no matter of the kernel's version",
     ),
     ("capacity", "fills tables to their sizes, as `flood` does"),
+    (
+        "backends",
+        "starts sshguard, fail2ban and CrowdSec, of which one needs Python; what of it meets the kernel is in `tools`",
+    ),
 ];
+
+/// Why policies of the greatest size are tested outside.
+const MANY_RULES: &str = "builds 16,384 rules in an unoptimised build: minutes, and the kernel's part is that of the other tests";
+
+/// Why what asks Prometheus runs outside.
+const PROMETHEUS: &str = "runs Prometheus's own programs, 100 MB, which look at the agent's text; no matter of the kernel";
 
 /// Tests that do not run in a machine: suite, test, reason.
 pub const EXCLUDED: &[(&str, &str, &str)] = &[
@@ -141,9 +151,22 @@ pub const EXCLUDED: &[(&str, &str, &str)] = &[
         "a_policy_over_the_limit_costs_its_own_port_only",
         MANY_RULES,
     ),
+    (
+        "service",
+        "metrics::prometheus_s_promtool_has_nothing_to_say",
+        PROMETHEUS,
+    ),
+    (
+        "service",
+        "metrics::prometheus_scrapes_and_answers_what_the_dashboard_asks",
+        PROMETHEUS,
+    ),
+    (
+        "tools",
+        "screen::the_screen_shows_what_happens_obeys_keys_and_gives_the_terminal_back",
+        "needs pseudo-terminals, which machines have not; what is on the screen is tested without them too",
+    ),
 ];
-
-const MANY_RULES: &str = "builds 16,384 rules in an unoptimised build: minutes, and the kernel's part is that of the other tests";
 
 /// What to run on a kernel.
 pub fn runs(line: Line, programs: &[Program], smoke: bool, filter: &[String]) -> Result<Vec<Run>> {
