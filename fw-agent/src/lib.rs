@@ -15,6 +15,7 @@ pub mod conflicts;
 pub mod control;
 pub mod datapath;
 pub mod diagnostic;
+pub mod diff;
 pub mod edit;
 pub mod events;
 pub mod image;
