@@ -29,5 +29,6 @@ pub mod notify;
 pub mod policy;
 pub mod reconcile;
 pub mod record;
+pub mod sessions;
 pub mod settings;
 pub mod simulate;
