@@ -32,3 +32,4 @@ pub mod record;
 pub mod sessions;
 pub mod settings;
 pub mod simulate;
+pub mod trial;
