@@ -2,10 +2,13 @@
 //!
 //! Exit codes: 0 done, 1 something is not enforced as written (or a query was not understood), 2 failure.
 
+mod apply;
 mod check;
 mod compile;
+mod confirm;
 mod conntrack;
 mod counters;
+mod diff;
 mod duration;
 mod live;
 mod localnet;
@@ -65,6 +68,9 @@ struct PlaceArguments {
     /// Directory of the agent's lock, record and control socket [default: /run/tapwall].
     #[arg(long, value_name = "DIR", global = true)]
     run_dir: Option<PathBuf>,
+    /// Directory where the agent keeps the last good configuration and what is on trial [default: /var/lib/tapwall].
+    #[arg(long, value_name = "DIR", global = true)]
+    state_dir: Option<PathBuf>,
 }
 
 impl PlaceArguments {
@@ -85,6 +91,7 @@ impl PlaceArguments {
             node,
             pin_dir: self.pin_dir.unwrap_or(settings.pin_directory),
             run_dir: self.run_dir.unwrap_or(settings.run_directory),
+            state_dir: self.state_dir.unwrap_or(settings.state_directory),
             log_file: settings.log_file,
         })
     }
@@ -97,6 +104,7 @@ struct Place {
     node: Option<String>,
     pin_dir: PathBuf,
     run_dir: PathBuf,
+    state_dir: PathBuf,
     /// The log of packets.
     log_file: PathBuf,
 }
@@ -135,6 +143,21 @@ enum Verb {
     Rule(rule::Arguments),
     /// Print the firewall files without what is not in force: lines in error, disabled rules, definitions that are replaced.
     Save(save::Arguments),
+    /// Say what a candidate would change, by policy.
+    ///
+    /// Exits with 0 if nothing that is enforced differs and every line is enforced, with 1 if something differs or some line is not enforced, with 2 if
+    /// the configurations cannot be read.
+    Diff(diff::Arguments),
+    /// Put a candidate in force: for a while, or for good.
+    ///
+    /// The candidate is checked, compared with what is in force, and the connections of this node are judged by it. If something is wrong with it, or
+    /// somebody would be cut off, nothing is done without --force. Exits with 0 if it is in force, with 1 if it is although some line is not enforced (and with
+    /// --dry-run if something would change), with 2 if it was refused or failed.
+    Apply(apply::Arguments),
+    /// Write what is on trial into the files.
+    Confirm(confirm::Arguments),
+    /// End what is on trial; if nothing is, bring back the files as they were before the last apply.
+    Revert(confirm::Arguments),
     /// Set what rules and ports have counted back to zero.
     #[command(subcommand)]
     Counters(counters::Arguments),
@@ -170,6 +193,10 @@ impl Verb {
             Self::Conntrack(arguments) => conntrack::run(place, &arguments),
             Self::Rule(arguments) => rule::run(place, &arguments),
             Self::Save(arguments) => save::run(place, &arguments),
+            Self::Diff(arguments) => diff::run(place, &arguments),
+            Self::Apply(arguments) => apply::run(place, &arguments),
+            Self::Confirm(arguments) => confirm::confirm(place, &arguments),
+            Self::Revert(arguments) => confirm::revert(place, &arguments),
             Self::Counters(arguments) => counters::run(place, &arguments),
             Self::Status(arguments) => status::run(place, &arguments),
             Self::Start => service::start(),

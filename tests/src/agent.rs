@@ -63,7 +63,9 @@ impl Places {
             .arg("--pin-dir")
             .arg(&self.pins)
             .arg("--run-dir")
-            .arg(self.run.path());
+            .arg(self.run.path())
+            .arg("--state-dir")
+            .arg(self.state.path());
     }
 }
 
@@ -428,7 +430,6 @@ fn begin(namespace: &Path, places: &Places, adjust: impl FnOnce(&mut Command)) -
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
-    command.arg("--state-dir").arg(places.state.path());
     adjust(&mut command);
     let mut child = command.spawn().context("starting the agent")?;
     let stderr = Arc::new(Mutex::new(String::new()));

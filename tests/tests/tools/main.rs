@@ -1,6 +1,8 @@
 //! What an administrator reaches for: each verb of `fwctl` against a node with traffic. Needs root.
 
+mod apply;
 mod conntrack;
+mod diff;
 mod live;
 mod rule;
 mod rules;
