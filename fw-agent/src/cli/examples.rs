@@ -129,6 +129,19 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     ),
     ("save", &["fwctl save", "fwctl save 100"]),
     (
+        "diff",
+        &["fwctl diff ./new-files", "fwctl diff 100.fw host.fw --json"],
+    ),
+    (
+        "apply",
+        &[
+            "fwctl apply --confirm 60 ./new-files",
+            "fwctl apply --dry-run cluster.fw",
+        ],
+    ),
+    ("confirm", &["fwctl confirm"]),
+    ("revert", &["fwctl revert"]),
+    (
         "counters zero",
         &["fwctl counters zero", "fwctl counters zero 100"],
     ),
