@@ -2,11 +2,12 @@
 //!
 //! Exit codes: 0 done, 1 something is not enforced as written (or a query was not understood), 2 failure.
 
+mod backend;
+mod ban;
 mod check;
 mod compile;
 mod conntrack;
 mod counters;
-mod duration;
 mod examples;
 mod known;
 mod live;
@@ -38,6 +39,7 @@ use crate::config::{self, Sources};
 use crate::datapath::counters::known;
 use crate::datapath::pins::Pins;
 use crate::diagnostic::{Diagnostic, Severity};
+use crate::duration;
 use crate::inventory::facts::HostFacts;
 use crate::reconcile::unix_time;
 use crate::record::RunDirectory;
@@ -71,6 +73,9 @@ struct PlaceArguments {
     /// Directory of the agent's lock, record and control socket [default: /run/tapwall].
     #[arg(long, value_name = "DIR", global = true)]
     run_dir: Option<PathBuf>,
+    /// Directory of what outlives a boot, bans among it [default: /var/lib/tapwall].
+    #[arg(long, value_name = "DIR", global = true)]
+    state_dir: Option<PathBuf>,
 }
 
 impl PlaceArguments {
@@ -91,6 +96,7 @@ impl PlaceArguments {
             node,
             pin_dir: self.pin_dir.unwrap_or(settings.pin_directory),
             run_dir: self.run_dir.unwrap_or(settings.run_directory),
+            state_dir: self.state_dir.unwrap_or(settings.state_directory),
             log_file: settings.log_file,
             log_json: settings.log_json,
         })
@@ -104,6 +110,7 @@ struct Place {
     node: Option<String>,
     pin_dir: PathBuf,
     run_dir: PathBuf,
+    state_dir: PathBuf,
     /// The log of packets.
     log_file: PathBuf,
     /// The same as JSON lines, if the settings want one.
@@ -144,6 +151,18 @@ enum Verb {
     Rule(rule::Arguments),
     /// Print the firewall files without what is not in force: lines in error, disabled rules, definitions that are replaced.
     Save(save::Arguments),
+    /// Drop everything from these addresses at once, whatever the rules say: for the host and all guests under policy, running flows too.
+    ///
+    /// Refused are the management set, the cluster's nodes, this node's own addresses and gateways, and who administers it right now. The ban is
+    /// enforced when the command ends, with or without an agent. Exits with 1 if some were refused or are not enforced.
+    Ban(ban::Ban),
+    /// Lift bans.
+    Unban(ban::Unban),
+    /// List bans: who, how long still, on whose account, why.
+    Bans(ban::Bans),
+    /// Enforce what sshguard or CrowdSec decides.
+    #[command(subcommand)]
+    Backend(backend::Arguments),
     /// Set what rules and ports have counted back to zero.
     #[command(subcommand)]
     Counters(counters::Arguments),
@@ -184,6 +203,10 @@ impl Verb {
             Self::Conntrack(arguments) => conntrack::run(place, &arguments),
             Self::Rule(arguments) => rule::run(place, &arguments),
             Self::Save(arguments) => save::run(place, &arguments),
+            Self::Ban(arguments) => ban::ban(place, &arguments),
+            Self::Unban(arguments) => ban::unban(place, &arguments),
+            Self::Bans(arguments) => ban::bans(place, &arguments),
+            Self::Backend(arguments) => backend::run(place, &arguments),
             Self::Counters(arguments) => counters::run(place, &arguments),
             Self::Status(arguments) => status::run(place, &arguments),
             Self::Top(arguments) => top::run(place, &arguments),
@@ -245,13 +268,16 @@ impl Place {
     fn sources(&self) -> Result<Sources> {
         let root: &Path = &self.root;
         std::fs::read_dir(root).with_context(|| format!("cannot read {}", root.display()))?;
-        let node = match &self.node {
-            Some(node) => node.clone(),
-            None => config::node_name(root).with_context(|| {
-                format!("no node name: give --node, or check {}", root.display())
-            })?,
-        };
-        Ok(Sources::read(root, &node))
+        Ok(Sources::read(root, &self.node_name()?))
+    }
+
+    fn node_name(&self) -> Result<String> {
+        let root = &self.root;
+        match &self.node {
+            Some(node) => Ok(node.clone()),
+            None => config::node_name(root)
+                .with_context(|| format!("no node name: give --node, or check {}", root.display())),
+        }
     }
 
     fn compiled(&self) -> Result<Compiled> {

@@ -8,9 +8,11 @@
 
 mod bpffs;
 pub mod compiler;
+mod crowdsec;
 mod linker;
 pub mod packages;
 pub mod prometheus;
+mod quiet;
 
 use std::path::PathBuf;
 
@@ -27,6 +29,8 @@ pub enum Scope {
     Build,
     /// Also run them: network tools and the BPF file system.
     Run,
+    /// Also run the tests: programs that Tapwall is a backend of.
+    Test,
     /// Also lint them.
     Lint,
 }
@@ -71,6 +75,9 @@ pub fn ensure(workspace: &Workspace, scope: Scope) -> Result<Tools> {
     if scope >= Scope::Run {
         missing.extend(packages::missing());
     }
+    if scope >= Scope::Test {
+        missing.extend(packages::missing_for_backends());
+    }
     let mut search = compiler::find();
     match &search.found {
         None => missing.extend(compiler::packages(scope)),
@@ -93,6 +100,9 @@ pub fn ensure(workspace: &Workspace, scope: Scope) -> Result<Tools> {
     if scope >= Scope::Run {
         prometheus::ensure(workspace)?;
         bpffs::ensure()?;
+    }
+    if scope >= Scope::Test {
+        crowdsec::ensure(workspace)?;
     }
     Ok(Tools { compiler, linker })
 }

@@ -88,14 +88,20 @@ const fn port_key(port: &Port) -> PortKey {
 /// # Errors
 /// The map cannot be read.
 pub fn drops(pins: &Pins) -> Result<Vec<(Reason, Counter)>, Error> {
+    let reasons = Reason::ALL.iter().filter(|reason| drops_only(**reason));
+    let counters = reasons.map(|reason| Ok((*reason, dropped(pins, *reason)?)));
+    counters.collect()
+}
+
+/// What was dropped for one reason that only drops are for.
+///
+/// # Errors
+/// The map cannot be read.
+pub fn dropped(pins: &Pins, reason: Reason) -> Result<Counter, Error> {
     let map = pins.per_cpu::<Counter>(name::COUNTERS)?;
-    let mut found = Vec::new();
-    for reason in Reason::ALL.iter().filter(|reason| drops_only(**reason)) {
-        let values = map.get(&(*reason as u32), 0);
-        let values = values.map_err(failed("read", name::COUNTERS))?;
-        found.push((*reason, Counter::sum(values.iter())));
-    }
-    Ok(found)
+    let values = map.get(&(reason as u32), 0);
+    let values = values.map_err(failed("read", name::COUNTERS))?;
+    Ok(Counter::sum(values.iter()))
 }
 
 /// Whether a reason is always one to drop.

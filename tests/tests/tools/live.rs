@@ -26,8 +26,9 @@ impl Following {
     /// Starts it and waits until it watches. None on a machine that allows nobody to load tracing programs, if it says so and what to do.
     fn start(agent: &Agent, arguments: &[&str]) -> Option<Self> {
         let mut child = agent
-            .fwctl_command(arguments)
+            .fwctl_command()
             .unwrap()
+            .args(arguments)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

@@ -1,5 +1,6 @@
 //! What an administrator reaches for: each verb of `fwctl` against a node with traffic. Needs root.
 
+mod bans;
 mod conntrack;
 mod errors;
 mod guide;

@@ -35,7 +35,8 @@ fn drop_one(node: &DemoNode) {
 }
 
 fn top(agent: &Agent, size: (u16, u16)) -> Pty {
-    Pty::start(&agent.fwctl_command(&["top", "-d", "300ms"]).unwrap(), size)
+    let mut command = agent.fwctl_command().unwrap();
+    Pty::start(command.args(["top", "-d", "300ms"]), size)
 }
 
 #[test]

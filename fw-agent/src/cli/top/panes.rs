@@ -7,8 +7,8 @@ use std::ops::Range;
 use fw_common::maps::{HOST_VMID, PortKey};
 
 use super::frame::{Frame, PortRow, RuleRow, Wish};
-use crate::cli::duration;
 use crate::cli::scope::Scope;
+use crate::duration;
 use crate::live::line;
 
 /// A list.
