@@ -98,6 +98,26 @@ const EXAMPLES: &[(&str, &[&str])] = &[
         &["fwctl conntrack import /var/tmp/100.flows --vmid 100"],
     ),
     (
+        "ban",
+        &[
+            "fwctl ban 203.0.113.7 --for 2h --reason scans",
+            "fwctl ban 203.0.113.0/24 2001:db8:bad::/48 --for forever --by list",
+            "fwctl ban --file blocklist.txt --by list --for 1d",
+        ],
+    ),
+    (
+        "unban",
+        &["fwctl unban 203.0.113.7", "fwctl unban --by list"],
+    ),
+    ("bans", &["fwctl bans", "fwctl bans --by fail2ban/sshd"]),
+    ("backend sshguard", &["fwctl backend sshguard"]),
+    (
+        "backend crowdsec",
+        &[
+            "fwctl backend crowdsec --url http://127.0.0.1:8080/ --api-key-file /etc/tapwall/crowdsec.key",
+        ],
+    ),
+    (
         "rule list",
         &["fwctl rule list 100", "fwctl rule list group/web --json"],
     ),
