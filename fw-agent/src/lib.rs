@@ -7,6 +7,7 @@
 //! `config` is what the admin wrote, `inventory` what exists on this node, `policy` what it means, `lint` what of it was hardly meant, `image` what goes in each map,
 //! `datapath` how it gets there, `events` what the kernel said, `reconcile` when.
 
+pub mod bans;
 pub mod cache;
 pub mod cli;
 pub mod compile;
@@ -16,6 +17,7 @@ pub mod control;
 pub mod datapath;
 pub mod diagnostic;
 pub mod diff;
+pub mod duration;
 pub mod edit;
 pub mod events;
 pub mod image;

@@ -15,6 +15,7 @@ use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+use super::bans::{self, BanRequests};
 use super::{Granted, PATIENCE, Request, Status, socket};
 use crate::metrics::Exporter;
 use crate::metrics::server::page;
@@ -46,6 +47,7 @@ pub async fn serve(
     listener: UnixListener,
     agent: Loop,
     exporter: Arc<Exporter>,
+    bans: Arc<BanRequests>,
 ) -> std::io::Result<()> {
     let router = Router::new()
         .route("/v1/status", get(status))
@@ -54,6 +56,13 @@ pub async fn serve(
         .route("/v1/trial", get(trial).post(begin).delete(revert))
         .route("/v1/trial/confirm", post(confirm))
         .route("/v1/metrics", get(page).with_state(exporter))
+        .route(
+            "/v1/bans",
+            get(bans::get)
+                .post(bans::post)
+                .delete(bans::delete)
+                .with_state(bans),
+        )
         .fallback(unknown)
         .method_not_allowed_fallback(not_allowed)
         .with_state(agent);
@@ -142,6 +151,6 @@ async fn put<T>(
     }
 }
 
-fn failure(status: StatusCode, error: &str) -> Response {
+pub(super) fn failure(status: StatusCode, error: &str) -> Response {
     (status, Json(serde_json::json!({ "error": error }))).into_response()
 }
