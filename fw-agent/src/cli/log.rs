@@ -75,7 +75,7 @@ pub(super) fn run(place: &Place, arguments: &Arguments) -> Result<Outcome> {
         // It comes with the first line.
         Err(error) if error.kind() == ErrorKind::NotFound && arguments.follow => None,
         Err(error) if error.kind() == ErrorKind::NotFound => bail!(
-            "there is no {}: nothing was logged yet (rules log with `-log info`, policies with log_level_in and log_level_out), or the agent writes elsewhere (--file)",
+            "cannot read {}: there is no such file, for nothing was logged yet (rules log with `-log info`, policies with log_level_in and log_level_out), or the agent writes elsewhere (--file)",
             path.display()
         ),
         Err(error) => return Err(error).with_context(failed),

@@ -22,7 +22,8 @@ use std::io::{IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -126,15 +127,24 @@ pub(super) fn run(place: &Place, arguments: &Arguments) -> Result<Outcome> {
     let screen = Screen::new(node.unwrap_or_default(), arguments.interval, pane, wish);
     let (sender, said) = channel();
     watch(&pins, sender.clone());
-    look(place, pins, arguments.interval, sender);
+    let ears = Ears {
+        looking: look(place, pins, arguments.interval, sender),
+        said,
+    };
     match is_batch {
-        true => batch(screen, &said, arguments),
-        false => interactive(screen, &said),
+        true => batch(screen, &ears, arguments),
+        false => interactive(screen, &ears),
     }
 }
 
+/// Where the threads are heard.
+struct Ears {
+    said: Receiver<Said>,
+    looking: JoinHandle<()>,
+}
+
 /// Begins to look at the node, for as long as somebody listens.
-fn look(place: &Place, pins: Pins, interval: Duration, sender: Sender<Said>) {
+fn look(place: &Place, pins: Pins, interval: Duration, sender: Sender<Said>) -> JoinHandle<()> {
     let place = place.clone();
     std::thread::spawn(move || {
         let mut known = None;
@@ -158,7 +168,7 @@ fn look(place: &Place, pins: Pins, interval: Duration, sender: Sender<Said>) {
             }
             std::thread::sleep(interval.saturating_sub(began.elapsed()).max(TURN));
         }
-    });
+    })
 }
 
 fn refresh(known: &mut Option<Known>, place: &Place) -> Result<()> {
@@ -210,16 +220,11 @@ struct Heard {
 }
 
 /// Takes in what the threads have said.
-fn hear(screen: &mut Screen, said: &Receiver<Said>, clock: &mut Clock) -> Result<Heard> {
+fn hear(screen: &mut Screen, ears: &Ears, clock: &mut Clock) -> Result<Heard> {
     let mut heard = Heard::default();
     let mut dropped = false;
     clock.refresh();
-    loop {
-        let next = match said.try_recv() {
-            Ok(next) => next,
-            Err(TryRecvError::Empty) => break,
-            Err(TryRecvError::Disconnected) => bail!("the threads that look have ended"),
-        };
+    while let Ok(next) = ears.said.try_recv() {
         heard.is_new = true;
         match next {
             Said::Look(sample, names, notes) => {
@@ -245,6 +250,9 @@ fn hear(screen: &mut Screen, said: &Receiver<Said>, clock: &mut Clock) -> Result
             }
         }
     }
+    if ears.looking.is_finished() {
+        bail!("the thread that looks at the node has ended");
+    }
     if dropped {
         screen.renew(false);
     }
@@ -252,7 +260,7 @@ fn hear(screen: &mut Screen, said: &Receiver<Said>, clock: &mut Clock) -> Result
 }
 
 /// Prints frames. The first look has no rates: it is for the second.
-fn batch(mut screen: Screen, said: &Receiver<Said>, arguments: &Arguments) -> Result<Outcome> {
+fn batch(mut screen: Screen, ears: &Ears, arguments: &Arguments) -> Result<Outcome> {
     let mut clock = Clock::system();
     let mut left = if arguments.once {
         Some(1)
@@ -262,7 +270,7 @@ fn batch(mut screen: Screen, said: &Receiver<Said>, arguments: &Arguments) -> Re
     let mut looks = 0;
     while left != Some(0) {
         std::thread::sleep(TURN);
-        let heard = hear(&mut screen, said, &mut clock)?;
+        let heard = hear(&mut screen, ears, &mut clock)?;
         if let Some(why) = screen.failure {
             bail!(why);
         }
@@ -289,7 +297,7 @@ fn batch(mut screen: Screen, said: &Receiver<Said>, arguments: &Arguments) -> Re
 }
 
 /// Uses the terminal until it is enough.
-fn interactive(mut screen: Screen, said: &Receiver<Said>) -> Result<Outcome> {
+fn interactive(mut screen: Screen, ears: &Ears) -> Result<Outcome> {
     let ended = Arc::new(AtomicBool::new(false));
     for signal in [SIGHUP, SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&ended))
@@ -297,7 +305,7 @@ fn interactive(mut screen: Screen, said: &Receiver<Said>) -> Result<Outcome> {
     }
     // From here on a panic, too, gives the terminal back.
     let mut terminal = ratatui::try_init().context("cannot use the terminal")?;
-    let done = turns(&mut terminal, &mut screen, said, &ended);
+    let done = turns(&mut terminal, &mut screen, ears, &ended);
     let restored = ratatui::try_restore().context("cannot give the terminal back");
     done?;
     restored?;
@@ -307,13 +315,13 @@ fn interactive(mut screen: Screen, said: &Receiver<Said>) -> Result<Outcome> {
 fn turns(
     terminal: &mut DefaultTerminal,
     screen: &mut Screen,
-    said: &Receiver<Said>,
+    ears: &Ears,
     ended: &AtomicBool,
 ) -> Result<()> {
     let mut clock = Clock::system();
     let mut is_new = true;
     while !ended.load(Ordering::Relaxed) {
-        is_new |= hear(screen, said, &mut clock)?.is_new;
+        is_new |= hear(screen, ears, &mut clock)?.is_new;
         if std::mem::take(&mut is_new) {
             terminal
                 .draw(|canvas| draw::draw(screen, canvas))

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::num::NonZero;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -55,7 +56,7 @@ impl Pty {
             .stderr(of_line())
             .spawn()
             .unwrap();
-        let screen = Arc::new(Mutex::new(Parser::new(rows, columns, 0)));
+        let screen = Arc::new(Mutex::new(Parser::new(some(rows), some(columns), 0)));
         let (mut output, shown) = (keyboard.try_clone().unwrap(), Arc::clone(&screen));
         let reader = thread::spawn(move || {
             let mut bytes = [0; 4096];
@@ -100,7 +101,7 @@ impl Pty {
 
     pub fn resize(&self, columns: u16, rows: u16) {
         let mut parser = self.screen.lock().unwrap();
-        parser.screen_mut().set_size(rows, columns);
+        parser.screen_mut().set_size(some(rows), some(columns));
         tcsetwinsize(&self.keyboard, size(columns, rows)).unwrap();
     }
 
@@ -132,6 +133,10 @@ impl Pty {
         }
         status
     }
+}
+
+fn some(number: u16) -> NonZero<u16> {
+    NonZero::new(number).unwrap()
 }
 
 const fn size(columns: u16, rows: u16) -> Winsize {
