@@ -7,6 +7,7 @@
 //! `config` is what the admin wrote, `inventory` what exists on this node, `policy` what it means, `lint` what of it was hardly meant, `image` what goes in each map,
 //! `datapath` how it gets there, `events` what the kernel said, `reconcile` when.
 
+pub mod arguments;
 pub mod cache;
 pub mod cli;
 pub mod compile;

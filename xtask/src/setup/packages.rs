@@ -108,6 +108,24 @@ const BENCH_PROGRAMS: [(&str, Package); 2] = [
     ),
 ];
 
+/// Programs that only `cargo xtask dist` runs.
+const DIST_PROGRAMS: [(&str, Package); 2] = [
+    (
+        "dpkg-shlibdeps",
+        Package {
+            name: "dpkg-dev",
+            purpose: "finds the libraries that the package depends on",
+        },
+    ),
+    (
+        "lintian",
+        Package {
+            name: "lintian",
+            purpose: "checks the package against Debian's policy",
+        },
+    ),
+];
+
 /// Packages whose programs are not there.
 pub fn missing() -> Vec<Package> {
     absent(&PROGRAMS)
@@ -121,6 +139,11 @@ pub fn missing_for_machines() -> Vec<Package> {
 /// Likewise, for the bench alone.
 pub fn missing_for_bench() -> Vec<Package> {
     absent(&BENCH_PROGRAMS)
+}
+
+/// Likewise, for the package alone.
+pub fn missing_for_dist() -> Vec<Package> {
+    absent(&DIST_PROGRAMS)
 }
 
 fn absent(programs: &[(&str, Package)]) -> Vec<Package> {
