@@ -53,7 +53,7 @@ struct PlaceArguments {
     /// The agent's settings [default: /etc/tapwall/agent.toml, which need not exist].
     #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
-    /// Configuration tree, laid out like /etc/pve [default: /etc/pve].
+    /// Configuration tree, laid out like /etc/pve [default: /etc/pve; where there is none, /etc/tapwall with a plain host's firewall/host.fw].
     #[arg(long, value_name = "DIR", global = true)]
     root: Option<PathBuf>,
     /// Name of the node in the tree [default: the host's name].
@@ -81,7 +81,8 @@ impl PlaceArguments {
             None => self.node.or(settings.node),
         };
         Ok(Place {
-            root: self.root.unwrap_or(settings.root),
+            root: self.root.unwrap_or_else(|| settings.root.clone()),
+            own_root: settings.root,
             node,
             pin_dir: self.pin_dir.unwrap_or(settings.pin_directory),
             run_dir: self.run_dir.unwrap_or(settings.run_directory),
@@ -94,6 +95,8 @@ impl PlaceArguments {
 #[derive(Debug)]
 struct Place {
     root: PathBuf,
+    /// The tree that is this machine's.
+    own_root: PathBuf,
     node: Option<String>,
     pin_dir: PathBuf,
     run_dir: PathBuf,
@@ -251,7 +254,8 @@ impl Place {
             Some(node) => config::node_name(&self.root).as_ref() == Some(node),
             None => true,
         };
-        if self.root != Path::new(DEFAULT_ROOT) || !is_here {
+        let is_own = self.root == self.own_root || self.root == Path::new(DEFAULT_ROOT);
+        if !is_own || !is_here {
             return Ok(HostFacts::default());
         }
         let runtime = tokio::runtime::Builder::new_current_thread()

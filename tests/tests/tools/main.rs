@@ -2,6 +2,7 @@
 
 mod conntrack;
 mod live;
+mod plain;
 mod rule;
 mod rules;
 mod why;
