@@ -7,6 +7,7 @@ mod compile;
 mod conntrack;
 mod counters;
 mod duration;
+mod import;
 mod live;
 mod localnet;
 mod log;
@@ -138,6 +139,9 @@ enum Verb {
     Rule(rule::Arguments),
     /// Print the firewall files without what is not in force: lines in error, disabled rules, definitions that are replaced.
     Save(save::Arguments),
+    /// Translate another firewall's rules to a firewall file of this one.
+    #[command(subcommand)]
+    Import(import::Arguments),
     /// Set what rules and ports have counted back to zero.
     #[command(subcommand)]
     Counters(counters::Arguments),
@@ -173,6 +177,7 @@ impl Verb {
             Self::Conntrack(arguments) => conntrack::run(place, &arguments),
             Self::Rule(arguments) => rule::run(place, &arguments),
             Self::Save(arguments) => save::run(place, &arguments),
+            Self::Import(arguments) => import::run(place, &arguments),
             Self::Counters(arguments) => counters::run(place, &arguments),
             Self::Status(arguments) => status::run(place, &arguments),
             Self::Start => service::start(),

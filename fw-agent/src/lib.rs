@@ -19,6 +19,7 @@ pub mod diagnostic;
 pub mod edit;
 pub mod events;
 pub mod image;
+pub mod import;
 pub mod inventory;
 pub mod journal;
 pub mod lint;

@@ -1,6 +1,7 @@
 //! What an administrator reaches for: each verb of `fwctl` against a node with traffic. Needs root.
 
 mod conntrack;
+mod import;
 mod live;
 mod plain;
 mod rule;

@@ -20,7 +20,7 @@ pub struct Package {
 }
 
 /// Programs and the packages they come from.
-const PROGRAMS: [(&str, Package); 6] = [
+const PROGRAMS: [(&str, Package); 7] = [
     (
         "ip",
         Package {
@@ -47,6 +47,13 @@ const PROGRAMS: [(&str, Package); 6] = [
         Package {
             name: "nftables",
             purpose: "translates addresses in the tests of a host that does",
+        },
+    ),
+    (
+        "iptables-legacy-restore",
+        Package {
+            name: "iptables",
+            purpose: "loads the rulesets that Tapwall is compared with, and that it translates",
         },
     ),
     (
@@ -91,22 +98,13 @@ const FOR_MACHINES: [(&str, Package); 3] = [
 ];
 
 /// Programs that only `cargo xtask bench` runs: what Tapwall is compared with.
-const BENCH_PROGRAMS: [(&str, Package); 2] = [
-    (
-        "iptables-legacy-restore",
-        Package {
-            name: "iptables",
-            purpose: "loads the rulesets that Tapwall is compared with",
-        },
-    ),
-    (
-        "ipset",
-        Package {
-            name: "ipset",
-            purpose: "loads their sets",
-        },
-    ),
-];
+const BENCH_PROGRAMS: [(&str, Package); 1] = [(
+    "ipset",
+    Package {
+        name: "ipset",
+        purpose: "loads their sets",
+    },
+)];
 
 /// Programs that only `cargo xtask dist` runs.
 const DIST_PROGRAMS: [(&str, Package); 2] = [
