@@ -6,6 +6,7 @@
 //! | `POST /v1/reload` | reads everything again and carries it out now; then [`Status`] |
 //! | `GET /v1/diagnostics` | what is wrong with the files, as of the last compile: a list with file, line and column |
 //! | `GET /v1/metrics` | numbers in Prometheus's text format ([`crate::metrics`]); the loop is not asked |
+//! | `GET`, `POST`, `DELETE /v1/bans` | bans, listed, made and lifted ([`bans`]); the loop is not asked |
 //!
 //! Failures are `{"error": "…"}` with a status that fits. [`server`] hands each request to the agent's loop, which alone knows the answers;
 //! [`client`] is for `fwctl`.
@@ -13,6 +14,7 @@
 //! Invariant: only root may connect (mode 0600 from the moment the socket has its name), and only the agent that holds the run directory's lock
 //! makes the socket. So one that is there while nobody holds the lock is a dead agent's, and is replaced.
 
+pub mod bans;
 pub mod client;
 pub mod server;
 

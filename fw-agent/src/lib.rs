@@ -8,6 +8,7 @@
 //! `datapath` how it gets there, `events` what the kernel said, `reconcile` when.
 
 pub mod arguments;
+pub mod bans;
 pub mod cache;
 pub mod cli;
 pub mod compile;
@@ -16,6 +17,7 @@ pub mod conflicts;
 pub mod control;
 pub mod datapath;
 pub mod diagnostic;
+pub mod duration;
 pub mod edit;
 pub mod events;
 pub mod image;

@@ -15,6 +15,7 @@
 //! exists and cannot be read, changes nothing; one that is gone or cut off does not open what it had closed.
 
 mod answers;
+mod bans;
 mod carry;
 mod debug_log;
 mod doorkeeper;
@@ -43,13 +44,15 @@ use self::keeper::Keeper;
 use self::logger::{LogNames, Logger};
 use self::outputs::Outputs;
 use self::sweeper::Sweeper;
+use crate::bans::Desk;
+use crate::bans::protected::Tree;
 use crate::cache::{Cache, Digests};
 use crate::compile::{Compiled, Compiler};
 use crate::config::{Reader, Sources};
+use crate::control::bans::BanRequests;
 use crate::control::{Request, server, socket};
 use crate::datapath::pins::Pins;
-use crate::datapath::plan::plan_uplinks;
-use crate::datapath::{AttachMode, Bans, Kernel, Plan, State, monotonic};
+use crate::datapath::{AttachMode, Bans, Kernel, State};
 use crate::image::Builder;
 use crate::inventory::devices::{self, Devices};
 use crate::inventory::facts::HostFacts;
@@ -130,6 +133,7 @@ pub async fn run(options: Options) -> Result<()> {
         .context("cannot list the host's addresses and routes")?;
     let state = kernel.recover(&present.indices())?;
     let bans = Bans::open(&Pins::new(&options.pin_directory))?;
+    let desk = bans::open(&options);
     let outputs = Outputs::new(options.log_file.clone(), options.log_json.clone());
     let (logger, names, news) = Logger::new(&mut kernel, outputs)?;
     let logging = tokio::spawn(logger.run());
@@ -147,6 +151,7 @@ pub async fn run(options: Options) -> Result<()> {
         run_directory,
         kernel,
         bans,
+        desk,
         state,
         state_is_unknown: false,
         reader,
@@ -184,7 +189,15 @@ pub async fn run(options: Options) -> Result<()> {
     if let Some(address) = agent.options.metrics_address {
         tokio::spawn(metrics::server::serve(address, Arc::clone(&exporter)));
     }
-    let serving = tokio::spawn(server::serve(listener, requests, exporter));
+    let bans = BanRequests::new(
+        &agent.options.pin_directory,
+        Tree {
+            root: agent.options.root.clone(),
+            node: agent.options.node.clone(),
+            state_directory: agent.options.state_directory.clone(),
+        },
+    );
+    let serving = tokio::spawn(server::serve(listener, requests, exporter, bans));
     let mut facts_are_old = false;
     let ended_by = loop {
         let mut answer = None;
@@ -285,6 +298,8 @@ struct Agent {
     run_directory: RunDirectory,
     kernel: Kernel,
     bans: Bans,
+    /// Where bans are made and told of.
+    desk: Desk,
     state: State,
     /// An action failed, and then so did reading back what the kernel holds: `state` is not to be planned from.
     state_is_unknown: bool,
@@ -323,30 +338,6 @@ impl Agent {
             crate::policy::is_enabled(enable, unix_time()) != compiled.policy.enabled
         });
         self.retry || self.news || expired
-    }
-
-    /// Removes bans that have ended, and has others dropped early. Anyone may have made them meanwhile.
-    fn look_after_bans(&mut self) {
-        match self.bans.expire(monotonic()) {
-            Ok(0) => {}
-            Ok(count) => tracing::info!(count, "bans have ended"),
-            Err(error) => tracing::error!("{:#}", anyhow::Error::from(error)),
-        }
-        if self.state_is_unknown || !self.has_bans() {
-            return;
-        }
-        let edge = self.edge();
-        let plan = plan_uplinks(&mut self.state, &edge);
-        if plan == Plan::default() {
-            return;
-        }
-        let mut degraded = Vec::new();
-        self.execute(&plan, &self.devices.indices(), &mut degraded);
-        self.record.degraded.extend(degraded);
-        self.record.uplinks = self.uplink_records();
-        if let Err(error) = self.run_directory.write(&self.record) {
-            tracing::error!(%error, "cannot write the record");
-        }
     }
 
     /// Asks for the host's addresses and routes; says whether they are others than before.

@@ -18,6 +18,7 @@ pub mod netns;
 pub mod node;
 pub mod patience;
 pub mod probe;
+pub mod processor;
 pub mod pve;
 pub mod scenario;
 pub mod shuffle;

@@ -8,9 +8,12 @@
 
 mod bpffs;
 pub mod compiler;
+mod crowdsec;
 pub mod deb;
 mod linker;
 pub mod packages;
+pub mod prometheus;
+mod quiet;
 
 use std::path::PathBuf;
 
@@ -27,6 +30,8 @@ pub enum Scope {
     Build,
     /// Also run them: network tools and the BPF file system.
     Run,
+    /// Also run the tests: programs that Tapwall is a backend of.
+    Test,
     /// Also lint them.
     Lint,
 }
@@ -48,7 +53,8 @@ pub fn run(workspace: &Workspace) -> Result<()> {
     if let Some(lints) = tools.compiler.clippy() {
         progress::present("clippy for the kernel", &lints.display().to_string());
     }
-    for (program, file) in packages::present() {
+    let monitoring = prometheus::ensure(workspace)?;
+    for (program, file) in packages::present().into_iter().chain(monitoring) {
         progress::present(program, &file.display().to_string());
     }
     progress::present("BPF file system", bpffs::DIRECTORY);
@@ -70,6 +76,9 @@ pub fn ensure(workspace: &Workspace, scope: Scope) -> Result<Tools> {
     if scope >= Scope::Run {
         missing.extend(packages::missing());
     }
+    if scope >= Scope::Test {
+        missing.extend(packages::missing_for_backends());
+    }
     let mut search = compiler::find();
     match &search.found {
         None => missing.extend(compiler::packages(scope)),
@@ -90,7 +99,11 @@ pub fn ensure(workspace: &Workspace, scope: Scope) -> Result<Tools> {
     }
     let linker = linker::ensure(workspace)?;
     if scope >= Scope::Run {
+        prometheus::ensure(workspace)?;
         bpffs::ensure()?;
+    }
+    if scope >= Scope::Test {
+        crowdsec::ensure(workspace)?;
     }
     Ok(Tools { compiler, linker })
 }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use clap::CommandFactory;
 use clap_complete::Shell;
 
-use super::{Cli, Outcome};
+use super::{Outcome, examples};
 use crate::arguments::Arguments;
 
 #[derive(Debug, clap::Args)]
@@ -26,13 +26,18 @@ pub(super) struct Man {
 
 pub(super) fn completions(arguments: &Completions) -> Result<Outcome> {
     let mut text = Vec::new();
-    clap_complete::generate(arguments.shell, &mut Cli::command(), "fwctl", &mut text);
+    clap_complete::generate(
+        arguments.shell,
+        &mut examples::command(),
+        "fwctl",
+        &mut text,
+    );
     std::io::stdout().lock().write_all(&text)?;
     Ok(Outcome::Done)
 }
 
 pub(super) fn man(arguments: &Man) -> Result<Outcome> {
-    let mut command = Cli::command();
+    let mut command = examples::command();
     command.build();
     match &arguments.directory {
         None => page(&command, &mut std::io::stdout().lock())?,

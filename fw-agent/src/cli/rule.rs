@@ -1,13 +1,13 @@
 //! `fwctl rule`: rules of one file listed, looked for, and edited with the care of [`crate::edit`].
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use super::{Outcome, Place, table};
+use super::{Outcome, Place, colours, table};
 use crate::config::rule::List as Kind;
 use crate::config::{CLUSTER_FILE, Sources, VNET_DIRECTORY, guest_file};
 use crate::diagnostic::render;
@@ -448,8 +448,7 @@ fn edit(
         });
         writeln!(out, "{said}")?;
     } else {
-        let colours = out.is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        write!(out, "{}", render(&found, &after, colours))?;
+        write!(out, "{}", render(&found, &after, colours()))?;
         let would = if how.dry_run { "would be " } else { "" };
         match (refused, &done.old) {
             (true, _) => writeln!(out, "{file} is not changed: see above, or use --force")?,

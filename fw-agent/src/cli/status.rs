@@ -22,7 +22,14 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(place: &Place, arguments: &Arguments) -> Result<Outcome> {
-    let (status, answered) = status(place)?;
+    let Found {
+        status,
+        answered,
+        silent,
+    } = status(place)?;
+    if let Some(error) = silent {
+        eprintln!("fwctl: {error:#}; this is what it did last");
+    }
     let mut out = std::io::stdout().lock();
     if arguments.json {
         serde_json::to_writer_pretty(&mut out, &status)?;
@@ -38,14 +45,29 @@ pub(super) fn run(place: &Place, arguments: &Arguments) -> Result<Outcome> {
     })
 }
 
-/// How things are; false if that is not from who should know.
-fn status(place: &Place) -> Result<(Status, bool)> {
+/// How things are, as far as it can be known.
+pub(super) struct Found {
+    pub(super) status: Status,
+    /// That is from who should know: the running agent, or the record of one that ended.
+    pub(super) answered: bool,
+    /// Why an agent that runs has not answered.
+    pub(super) silent: Option<anyhow::Error>,
+}
+
+pub(super) fn status(place: &Place) -> Result<Found> {
     let directory = place.run_directory();
     let running = directory.is_locked();
+    let mut silent = None;
     if running {
         match client::status(&place.run_dir) {
-            Ok(status) => return Ok((status, true)),
-            Err(error) => eprintln!("fwctl: {error:#}; this is what it did last"),
+            Ok(status) => {
+                return Ok(Found {
+                    status,
+                    answered: true,
+                    silent,
+                });
+            }
+            Err(error) => silent = Some(error),
         }
     }
     let mut record = directory
@@ -68,7 +90,11 @@ fn status(place: &Place) -> Result<(Status, bool)> {
         record,
         ..Status::default()
     };
-    Ok((status, !running))
+    Ok(Found {
+        status,
+        answered: !running,
+        silent,
+    })
 }
 
 fn print(out: &mut impl Write, status: &Status) -> std::io::Result<()> {

@@ -65,6 +65,20 @@ impl Sources {
         })
     }
 
+    /// Reads only what is the whole cluster's: its members and its firewall file.
+    pub fn read_cluster(root: &Path, node: &str) -> Self {
+        let mut sources = Self {
+            node: node.to_owned(),
+            ..Self::default()
+        };
+        for path in [MEMBERS_FILE, COROSYNC_FILE, CLUSTER_FILE] {
+            sources.file(path, &mut |path| {
+                std::fs::read(root.join(path)).map(Bytes::from)
+            });
+        }
+        sources
+    }
+
     /// Likewise, where `read` reads one file, given by its path below the root.
     fn collect(
         root: &Path,

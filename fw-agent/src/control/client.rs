@@ -1,5 +1,6 @@
 //! `fwctl`'s side of the control socket: one request, one answer, in bounded time.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -44,12 +45,27 @@ pub fn ask<T: DeserializeOwned>(run_directory: &Path, method: Method, path: &str
             .await
             .context("no answer in time")?
     });
-    answer.with_context(|| {
-        format!(
-            "cannot ask the agent at {}",
-            socket(run_directory).display()
-        )
+    answer.map_err(|error| {
+        let sentence = explained(&error, &socket(run_directory));
+        error.context(sentence)
     })
+}
+
+/// Why the agent at a socket has not answered, and what to do about it.
+fn explained(error: &anyhow::Error, socket: &Path) -> String {
+    let kind = error
+        .downcast_ref::<std::io::Error>()
+        .map(std::io::Error::kind);
+    let socket = socket.display();
+    match kind {
+        Some(ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
+            format!("no agent runs (at {socket}); `fwctl start` starts it")
+        }
+        Some(ErrorKind::PermissionDenied) => {
+            format!("only root may ask the agent (at {socket}): use sudo")
+        }
+        Some(_) | None => format!("cannot ask the agent at {socket}"),
+    }
 }
 
 async fn exchange<T: DeserializeOwned>(

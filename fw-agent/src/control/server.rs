@@ -15,6 +15,7 @@ use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+use super::bans::{self, BanRequests};
 use super::{PATIENCE, Request, socket};
 use crate::metrics::Exporter;
 use crate::metrics::server::page;
@@ -46,12 +47,20 @@ pub async fn serve(
     listener: UnixListener,
     agent: Loop,
     exporter: Arc<Exporter>,
+    bans: Arc<BanRequests>,
 ) -> std::io::Result<()> {
     let router = Router::new()
         .route("/v1/status", get(status))
         .route("/v1/reload", post(reload))
         .route("/v1/diagnostics", get(diagnostics))
         .route("/v1/metrics", get(page).with_state(exporter))
+        .route(
+            "/v1/bans",
+            get(bans::get)
+                .post(bans::post)
+                .delete(bans::delete)
+                .with_state(bans),
+        )
         .fallback(unknown)
         .method_not_allowed_fallback(not_allowed)
         .with_state(agent);
@@ -98,6 +107,6 @@ async fn ask<T: Serialize>(
     }
 }
 
-fn failure(status: StatusCode, error: &str) -> Response {
+pub(super) fn failure(status: StatusCode, error: &str) -> Response {
     (status, Json(serde_json::json!({ "error": error }))).into_response()
 }

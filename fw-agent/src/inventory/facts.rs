@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{LinkAttribute, Prop};
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType,
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType, RouteVia,
 };
 use rtnetlink::{Handle, RouteMessageBuilder};
 
@@ -100,6 +100,42 @@ impl HostFacts {
         }
         Ok(facts)
     }
+}
+
+/// Gateways of the routes of the main table.
+///
+/// # Errors
+/// Netlink fails.
+pub async fn gateways(netlink: &Handle) -> Result<Vec<IpAddr>, rtnetlink::Error> {
+    let mut found = Vec::new();
+    for all in [
+        RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(),
+        RouteMessageBuilder::<std::net::Ipv6Addr>::new().build(),
+    ] {
+        let mut routes = netlink.route().get(all).execute();
+        while let Some(message) = routes.try_next().await? {
+            if message.header.table == RouteHeader::RT_TABLE_MAIN {
+                found.extend(message.attributes.iter().filter_map(gateway));
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn gateway(attribute: &RouteAttribute) -> Option<IpAddr> {
+    if let RouteAttribute::Gateway(RouteAddress::Inet(address)) = attribute {
+        return Some(IpAddr::V4(*address));
+    }
+    if let RouteAttribute::Gateway(RouteAddress::Inet6(address)) = attribute {
+        return Some(IpAddr::V6(*address));
+    }
+    if let RouteAttribute::Via(RouteVia::Inet(address)) = attribute {
+        return Some(IpAddr::V4(*address));
+    }
+    if let RouteAttribute::Via(RouteVia::Inet6(address)) = attribute {
+        return Some(IpAddr::V6(*address));
+    }
+    None
 }
 
 /// An address as the packet pipeline has it.

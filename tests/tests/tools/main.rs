@@ -1,11 +1,16 @@
 //! What an administrator reaches for: each verb of `fwctl` against a node with traffic. Needs root.
 
+mod bans;
 mod conntrack;
+mod errors;
+mod guide;
 mod import;
 mod live;
 mod plain;
+mod pty;
 mod rule;
 mod rules;
+mod screen;
 mod why;
 
 use serde_json::Value;

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use super::quiet::{self, Quiet};
 use crate::progress;
 use crate::workspace::{Workspace, programs_named};
 
@@ -72,6 +73,27 @@ const PROGRAMS: [(&str, Package); 7] = [
     ),
 ];
 
+/// Programs that only the tests of backends run, and the packages they come from.
+const FOR_BACKENDS: [(&str, Package); 2] = [
+    (
+        "sshguard",
+        Package {
+            name: "sshguard",
+            purpose: "decides whom to ban, in the tests of its backend",
+        },
+    ),
+    (
+        "fail2ban-server",
+        Package {
+            name: "fail2ban",
+            purpose: "decides whom to ban, in the tests of its action",
+        },
+    ),
+];
+
+/// Packages whose services are not to run because of us.
+const DAEMONS: [&str; 2] = ["sshguard", "fail2ban"];
+
 /// Programs that only machines with other kernels need, and the packages they come from.
 const FOR_MACHINES: [(&str, Package); 3] = [
     (
@@ -129,6 +151,11 @@ pub fn missing() -> Vec<Package> {
     absent(&PROGRAMS)
 }
 
+/// Likewise, those that only tests of backends need.
+pub fn missing_for_backends() -> Vec<Package> {
+    absent(&FOR_BACKENDS)
+}
+
 /// Likewise, those that only machines with other kernels need.
 pub fn missing_for_machines() -> Vec<Package> {
     absent(&FOR_MACHINES)
@@ -156,6 +183,7 @@ fn absent(programs: &[(&str, Package)]) -> Vec<Package> {
 pub fn present() -> Vec<(&'static str, PathBuf)> {
     PROGRAMS
         .iter()
+        .chain(&FOR_BACKENDS)
         .chain(&FOR_MACHINES)
         .filter_map(|(program, _)| Some((*program, programs_named(program).into_iter().next()?)))
         .collect()
@@ -179,13 +207,17 @@ pub fn install(workspace: &Workspace, packages: &[Package], notes: &[String]) ->
     install
         .args(["install", "-y", "--no-install-recommends"])
         .args(&names);
-    progress::run(
+    let quiet = Quiet::begin()?;
+    let installed = progress::run(
         workspace,
         &format!("apt-get install {}", names.join(" ")),
         "apt-install",
         &mut install,
-    )
-    .with_context(|| instructions(packages, notes, apt))
+    );
+    drop(quiet);
+    installed.with_context(|| instructions(packages, notes, apt))?;
+    let new = DAEMONS.into_iter().filter(|name| names.contains(name));
+    quiet::disable(workspace, &new.collect::<Vec<_>>())
 }
 
 /// Whether this process may install, mount and make namespaces.
@@ -195,7 +227,8 @@ pub fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|data| data.uid() == 0)
 }
 
-fn apt_get() -> Command {
+/// `apt-get` that asks nothing.
+pub fn apt_get() -> Command {
     let mut command = Command::new("apt-get");
     command.env("DEBIAN_FRONTEND", "noninteractive");
     command
