@@ -2,11 +2,18 @@
 //!
 //! Exit codes: 0 done, 1 something is not enforced as written (or a query was not understood), 2 failure.
 
+mod apply;
+mod backend;
+mod ban;
 mod check;
 mod compile;
+mod confirm;
 mod conntrack;
 mod counters;
-mod duration;
+mod diff;
+mod examples;
+mod import;
+mod known;
 mod live;
 mod localnet;
 mod log;
@@ -19,19 +26,24 @@ mod scope;
 mod service;
 mod simulate;
 mod status;
+mod top;
 mod why;
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::{Parser, Subcommand};
+use clap::{FromArgMatches, Parser, Subcommand};
 use comfy_table::{ContentArrangement, Table, presets};
 
+use self::scope::Scope;
 use crate::compile::{Compiled, compile as compile_sources};
 use crate::config::{self, Sources};
+use crate::datapath::counters::known;
 use crate::datapath::pins::Pins;
 use crate::diagnostic::{Diagnostic, Severity};
+use crate::duration;
 use crate::inventory::facts::HostFacts;
 use crate::reconcile::unix_time;
 use crate::record::RunDirectory;
@@ -53,7 +65,7 @@ struct PlaceArguments {
     /// The agent's settings [default: /etc/tapwall/agent.toml, which need not exist].
     #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
-    /// Configuration tree, laid out like /etc/pve [default: /etc/pve].
+    /// Configuration tree, laid out like /etc/pve [default: /etc/pve; where there is none, /etc/tapwall with a plain host's firewall/host.fw].
     #[arg(long, value_name = "DIR", global = true)]
     root: Option<PathBuf>,
     /// Name of the node in the tree [default: the host's name].
@@ -65,6 +77,9 @@ struct PlaceArguments {
     /// Directory of the agent's lock, record and control socket [default: /run/tapwall].
     #[arg(long, value_name = "DIR", global = true)]
     run_dir: Option<PathBuf>,
+    /// Directory of what outlives a boot: bans, the last good configuration, what is on trial [default: /var/lib/tapwall].
+    #[arg(long, value_name = "DIR", global = true)]
+    state_dir: Option<PathBuf>,
 }
 
 impl PlaceArguments {
@@ -81,24 +96,32 @@ impl PlaceArguments {
             None => self.node.or(settings.node),
         };
         Ok(Place {
-            root: self.root.unwrap_or(settings.root),
+            root: self.root.unwrap_or_else(|| settings.root.clone()),
+            own_root: settings.root,
             node,
             pin_dir: self.pin_dir.unwrap_or(settings.pin_directory),
             run_dir: self.run_dir.unwrap_or(settings.run_directory),
+            state_dir: self.state_dir.unwrap_or(settings.state_directory),
             log_file: settings.log_file,
+            log_json: settings.log_json,
         })
     }
 }
 
 /// Where things are.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Place {
     root: PathBuf,
+    /// The tree that is this machine's.
+    own_root: PathBuf,
     node: Option<String>,
     pin_dir: PathBuf,
     run_dir: PathBuf,
+    state_dir: PathBuf,
     /// The log of packets.
     log_file: PathBuf,
+    /// The same as JSON lines, if the settings want one.
+    log_json: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -121,7 +144,7 @@ enum Verb {
     /// Show the firewall's log, by guest, address, port and protocol.
     Log(log::Arguments),
     /// Print the network that `local_network` stands for, and the cluster's other nodes.
-    Localnet,
+    Localnet(localnet::Arguments),
     /// Look into the maps of the kernel programs.
     #[command(subcommand)]
     Map(map::Arguments),
@@ -135,11 +158,46 @@ enum Verb {
     Rule(rule::Arguments),
     /// Print the firewall files without what is not in force: lines in error, disabled rules, definitions that are replaced.
     Save(save::Arguments),
+    /// Say what a candidate would change, by policy.
+    ///
+    /// Exits with 0 if nothing that is enforced differs and every line is enforced, with 1 if something differs or some line is not enforced, with 2 if
+    /// the configurations cannot be read.
+    Diff(diff::Arguments),
+    /// Put a candidate in force: for a while, or for good.
+    ///
+    /// The candidate is checked, compared with what is in force, and the connections of this node are judged by it. If something is wrong with it, or
+    /// somebody would be cut off, nothing is done without --force. Exits with 0 if it is in force, with 1 if it is although some line is not enforced (and with
+    /// --dry-run if something would change), with 2 if it was refused or failed.
+    Apply(apply::Arguments),
+    /// Write what is on trial into the files.
+    Confirm(confirm::Arguments),
+    /// End what is on trial; if nothing is, bring back the files as they were before the last apply.
+    Revert(confirm::Arguments),
+    /// Translate another firewall's rules to a firewall file of this one.
+    #[command(subcommand)]
+    Import(import::Arguments),
+    /// Drop everything from these addresses at once, whatever the rules say: for the host and all guests under policy, running flows too.
+    ///
+    /// Refused are the management set, the cluster's nodes, this node's own addresses and gateways, and who administers it right now. The ban is
+    /// enforced when the command ends, with or without an agent. Exits with 1 if some were refused or are not enforced.
+    Ban(ban::Ban),
+    /// Lift bans.
+    Unban(ban::Unban),
+    /// List bans: who, how long still, on whose account, why.
+    Bans(ban::Bans),
+    /// Enforce what sshguard or CrowdSec decides.
+    #[command(subcommand)]
+    Backend(backend::Arguments),
     /// Set what rules and ports have counted back to zero.
     #[command(subcommand)]
     Counters(counters::Arguments),
     /// Say whether the firewall is on, and which ports are under policy.
     Status(status::Arguments),
+    /// Watch guests, talkers, rules and drops on a screen.
+    ///
+    /// Guests' NICs by traffic and drops, addresses by flows, rules by how often they decide, and what is dropped as it happens. Works without an
+    /// agent. Keys: q quits, Tab and 1 to 4 change the list, s sorts, / shows one guest only, p pauses, ? tells them all.
+    Top(top::Arguments),
     /// Start the agent, by systemd.
     Start,
     /// Stop the agent and take the firewall away: nothing is filtered any more.
@@ -164,14 +222,24 @@ impl Verb {
             Self::Drops(arguments) => live::drops(place, &arguments),
             Self::Trace(arguments) => live::trace(place, &arguments),
             Self::Log(arguments) => log::run(place, &arguments),
-            Self::Localnet => localnet::run(place),
+            Self::Localnet(arguments) => localnet::run(place, &arguments),
             Self::Map(arguments) => map::run(place, &arguments),
             Self::Rules(arguments) => rules::run(place, &arguments),
             Self::Conntrack(arguments) => conntrack::run(place, &arguments),
             Self::Rule(arguments) => rule::run(place, &arguments),
             Self::Save(arguments) => save::run(place, &arguments),
+            Self::Diff(arguments) => diff::run(place, &arguments),
+            Self::Apply(arguments) => apply::run(place, &arguments),
+            Self::Confirm(arguments) => confirm::confirm(place, &arguments),
+            Self::Revert(arguments) => confirm::revert(place, &arguments),
+            Self::Import(arguments) => import::run(place, &arguments),
+            Self::Ban(arguments) => ban::ban(place, &arguments),
+            Self::Unban(arguments) => ban::unban(place, &arguments),
+            Self::Bans(arguments) => ban::bans(place, &arguments),
+            Self::Backend(arguments) => backend::run(place, &arguments),
             Self::Counters(arguments) => counters::run(place, &arguments),
             Self::Status(arguments) => status::run(place, &arguments),
+            Self::Top(arguments) => top::run(place, &arguments),
             Self::Start => service::start(),
             Self::Stop => service::stop(place),
             Self::Restart => service::restart(),
@@ -202,7 +270,8 @@ impl Outcome {
 
 /// Runs `fwctl`.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let arguments = examples::command().get_matches();
+    let cli = Cli::from_arg_matches(&arguments).unwrap_or_else(|error| error.exit());
     let result = cli.place.resolve().and_then(|place| cli.verb.run(&place));
     match result {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
@@ -218,9 +287,10 @@ pub fn main() -> ExitCode {
 /// The reader of our output has seen enough.
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
-        cause
-            .downcast_ref::<std::io::Error>()
-            .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+        let written = cause.downcast_ref::<std::io::Error>();
+        let said = cause.downcast_ref::<serde_json::Error>();
+        let kind = written.map(std::io::Error::kind);
+        kind.or_else(|| said?.io_error_kind()) == Some(std::io::ErrorKind::BrokenPipe)
     })
 }
 
@@ -228,13 +298,16 @@ impl Place {
     fn sources(&self) -> Result<Sources> {
         let root: &Path = &self.root;
         std::fs::read_dir(root).with_context(|| format!("cannot read {}", root.display()))?;
-        let node = match &self.node {
-            Some(node) => node.clone(),
-            None => config::node_name(root).with_context(|| {
-                format!("no node name: give --node, or check {}", root.display())
-            })?,
-        };
-        Ok(Sources::read(root, &node))
+        Ok(Sources::read(root, &self.node_name()?))
+    }
+
+    fn node_name(&self) -> Result<String> {
+        let root = &self.root;
+        match &self.node {
+            Some(node) => Ok(node.clone()),
+            None => config::node_name(root)
+                .with_context(|| format!("no node name: give --node, or check {}", root.display())),
+        }
     }
 
     fn compiled(&self) -> Result<Compiled> {
@@ -251,7 +324,8 @@ impl Place {
             Some(node) => config::node_name(&self.root).as_ref() == Some(node),
             None => true,
         };
-        if self.root != Path::new(DEFAULT_ROOT) || !is_here {
+        let is_own = self.root == self.own_root || self.root == Path::new(DEFAULT_ROOT);
+        if !is_own || !is_here {
             return Ok(HostFacts::default());
         }
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -274,14 +348,33 @@ impl Place {
     /// The pins of an agent, which must exist.
     fn pins(&self) -> Result<Pins> {
         let pins = Pins::new(&self.pin_dir);
+        if !rustix::process::geteuid().is_root() {
+            anyhow::bail!("only root may look into the maps of the kernel: use sudo");
+        }
         if !pins.exist() {
             anyhow::bail!(
-                "no maps are pinned in {}: the firewall is not loaded (or you are not root)",
+                "no maps are pinned in {}: the firewall is not loaded; `fwctl start` starts it",
                 self.pin_dir.display()
             );
         }
         Ok(pins)
     }
+
+    /// Tells who asks for a port that this node has not.
+    fn remark(&self, pins: &Pins, scope: Option<Scope>) -> Result<()> {
+        if let Some(scope) = scope
+            && let Some(sentence) = scope::unknown(scope, known(pins)?)
+        {
+            eprintln!("fwctl: {sentence}");
+        }
+        Ok(())
+    }
+}
+
+/// Whether to print in colours: on a terminal, unless `NO_COLOR` is set (no-color.org).
+fn colours() -> bool {
+    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    std::io::stdout().is_terminal() && !unwanted
 }
 
 /// A table in the style of all verbs.

@@ -27,6 +27,7 @@ use std::sync::Arc;
 use fw_common::verdict::{Reason, Verdict};
 use ipnet::IpNet;
 
+pub use self::cluster::management;
 pub use self::host::HostPolicy;
 pub use self::print::print;
 pub use self::resolve::{Resolver, is_enabled, resolve};

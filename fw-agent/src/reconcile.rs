@@ -10,11 +10,13 @@
 //! 3. Changes that come together are carried out together.
 //! 4. A round is [`round`]; what it decided is carried out by [`carry`] and noted by [`note`].
 //! 5. What was carried out is kept on disk ([`keeper`]); until the files can be read for the first time, that is enforced.
+//! 6. Another configuration may be on [`trial`]: it stands in the files' place until its time is over.
 //!
 //! Invariant: the firewall is opened only by a configuration that says so and that could be read. A root directory that is gone, or a file that
 //! exists and cannot be read, changes nothing; one that is gone or cut off does not open what it had closed.
 
 mod answers;
+mod bans;
 mod carry;
 mod debug_log;
 mod doorkeeper;
@@ -27,6 +29,7 @@ mod note;
 mod outputs;
 mod round;
 mod sweeper;
+mod trial;
 mod watch;
 
 use std::net::SocketAddr;
@@ -43,13 +46,15 @@ use self::keeper::Keeper;
 use self::logger::{LogNames, Logger};
 use self::outputs::Outputs;
 use self::sweeper::Sweeper;
+use crate::bans::Desk;
+use crate::bans::protected::Tree;
 use crate::cache::{Cache, Digests};
 use crate::compile::{Compiled, Compiler};
 use crate::config::{Reader, Sources};
+use crate::control::bans::BanRequests;
 use crate::control::{Request, server, socket};
 use crate::datapath::pins::Pins;
-use crate::datapath::plan::plan_uplinks;
-use crate::datapath::{AttachMode, Bans, Kernel, Plan, State, monotonic};
+use crate::datapath::{AttachMode, Bans, Kernel, State};
 use crate::image::Builder;
 use crate::inventory::devices::{self, Devices};
 use crate::inventory::facts::HostFacts;
@@ -57,6 +62,8 @@ use crate::metrics::{self, Exporter};
 use crate::notify::Manager;
 use crate::record::{Record, RunDirectory};
 use crate::settings::Interfaces;
+use crate::trial::Trial;
+use crate::trial::store::Store;
 
 /// Where the agent finds and puts things.
 #[derive(Clone, Debug)]
@@ -130,12 +137,14 @@ pub async fn run(options: Options) -> Result<()> {
         .context("cannot list the host's addresses and routes")?;
     let state = kernel.recover(&present.indices())?;
     let bans = Bans::open(&Pins::new(&options.pin_directory))?;
+    let desk = bans::open(&options);
     let outputs = Outputs::new(options.log_file.clone(), options.log_json.clone());
     let (logger, names, news) = Logger::new(&mut kernel, outputs)?;
     let logging = tokio::spawn(logger.run());
 
     let mut events = Events::listen(&options.root, &options.node, links, control, closed)?;
     let cache = Cache::new(&options.state_directory, &options.root, &options.node);
+    let trials = Store::new(&options.state_directory, &options.root, &options.node);
     let cached = cache.load().unwrap_or_else(|error| {
         tracing::error!("{:#}; it is not used", anyhow::Error::from(error));
         None
@@ -147,6 +156,7 @@ pub async fn run(options: Options) -> Result<()> {
         run_directory,
         kernel,
         bans,
+        desk,
         state,
         state_is_unknown: false,
         reader,
@@ -156,6 +166,9 @@ pub async fn run(options: Options) -> Result<()> {
         compiled: None,
         cached_at: None,
         keeper: Keeper::start(cache),
+        kept: String::new(),
+        trials,
+        trial: None,
         digests: Digests::default(),
         facts,
         orders,
@@ -173,6 +186,7 @@ pub async fn run(options: Options) -> Result<()> {
         started: Instant::now(),
     };
     agent.order();
+    agent.take_up_trial();
     agent.start_from(cached);
     agent.reconcile(present, true);
     // After the settings are written: timeouts are among them.
@@ -184,7 +198,15 @@ pub async fn run(options: Options) -> Result<()> {
     if let Some(address) = agent.options.metrics_address {
         tokio::spawn(metrics::server::serve(address, Arc::clone(&exporter)));
     }
-    let serving = tokio::spawn(server::serve(listener, requests, exporter));
+    let bans = BanRequests::new(
+        &agent.options.pin_directory,
+        Tree {
+            root: agent.options.root.clone(),
+            node: agent.options.node.clone(),
+            state_directory: agent.options.state_directory.clone(),
+        },
+    );
+    let serving = tokio::spawn(server::serve(listener, requests, exporter, bans));
     let mut facts_are_old = false;
     let ended_by = loop {
         let mut answer = None;
@@ -213,6 +235,7 @@ pub async fn run(options: Options) -> Result<()> {
                 let news = std::mem::take(&mut facts_are_old) && agent.look_around(&netlink).await;
                 agent.look_after_pins();
                 agent.look_after_bans();
+                agent.look_after_trial();
                 events.look() || agent.is_due() || news || !agent.reader.is_certain()
             }
             Event::Terminate(signal) => break signal,
@@ -229,6 +252,18 @@ pub async fn run(options: Options) -> Result<()> {
             }
             Event::Control(Request::Diagnostics(to)) => {
                 reply(to, agent.diagnostics());
+                continue;
+            }
+            Event::Control(Request::Begin(to)) => {
+                reply(to, agent.begin_trial());
+                continue;
+            }
+            Event::Control(Request::Confirm(to)) => {
+                reply(to, agent.confirm_trial());
+                continue;
+            }
+            Event::Control(Request::Revert(to)) => {
+                reply(to, agent.revert_trial());
                 continue;
             }
             Event::Control(Request::Reload(to)) => {
@@ -255,6 +290,7 @@ pub async fn run(options: Options) -> Result<()> {
         manager.round(&agent.sentence());
     };
     tracing::info!("{ended_by}: stopping; the policy stays in force");
+    agent.leave_trial();
     drop(doorkeeper);
     manager.stopping();
     serving.abort();
@@ -285,6 +321,8 @@ struct Agent {
     run_directory: RunDirectory,
     kernel: Kernel,
     bans: Bans,
+    /// Where bans are made and told of.
+    desk: Desk,
     state: State,
     /// An action failed, and then so did reading back what the kernel holds: `state` is not to be planned from.
     state_is_unknown: bool,
@@ -297,6 +335,12 @@ struct Agent {
     /// When the files in force were kept, if they are from the cache and not yet from the tree.
     cached_at: Option<String>,
     keeper: Keeper,
+    /// Name of the contents that were handed to it last.
+    kept: String,
+    /// Where trials are kept.
+    trials: Store,
+    /// What stands in the place of files.
+    trial: Option<Trial>,
     /// What the doorkeeper is to close.
     orders: Arc<Orders>,
     /// There is something to plan or to record that neither files nor devices show.
@@ -323,30 +367,6 @@ impl Agent {
             crate::policy::is_enabled(enable, unix_time()) != compiled.policy.enabled
         });
         self.retry || self.news || expired
-    }
-
-    /// Removes bans that have ended, and has others dropped early. Anyone may have made them meanwhile.
-    fn look_after_bans(&mut self) {
-        match self.bans.expire(monotonic()) {
-            Ok(0) => {}
-            Ok(count) => tracing::info!(count, "bans have ended"),
-            Err(error) => tracing::error!("{:#}", anyhow::Error::from(error)),
-        }
-        if self.state_is_unknown || !self.has_bans() {
-            return;
-        }
-        let edge = self.edge();
-        let plan = plan_uplinks(&mut self.state, &edge);
-        if plan == Plan::default() {
-            return;
-        }
-        let mut degraded = Vec::new();
-        self.execute(&plan, &self.devices.indices(), &mut degraded);
-        self.record.degraded.extend(degraded);
-        self.record.uplinks = self.uplink_records();
-        if let Err(error) = self.run_directory.write(&self.record) {
-            tracing::error!(%error, "cannot write the record");
-        }
     }
 
     /// Asks for the host's addresses and routes; says whether they are others than before.

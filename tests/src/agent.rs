@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio, id};
@@ -63,7 +64,9 @@ impl Places {
             .arg("--pin-dir")
             .arg(&self.pins)
             .arg("--run-dir")
-            .arg(self.run.path());
+            .arg(self.run.path())
+            .arg("--state-dir")
+            .arg(self.state.path());
     }
 }
 
@@ -322,13 +325,31 @@ impl Agent {
 
     /// Runs `fwctl` on the same tree, pins and record.
     pub fn fwctl(&self, arguments: &[&str]) -> Result<Output> {
-        let mut command = inside(&self.namespace, &program("fwctl")?);
-        self.places.arguments(&mut command);
-        command
+        self.fwctl_command()?
             .args(arguments)
             .stdin(Stdio::null())
             .output()
             .with_context(|| format!("starting fwctl {}", arguments.join(" ")))
+    }
+
+    /// `fwctl` on the same tree, pins and record, to be run.
+    pub fn fwctl_command(&self) -> Result<Command> {
+        let mut command = inside(&self.namespace, &program("fwctl")?);
+        self.places.arguments(&mut command);
+        Ok(command)
+    }
+
+    /// Writes a program called `fwctl` into a directory, for programs that call it by that name: on the same tree, pins and record.
+    pub fn write_fwctl(&self, directory: &Path) -> Result<()> {
+        let mut command = Command::new(program("fwctl")?);
+        self.places.arguments(&mut command);
+        let words = std::iter::once(command.get_program()).chain(command.get_args());
+        let words = words.map(|word| format!("'{}' ", word.display()));
+        let text = format!("#!/bin/sh\nexec {}\"$@\"\n", words.collect::<String>());
+        let file = directory.join("fwctl");
+        fs::write(&file, text)
+            .and_then(|()| fs::set_permissions(&file, fs::Permissions::from_mode(0o755)))
+            .with_context(|| format!("writing {}", file.display()))
     }
 
     /// Ends it as systemd does; its policy stays in force. An agent that exits with anything but 0 is an error.
@@ -428,7 +449,6 @@ fn begin(namespace: &Path, places: &Places, adjust: impl FnOnce(&mut Command)) -
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
-    command.arg("--state-dir").arg(places.state.path());
     adjust(&mut command);
     let mut child = command.spawn().context("starting the agent")?;
     let stderr = Arc::new(Mutex::new(String::new()));

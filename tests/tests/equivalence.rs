@@ -15,13 +15,14 @@ use fw_common::maps::{Counter, RuleKey, counter};
 use fw_common::verdict::{NO_RULE, Reason, Verdict};
 use tapwall_tests::counted;
 use tapwall_tests::kernel::{PASS, REDIRECT, Run, SHOT, TestKernel};
+use tapwall_tests::patience::repetitions;
 use tapwall_tests::shuffle::{End, Shuffle, Step};
 use tapwall_tests::tree::{ConfigTree, NODE, facts};
 
 /// Frames in all.
-const FRAMES: usize = 200_000;
+const FRAMES: u32 = 200_000;
 /// Frames between two looks at the flows, which are forgotten then.
-const ROUND: usize = 10_000;
+const ROUND: u32 = 10_000;
 
 const CLUSTER: &str = "[OPTIONS]
 enable: 1
@@ -286,9 +287,9 @@ fn check(host: &str, seed: u8) {
     let others = others.map(|address| address.parse().unwrap()).collect();
     let mut shuffle = Shuffle::new(ends(), others, seed);
     let (mut judged, mut flows) = (0, 0);
-    while judged < FRAMES / 2 {
-        judged += usize::from(pair.judge(&shuffle.step()));
-        if judged % ROUND == 0 {
+    while judged < repetitions(FRAMES / 2) {
+        judged += u32::from(pair.judge(&shuffle.step()));
+        if judged % repetitions(ROUND) == 0 {
             flows += pair.compare_flows();
         }
     }
@@ -313,7 +314,7 @@ fn check(host: &str, seed: u8) {
         (Reason::Layer2, 100),
     ] {
         let count = pair.counted.get(&reason).copied().unwrap_or(0);
-        assert!(count >= least, "{reason:?}: {count}");
+        assert!(count >= repetitions(least).into(), "{reason:?}: {count}");
     }
 }
 

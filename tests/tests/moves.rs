@@ -20,6 +20,7 @@ use fw_agent::policy::{
 use fw_common::verdict::{Direction, Reason, Verdict};
 use tapwall_tests::frame::{Body, Datagram, Frame, Transport};
 use tapwall_tests::kernel::{PASS, SHOT, TestKernel};
+use tapwall_tests::patience::repetitions;
 
 const PORT: PortId = PortId { vmid: 100, net: 0 };
 const UDP: u8 = 17;
@@ -134,6 +135,7 @@ fn while_addresses_move_each_packet_is_judged_by_what_was_or_what_is() {
     let readers: Vec<Kernel> = (0..READERS)
         .map(|_| Kernel::open(kernel.directory(), mode).unwrap())
         .collect();
+    let moves = repetitions(MOVES);
     let (over, round) = (AtomicBool::new(false), AtomicU32::new(0));
     let (flow, runs) = (AtomicU32::new(1 << 16), AtomicU64::new(0));
     let read = |mut reader: Kernel| {
@@ -166,7 +168,7 @@ fn while_addresses_move_each_packet_is_judged_by_what_was_or_what_is() {
             .map(|reader| scope.spawn(move || read(reader)))
             .collect();
         let moved = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            for number in 0..MOVES {
+            for number in 0..moves {
                 round.store(number, Ordering::Relaxed);
                 let address = moving(number);
                 let own = |side: u32| frame(address, 2 * number + side);
@@ -189,5 +191,5 @@ fn while_addresses_move_each_packet_is_judged_by_what_was_or_what_is() {
         over.store(true, Ordering::Relaxed);
         moved.unwrap();
     });
-    assert!(runs.into_inner() > u64::from(MOVES));
+    assert!(runs.into_inner() > u64::from(moves));
 }

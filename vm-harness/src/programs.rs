@@ -164,17 +164,23 @@ mod tests {
 
         let own = std::env::current_exe().unwrap();
         let directory = tempfile::tempdir().unwrap();
-        std::thread::scope(|scope| {
-            for _ in 0..8 {
+        let place = directory.path();
+        let seen: Vec<Vec<u8>> = std::thread::scope(|scope| {
+            let threads = [(); 8].map(|()| {
                 scope.spawn(|| {
-                    let copy = stripped(&own, directory.path()).unwrap();
+                    let copy = stripped(&own, place).unwrap();
                     let mode = fs::metadata(&copy).unwrap().permissions().mode();
                     assert_eq!(mode & 0o777, 0o755, "{mode:o}");
-                    let listed = Command::new(&copy).arg("--list").output().unwrap();
-                    assert!(listed.status.success(), "{listed:?}");
-                });
-            }
+                    fs::read(copy).unwrap()
+                })
+            });
+            threads.map(|thread| thread.join().unwrap()).into()
         });
+        assert!(seen.windows(2).all(|pair| pair[0] == pair[1]));
+        // Not before: while another thread starts a program, that one holds what is being written, and such a file does not run.
+        let copy = stripped(&own, place).unwrap();
+        let listed = Command::new(&copy).arg("--list").output().unwrap();
+        assert!(listed.status.success(), "{listed:?}");
     }
 
     #[test]

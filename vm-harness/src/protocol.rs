@@ -44,8 +44,8 @@ pub struct Run {
     pub prefixes: Vec<String>,
     /// Tests not to run.
     pub excluded: Vec<String>,
-    /// Part of the name of a test, with the run's name in front: others are not run.
-    pub filter: Option<String>,
+    /// Parts of the names of tests, with the run's name in front: if there are any, tests that have none of them are not run.
+    pub filter: Vec<String>,
     /// Seconds that one test may take.
     pub limit: u64,
     /// Further environment.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use comfy_table::Table;
+use comfy_table::presets::ASCII_MARKDOWN;
 
 use crate::kernels::Line;
 use crate::protocol::{Event, Outcome, Verified};
@@ -151,7 +152,7 @@ impl Report {
     }
 }
 
-/// The tables: what ran where, and the verifier's instructions by program and kernel.
+/// The tables: what ran where, and the verifier's instructions by program and kernel. In Markdown, so that documentation can hold them.
 pub fn tables(reports: &[Report]) -> String {
     let mut text = String::new();
     let header = |first: &str| {
@@ -167,7 +168,7 @@ pub fn tables(reports: &[Report]) -> String {
         .flat_map(|report| report.verified.iter().map(|row| row.program.as_str()))
         .collect();
     if !programs.is_empty() {
-        let mut table = Table::new();
+        let mut table = table();
         table.set_header(header("verified instructions"));
         for program in programs {
             let cells = reports.iter().map(|report| {
@@ -176,9 +177,9 @@ pub fn tables(reports: &[Report]) -> String {
             });
             table.add_row(std::iter::once(program.to_owned()).chain(cells));
         }
-        text.push_str(&format!("{table}\n"));
+        text.push_str(&format!("{table}\n\n"));
     }
-    let mut table = Table::new();
+    let mut table = table();
     table.set_header(header("tests (seconds)"));
     let runs: BTreeSet<&String> = reports
         .iter()
@@ -204,6 +205,12 @@ pub fn tables(reports: &[Report]) -> String {
     table.add_row(std::iter::once("all, with boot".to_owned()).chain(totals));
     text.push_str(&format!("{table}\n"));
     text
+}
+
+fn table() -> Table {
+    let mut table = Table::new();
+    table.load_style(ASCII_MARKDOWN);
+    table
 }
 
 #[cfg(test)]

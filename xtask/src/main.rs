@@ -8,6 +8,7 @@ mod build;
 mod ci;
 mod clean;
 mod demo;
+mod dist;
 mod progress;
 mod setup;
 mod soak;
@@ -74,15 +75,24 @@ enum Command {
         /// 6.1, 6.12, 7.3 or all
         #[arg(long, default_value = "all")]
         kernel: String,
-        /// Only tests whose full name (suite::module::test) has this in it
+        /// Only tests whose full name (suite::module::test) has this in it; may be repeated
         #[arg(long)]
-        test: Option<String>,
+        test: Vec<String>,
         /// Only the small set that `cargo xtask test` runs
         #[arg(long, conflicts_with = "shell")]
         smoke: bool,
         /// A shell in the machine instead of tests
         #[arg(long)]
         shell: bool,
+        /// How many machines at a time; each takes a processor and 3 GiB
+        #[arg(long, default_value_t = 1)]
+        jobs: usize,
+    },
+    /// Build the Debian package, in target/dist
+    Dist {
+        /// Instead, build packages of the debug programs, and try them on a machine in namespaces: install, upgrade, remove, purge; lintian, too
+        #[arg(long)]
+        check: bool,
     },
     /// Remove namespaces and pins that killed tests or demos left behind
     Clean,
@@ -103,15 +113,18 @@ fn main() -> ExitCode {
             test,
             smoke,
             shell,
+            jobs,
         } => vm::run(
             &workspace,
             &vm::Wanted {
                 kernels: &[&kernel],
-                test: test.as_deref(),
+                test: &test,
                 smoke,
                 shell,
+                jobs,
             },
         ),
+        Command::Dist { check } => dist::run(&workspace, check),
         Command::Clean => clean::run(),
     });
     match done {

@@ -8,14 +8,18 @@
 
 mod bpffs;
 pub mod compiler;
+pub mod deb;
 mod linker;
 pub mod packages;
+mod quiet;
+mod unpacked;
 
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
 use self::compiler::Compiler;
+use self::unpacked::{CROWDSEC, PROMETHEUS};
 use crate::progress;
 use crate::workspace::Workspace;
 
@@ -26,6 +30,8 @@ pub enum Scope {
     Build,
     /// Also run them: network tools and the BPF file system.
     Run,
+    /// Also run the tests: programs that Tapwall is a backend of.
+    Test,
     /// Also lint them.
     Lint,
 }
@@ -47,7 +53,9 @@ pub fn run(workspace: &Workspace) -> Result<()> {
     if let Some(lints) = tools.compiler.clippy() {
         progress::present("clippy for the kernel", &lints.display().to_string());
     }
-    for (program, file) in packages::present() {
+    let mut others = PROMETHEUS.ensure(workspace)?;
+    others.extend(CROWDSEC.ensure(workspace)?);
+    for (program, file) in packages::present().into_iter().chain(others) {
         progress::present(program, &file.display().to_string());
     }
     progress::present("BPF file system", bpffs::DIRECTORY);
@@ -69,6 +77,9 @@ pub fn ensure(workspace: &Workspace, scope: Scope) -> Result<Tools> {
     if scope >= Scope::Run {
         missing.extend(packages::missing());
     }
+    if scope >= Scope::Test {
+        missing.extend(packages::missing_for_backends());
+    }
     let mut search = compiler::find();
     match &search.found {
         None => missing.extend(compiler::packages(scope)),
@@ -89,7 +100,11 @@ pub fn ensure(workspace: &Workspace, scope: Scope) -> Result<Tools> {
     }
     let linker = linker::ensure(workspace)?;
     if scope >= Scope::Run {
+        PROMETHEUS.ensure(workspace)?;
         bpffs::ensure()?;
+    }
+    if scope >= Scope::Test {
+        CROWDSEC.ensure(workspace)?;
     }
     Ok(Tools { compiler, linker })
 }

@@ -13,7 +13,7 @@ use crate::{build, clean, progress, vm};
 
 /// The command; `arguments` are cargo's.
 pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
-    let tools = setup::ensure(workspace, Scope::Run)?;
+    let tools = setup::ensure(workspace, Scope::Test)?;
     clean::run()?;
     build::all(workspace, &tools, false)?;
     let mut verify = Command::new(workspace.programs(false).join("verify"));

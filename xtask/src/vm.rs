@@ -17,12 +17,14 @@ const ONLY_IN_MACHINES: [&str; 3] = ["devices", "node", "pair"];
 pub struct Wanted<'a> {
     /// Names of kernel lines.
     pub kernels: &'a [&'a str],
-    /// Part of the names of tests.
-    pub test: Option<&'a str>,
+    /// Parts of the names of tests.
+    pub test: &'a [String],
     /// The small set.
     pub smoke: bool,
     /// A shell instead.
     pub shell: bool,
+    /// How many machines at a time.
+    pub jobs: usize,
 }
 
 /// The command.
@@ -43,9 +45,10 @@ pub fn smoke(workspace: &Workspace) -> Result<()> {
         workspace,
         &Wanted {
             kernels: &["6.1", "6.12"],
-            test: None,
+            test: &[],
             smoke: true,
             shell: false,
+            jobs: 2,
         },
     )
 }
@@ -57,16 +60,17 @@ pub fn machines(workspace: &Workspace, wanted: &Wanted<'_>) -> Result<()> {
     for kernel in wanted.kernels {
         harness.args(["--kernel", kernel]);
     }
-    if let Some(test) = wanted.test {
+    for test in wanted.test {
         harness.args(["--test", test]);
     }
     if wanted.smoke {
-        harness.args(["--smoke", "--jobs", "2"]);
+        harness.arg("--smoke");
     }
     if wanted.shell {
         harness.arg("--shell");
     }
     harness
+        .args(["--jobs", &wanted.jobs.to_string()])
         .arg("--messages")
         .arg(&messages)
         .arg("--root")

@@ -3,11 +3,11 @@
 //! Errors are lines that are not enforced; warnings are lines that are enforced but perhaps not as meant, and lints. Exit code 1 with errors, and
 //! with `--strict` with warnings too.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 
 use anyhow::Result;
 
-use super::{Outcome, Place};
+use super::{Outcome, Place, colours};
 use crate::compile::compile;
 use crate::diagnostic::{Severity, render};
 use crate::lint;
@@ -40,8 +40,7 @@ pub(super) fn run(place: &Place, arguments: &Arguments) -> Result<Outcome> {
         serde_json::to_writer_pretty(&mut out, &found)?;
         writeln!(out)?;
     } else {
-        let colours = out.is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        write!(out, "{}", render(&found, &sources, colours))?;
+        write!(out, "{}", render(&found, &sources, colours()))?;
         let ports = count(compiled.policy.ports.len(), "port");
         let (errors, warnings) = (count(errors, "error"), count(warnings, "warning"));
         writeln!(out, "{ports} under policy, {errors}, {warnings}")?;

@@ -193,6 +193,12 @@ fn has_ports(protocol: u8) -> bool {
 
 pub(super) fn run(place: &Place, arguments: &Arguments) -> Result<Outcome> {
     let pins = place.pins()?;
+    if let Arguments::List { filter, .. }
+    | Arguments::Flush { filter, .. }
+    | Arguments::Top { filter, .. } = arguments
+    {
+        place.remark(&pins, filter.guest)?;
+    }
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     match arguments {
         Arguments::List {

@@ -26,6 +26,7 @@ pub(super) enum Arguments {
 pub(super) fn run(place: &Place, arguments: &Arguments) -> Result<Outcome> {
     let Arguments::Zero { scope, json } = arguments;
     let pins = place.pins()?;
+    place.remark(&pins, *scope)?;
     let done = counters::zero(&pins, |port| scope::holds(*scope, port), scope.is_none())?;
     let mut out = std::io::stdout().lock();
     match json {

@@ -1,26 +1,25 @@
 //! `fwctl drops` and `fwctl trace`: verdicts as they are made, or (without `--follow`) what was dropped so far by reason.
 
-use std::io::{ErrorKind, IsTerminal, Write};
+use std::io::{ErrorKind, Write};
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use fw_common::maps::HOST_VMID;
 use fw_common::verdict::Reason;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use super::conntrack::{network, protocol};
+use super::known::Known;
 use super::scope::Scope;
-use super::why::devices;
-use super::{Outcome, Place, duration, table};
-use crate::compile::compile;
+use super::{Outcome, Place, colours, duration, table};
 use crate::datapath::counters;
 use crate::datapath::watch::{Wanted, Watch};
 use crate::events::clock::Clock;
-use crate::live::{Filter, Names, line};
+use crate::live::{Filter, line};
 use crate::policy::PortId;
-use crate::reconcile::unix_time;
 
 /// Time between two looks at the clock and the files.
 const TURN: Duration = Duration::from_millis(250);
@@ -48,8 +47,8 @@ pub(super) struct Live {
     /// Of this protocol, by name or number.
     #[arg(long, value_parser = protocol)]
     proto: Option<u8>,
-    /// For this reason, such as rule, policy, ip-filter, no-policy.
-    #[arg(long, short, value_parser = reason)]
+    /// For this reason.
+    #[arg(long, short, value_parser = reason())]
     reason: Option<Reason>,
     /// End after so many.
     #[arg(long, short = 'n', value_name = "COUNT")]
@@ -62,12 +61,12 @@ pub(super) struct Live {
     json: bool,
 }
 
-fn reason(text: &str) -> Result<Reason, String> {
-    let mut reasons = Reason::ALL.iter();
-    let found = reasons.find(|reason| reason.name() == text).copied();
-    found.ok_or_else(|| {
-        let names: Vec<&str> = Reason::ALL.iter().map(|reason| reason.name()).collect();
-        format!("reasons are {}", names.join(", "))
+/// A reason by its name; all names are in the help and in completions.
+pub(super) fn reason() -> impl TypedValueParser<Value = Reason> {
+    PossibleValuesParser::new(Reason::ALL.iter().map(|reason| reason.name())).try_map(|name| {
+        let mut reasons = Reason::ALL.iter();
+        let found = reasons.find(|reason| reason.name() == name).copied();
+        found.ok_or("no such reason")
     })
 }
 
@@ -121,6 +120,7 @@ fn totals(place: &Place, live: &Live) -> Result<Outcome> {
 
 fn follow(place: &Place, live: &Live, drops_only: bool) -> Result<Outcome> {
     let pins = place.pins()?;
+    place.remark(&pins, live.guest)?;
     let (vmid, port): (Option<u32>, Option<PortId>) = match live.guest {
         None => (None, None),
         Some(Scope::Host) => (Some(HOST_VMID), None),
@@ -139,17 +139,13 @@ fn follow(place: &Place, live: &Live, drops_only: bool) -> Result<Outcome> {
         protocol: live.proto,
     };
     let mut watch = Watch::open(&pins, wanted)?;
-    let mut sources = place.sources()?;
-    let facts = place.facts()?;
-    let compiled = compile(&sources, &facts, unix_time());
-    let mut names = Names::new(&compiled, devices()?.names());
+    let mut known = Known::read(place)?;
     let mut clock = Clock::system();
     let end = live
         .time
         .map(|time| Instant::now() + Duration::from_secs(time));
     let mut left = live.count;
-    let mut looked = Instant::now();
-    let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let colours = colours();
     eprintln!("fwctl: watching");
     loop {
         let mut failed = None;
@@ -159,7 +155,7 @@ fn follow(place: &Place, live: &Live, drops_only: bool) -> Result<Outcome> {
             if event.suppressed > 0 {
                 eprintln!("fwctl: {} more, faster than can be shown", event.suppressed);
             }
-            let Some(packet) = names.json(&event, &clock.at(event.time_ns)) else {
+            let Some(packet) = known.names().json(&event, &clock.at(event.time_ns)) else {
                 return ControlFlow::Continue(());
             };
             if !filter.holds(&packet) {
@@ -194,14 +190,6 @@ fn follow(place: &Place, live: &Live, drops_only: bool) -> Result<Outcome> {
         if done.is_break() || left == Some(0) || end.is_some_and(|end| now >= end) {
             return Ok(Outcome::Done);
         }
-        // Rules and devices come and go.
-        if now.duration_since(looked) > Duration::from_secs(2) {
-            looked = now;
-            let (new, devices) = (place.sources()?, devices()?.names());
-            if new != sources || names.devices() != &devices {
-                names = Names::new(&compile(&new, &facts, unix_time()), devices);
-                sources = new;
-            }
-        }
+        known.refresh(place)?;
     }
 }

@@ -1,62 +1,117 @@
 //! `fwctl localnet`: the lines of the reference.
 
 use std::io::Write;
+use std::net::IpAddr;
 
 use anyhow::{Context, Result};
+use ipnet::IpNet;
+use serde::Serialize;
 
 use super::{Outcome, Place};
 use crate::config::{self, Config};
 use crate::inventory::facts::HostFacts;
 use crate::policy::localnet::{LocalNetwork, UNKNOWN, detect, resolve_name};
 
-pub(super) fn run(place: &Place) -> Result<Outcome> {
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// Print as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is printed. Keys of the JSON object are added, never renamed or removed.
+#[derive(Debug, Serialize)]
+struct Told {
+    hostname: String,
+    address: IpAddr,
+    /// What the routes say, or what holds if they say nothing.
+    detected: IpNet,
+    /// What the configuration says.
+    alias: Option<IpNet>,
+    /// The one of them that holds.
+    local_network: IpNet,
+    /// The cluster's other nodes, by link; null without a cluster.
+    corosync: Option<Vec<Peer>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Peer {
+    node: String,
+    address: IpAddr,
+    link: String,
+}
+
+pub(super) fn run(place: &Place, arguments: &Arguments) -> Result<Outcome> {
     let facts = place.facts()?;
     let (config, _) = config::parse(&place.sources()?);
     let local = detect(&config, &facts);
-    print(&mut std::io::stdout().lock(), &config, &facts, local)?;
+    let told = told(&config, &facts, local)?;
+    let mut out = std::io::stdout().lock();
+    match arguments.json {
+        true => {
+            serde_json::to_writer_pretty(&mut out, &told)?;
+            writeln!(out)?;
+        }
+        false => print(&mut out, &told)?,
+    }
     Ok(Outcome::Done)
 }
 
-fn print(
-    out: &mut impl Write,
-    config: &Config,
-    facts: &HostFacts,
-    local: LocalNetwork,
-) -> Result<()> {
-    let address = local
-        .address
-        .with_context(|| format!("the address of node {} is not known", config.node))?;
-    writeln!(out, "local hostname: {}", config.node)?;
-    writeln!(out, "local IP address: {address}")?;
-    writeln!(
-        out,
-        "network auto detect: {}",
-        local.detected.unwrap_or(UNKNOWN)
-    )?;
-    match local.alias {
+fn told(config: &Config, facts: &HostFacts, local: LocalNetwork) -> Result<Told> {
+    let address = local.address.with_context(|| {
+        format!(
+            "the address of node {0} is not known: neither .members nor /etc/hosts has {0}",
+            config.node
+        )
+    })?;
+    let corosync = config.corosync.as_ref().map(|corosync| {
+        let own = corosync.node(&config.node);
+        let nodes = corosync.nodes.iter();
+        let peers = nodes.filter(|node| node.name != config.node);
+        let links = peers.flat_map(|node| {
+            let links = node.links.iter();
+            let shared =
+                links.filter(|(link, _)| own.is_some_and(|own| own.links.contains_key(*link)));
+            shared.filter_map(|(link, at)| {
+                Some(Peer {
+                    node: node.name.to_string(),
+                    address: resolve_name(&at.text, config, facts)?,
+                    link: link.to_string(),
+                })
+            })
+        });
+        links.collect()
+    });
+    Ok(Told {
+        hostname: config.node.to_string(),
+        address,
+        detected: local.detected.unwrap_or(UNKNOWN),
+        alias: local.alias,
+        local_network: local.network(),
+        corosync,
+    })
+}
+
+fn print(out: &mut impl Write, told: &Told) -> std::io::Result<()> {
+    writeln!(out, "local hostname: {}", told.hostname)?;
+    writeln!(out, "local IP address: {}", told.address)?;
+    writeln!(out, "network auto detect: {}", told.detected)?;
+    match told.alias {
         Some(net) => writeln!(out, "using user defined local_network: {net}")?,
-        None => writeln!(out, "using detected local_network: {}", local.network())?,
+        None => writeln!(out, "using detected local_network: {}", told.local_network)?,
     }
-    let Some(corosync) = &config.corosync else {
+    let Some(peers) = &told.corosync else {
         return Ok(());
     };
     writeln!(out, "\naccepting corosync traffic from/to:")?;
-    let own = corosync.node(&config.node);
-    let peers = corosync
-        .nodes
-        .iter()
-        .filter(|node| node.name != config.node);
-    let mut found = false;
-    for node in peers {
-        for (link, at) in &node.links {
-            let is_shared = own.is_some_and(|own| own.links.contains_key(link));
-            if let Some(address) = resolve_name(&at.text, config, facts).filter(|_| is_shared) {
-                found = true;
-                writeln!(out, " - {}: {address} (link: {link})", node.name)?;
-            }
-        }
+    for peer in peers {
+        writeln!(
+            out,
+            " - {}: {} (link: {})",
+            peer.node, peer.address, peer.link
+        )?;
     }
-    if !found {
+    if peers.is_empty() {
         writeln!(out, " - no nodes found")?;
     }
     Ok(())
@@ -86,7 +141,8 @@ mod tests {
         };
         let (config, _) = config::parse(&sources);
         let mut out = Vec::new();
-        print(&mut out, &config, &facts, detect(&config, &facts)).unwrap();
+        let told = told(&config, &facts, detect(&config, &facts)).unwrap();
+        print(&mut out, &told).unwrap();
         assert_eq!(String::from_utf8(out).unwrap(), expect);
     }
 

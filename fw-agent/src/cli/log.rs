@@ -1,7 +1,10 @@
 //! `fwctl log`: the firewall's log, with the filters of the live verbs.
 //!
-//! In: the log file in Proxmox's form, by its fields (`events::line`). Out: the lines that are wanted, as they are. With `--follow` what is written
-//! is shown as it comes, also into a file that took the old one's place or was cut.
+//! In: the log file in Proxmox's form, by its fields (`events::line`), or the log for programs, an object per line (`events::json`). Out: of the first the
+//! lines that are wanted, as they are; of the second lines as of `fwctl drops`. With `--follow` what is written is shown as it comes, also into a
+//! file that took the old one's place or was cut.
+//!
+//! Proxmox's form has no reason, and none is guessed from chains: `--reason` needs the log for programs.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind, Seek, SeekFrom, Write};
@@ -10,15 +13,18 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use fw_common::maps::HOST_VMID;
+use anyhow::{Context, Result, bail};
+use fw_common::maps::{HOST_VMID, PortKey};
+use fw_common::verdict::Reason;
 use ipnet::IpNet;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::conntrack::{network, protocol};
+use super::live::reason;
 use super::scope::Scope;
-use super::{Outcome, Place};
+use super::{Outcome, Place, colours};
 use crate::config::registry;
+use crate::live::{self, Filter};
 
 /// Time between two looks at the file.
 const TURN: Duration = Duration::from_millis(200);
@@ -43,21 +49,35 @@ pub(super) struct Arguments {
     /// Of this protocol, by name or number.
     #[arg(long, value_parser = protocol)]
     proto: Option<u8>,
-    /// The log [default: that of the agent's settings].
+    /// For this reason. Only the log for programs has reasons (`json` under `[log]` in agent.toml): that is read then.
+    #[arg(long, short, value_parser = reason())]
+    reason: Option<Reason>,
+    /// The log, in either form [default: that of the agent's settings].
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Print as JSON: an object with the line and its fields per line.
+    /// Print as JSON: an object per line, with the line and its fields, or that of the log for programs.
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(place: &Place, arguments: &Arguments) -> Result<Outcome> {
-    let path = arguments.file.as_ref().unwrap_or(&place.log_file);
+    let path = match (&arguments.file, arguments.reason, &place.log_json) {
+        (Some(file), _, _) | (None, Some(_), Some(file)) => file,
+        (None, None, _) => &place.log_file,
+        (None, Some(_), None) => bail!(
+            "the log in {} has no reasons: set `json` under [log] in agent.toml, and those of what is logged from then on are kept; `fwctl drops -f --reason` shows what is dropped now",
+            place.log_file.display()
+        ),
+    };
     let failed = || format!("cannot read {}", path.display());
     let mut tail = match Tail::open(path) {
         Ok(tail) => Some(tail),
         // It comes with the first line.
         Err(error) if error.kind() == ErrorKind::NotFound && arguments.follow => None,
+        Err(error) if error.kind() == ErrorKind::NotFound => bail!(
+            "cannot read {}: there is no such file, for nothing was logged yet (rules log with `-log info`, policies with log_level_in and log_level_out), or the agent writes elsewhere (--file)",
+            path.display()
+        ),
         Err(error) => return Err(error).with_context(failed),
     };
     let mut past = Vec::new();
@@ -102,10 +122,14 @@ pub(super) fn run(place: &Place, arguments: &Arguments) -> Result<Outcome> {
 
 impl Arguments {
     fn holds(&self, line: &str) -> bool {
+        if let Some(packet) = object(line) {
+            return self.holds_object(&packet);
+        }
         let fields = Fields::of(line);
         let address = |key| fields.get(key)?.parse::<IpAddr>().ok();
         let port = |key| fields.get(key)?.parse::<u16>().ok();
-        self.guest.is_none_or(|guest| fields.is_of(guest))
+        self.reason.is_none()
+            && self.guest.is_none_or(|guest| fields.is_of(guest))
             && self.address.is_none_or(|net| {
                 let ends = [address("SRC"), address("DST")];
                 ends.iter().flatten().any(|end| net.contains(end))
@@ -118,7 +142,42 @@ impl Arguments {
                 .is_none_or(|wanted| fields.protocol() == Some(wanted))
     }
 
+    fn holds_object(&self, packet: &Value) -> bool {
+        let filter = Filter {
+            address: self.address,
+            port: self.port,
+            protocol: self.proto,
+        };
+        let number = |key: &str| packet[key].as_u64();
+        let vmid = number("guest").map_or(Some(HOST_VMID), |vmid| vmid.try_into().ok());
+        let net = number("nic").map_or(Some(0), |net| net.try_into().ok());
+        let (Some(vmid), Some(net)) = (vmid, net) else {
+            return false;
+        };
+        let port = PortKey {
+            vmid,
+            net,
+            reserved: 0,
+        };
+        // Beginnings and ends of flows, and what the agent says of itself, have no verdict.
+        let wanted = match self.guest {
+            None => true,
+            Some(guest) => packet.get("direction").is_some() && guest.holds(port),
+        };
+        wanted
+            && filter.holds(packet)
+            && self
+                .reason
+                .is_none_or(|reason| packet["reason"] == reason.name())
+    }
+
     fn print(&self, out: &mut impl Write, line: &str) -> io::Result<()> {
+        if let Some(packet) = object(line) {
+            return match !self.json && packet.get("verdict").is_some() {
+                true => writeln!(out, "{}", live::line(&packet, colours())),
+                false => writeln!(out, "{line}"),
+            };
+        }
         if !self.json {
             return writeln!(out, "{line}");
         }
@@ -130,6 +189,12 @@ impl Arguments {
         });
         writeln!(out, "{said}")
     }
+}
+
+/// A line of the log for programs.
+fn object(line: &str) -> Option<Value> {
+    let is_object = line.starts_with('{');
+    is_object.then(|| serde_json::from_str(line).ok()).flatten()
 }
 
 /// The fields of a line: `<vmid> <level> <chain> <time> <zone> <message>KEY=value …`.
@@ -229,6 +294,42 @@ mod tests {
     use super::*;
 
     const LINE: &str = "0 6 PVEFW-blacklist 22/Nov/2026:17:00:00 +0000 DROP: IN=vmbr0 OUT=vmbr0 PHYSOUT=tap100i1 MAC=02: SRC=192.0.2.200 DST=192.0.2.100 LEN=60 PROTO=TCP SPT=40000 DPT=22 ";
+
+    #[test]
+    fn objects_are_chosen_by_reason_too() {
+        use clap::Parser;
+        #[derive(clap::Parser)]
+        struct Read {
+            #[command(flatten)]
+            arguments: Arguments,
+        }
+        let packet = r#"{"time":"2026-01-02T14:03:07.123456+01:00","guest":100,"nic":0,"device":"tap100i0","direction":"in","verdict":"drop","reason":"policy","rule":{"file":"firewall/100.fw","line":3,"text":"policy_in: DROP"},"source":"192.0.2.1","dest":"192.0.2.100","protocol":6,"protocol_name":"tcp","sport":1,"dport":22}"#;
+        let status = r#"{"time":"2026-01-02T14:03:07.123456+01:00","level":6,"status":"starting"}"#;
+        for (options, line, expect) in [
+            (&[][..], packet, true),
+            (&[], status, true),
+            (&["--reason", "policy", "--guest", "100"], packet, true),
+            (&["--reason", "rule"], packet, false),
+            (&["--reason", "policy"], status, false),
+            (&["--reason", "policy"], LINE, false),
+            (&["--guest", "100/net1"], packet, false),
+            (&["--guest", "host"], packet, false),
+            (&["--guest", "host"], status, false),
+            (&["--port", "22", "--proto", "tcp"], packet, true),
+            (&["--address", "198.51.100.0/24"], packet, false),
+        ] {
+            let read = Read::try_parse_from([&["log"], options].concat()).unwrap();
+            assert_eq!(read.arguments.holds(line), expect, "{options:?} {line}");
+        }
+        let read = Read::try_parse_from(["log"]).unwrap();
+        let mut out = Vec::new();
+        read.arguments.print(&mut out, packet).unwrap();
+        read.arguments.print(&mut out, status).unwrap();
+        let expect = format!(
+            "14:03:07.123456 DROP   100/net0 IN  tcp 192.0.2.1:1 -> 192.0.2.100:22  policy  firewall/100.fw:3: policy_in: DROP\n{status}\n"
+        );
+        assert_eq!(String::from_utf8(out).unwrap(), expect);
+    }
 
     #[test]
     fn lines_are_chosen_by_their_fields() {

@@ -1,4 +1,4 @@
-//! `fwctl completions` and `fwctl man`: what a package installs beside the program, made from the program's own arguments.
+//! `fwctl completions` and `fwctl man`: what a package installs beside the program, made from the programs' own arguments.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,8 @@ use anyhow::{Context, Result};
 use clap::CommandFactory;
 use clap_complete::Shell;
 
-use super::{Cli, Outcome};
+use super::{Outcome, examples};
+use crate::arguments::Arguments;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Completions {
@@ -18,24 +19,32 @@ pub(super) struct Completions {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Man {
-    /// Write one page per verb into this directory, instead of the page of fwctl itself to standard output.
+    /// Write one page per verb into this directory, and one for fw-agent, instead of the page of fwctl itself to standard output.
     #[arg(value_name = "DIR")]
     directory: Option<PathBuf>,
 }
 
 pub(super) fn completions(arguments: &Completions) -> Result<Outcome> {
     let mut text = Vec::new();
-    clap_complete::generate(arguments.shell, &mut Cli::command(), "fwctl", &mut text);
+    clap_complete::generate(
+        arguments.shell,
+        &mut examples::command(),
+        "fwctl",
+        &mut text,
+    );
     std::io::stdout().lock().write_all(&text)?;
     Ok(Outcome::Done)
 }
 
 pub(super) fn man(arguments: &Man) -> Result<Outcome> {
-    let mut command = Cli::command();
+    let mut command = examples::command();
     command.build();
     match &arguments.directory {
         None => page(&command, &mut std::io::stdout().lock())?,
-        Some(directory) => pages(&command, "fwctl", directory)?,
+        Some(directory) => {
+            pages(&command, "fwctl", directory)?;
+            pages(&Arguments::command(), "fw-agent", directory)?;
+        }
     }
     Ok(Outcome::Done)
 }

@@ -104,11 +104,11 @@ pub(super) fn run(place: &Place, arguments: &Arguments) -> Result<Outcome> {
             );
         }
     }
-    let lists = lists(&compiled)
-        .into_iter()
-        .filter(|list| scope::holds(arguments.scope, list.port));
     let mut groups = Vec::new();
-    for list in lists {
+    for list in lists(&compiled) {
+        if !scope::holds(arguments.scope, list.port) {
+            continue;
+        }
         let mut rows = rows(&list, counted.as_ref(), &sources);
         if let Some(unused) = arguments.unused {
             rows.retain(|row| row.last_hit_seconds_ago.is_none_or(|ago| ago >= unused));
@@ -118,7 +118,9 @@ pub(super) fn run(place: &Place, arguments: &Arguments) -> Result<Outcome> {
     if groups.is_empty()
         && let Some(scope) = arguments.scope
     {
-        anyhow::bail!("{scope} has no rules: its firewall is off, or there is no such port");
+        let ports = lists(&compiled).into_iter().map(|list| list.port);
+        let known = scope::unknown(scope, ports).unwrap_or_default();
+        anyhow::bail!("{scope} has no rules, its firewall is off or it does not exist: {known}");
     }
     let mut out = std::io::stdout().lock();
     if arguments.json {

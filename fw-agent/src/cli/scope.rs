@@ -2,6 +2,7 @@
 //!
 //! `host`, `100`, `vm100` and `ct100` (all NICs), `100/net1`, `vm100i1`, `tap100i1`, `veth100i1`.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -26,6 +27,17 @@ pub(super) enum Scope {
 pub(super) struct NotAScope;
 
 impl Scope {
+    /// A port's own.
+    pub(super) const fn of(port: PortKey) -> Self {
+        match port.vmid {
+            HOST_VMID => Self::Host,
+            vmid => Self::Nic(PortId {
+                vmid,
+                net: port.net,
+            }),
+        }
+    }
+
     /// Whether a port is meant.
     pub(super) fn holds(self, port: PortKey) -> bool {
         match self {
@@ -39,6 +51,37 @@ impl Scope {
 /// The same for verbs that mean all ports if none is named.
 pub(super) fn holds(scope: Option<Scope>, port: PortKey) -> bool {
     scope.is_none_or(|scope| scope.holds(port))
+}
+
+/// Ports that are named in place of one that there is not.
+const SUGGESTED: usize = 8;
+
+/// What to say of a scope that holds none of these ports; those with the nearest numbers come first.
+pub(super) fn unknown(scope: Scope, ports: impl IntoIterator<Item = PortKey>) -> Option<String> {
+    let wanted = match scope {
+        Scope::Host => HOST_VMID,
+        Scope::Guest(vmid) => vmid,
+        Scope::Nic(port) => port.vmid,
+    };
+    let ports: BTreeSet<PortKey> = ports.into_iter().collect();
+    let mut ports: Vec<PortKey> = ports.into_iter().collect();
+    if ports.iter().any(|port| scope.holds(*port)) {
+        return None;
+    }
+    ports.sort_by_key(|port| (port.vmid.abs_diff(wanted), *port));
+    let named = ports.iter().take(SUGGESTED);
+    let named: Vec<String> = named.map(|port| Scope::of(*port).to_string()).collect();
+    let rest = match ports.len().saturating_sub(SUGGESTED) {
+        0 => String::new(),
+        rest => format!(" and {rest} more"),
+    };
+    Some(match named.is_empty() {
+        true => format!("no {scope} is under policy on this node, nor is anything else"),
+        false => format!(
+            "no {scope} is under policy on this node: there are {}{rest}",
+            named.join(", ")
+        ),
+    })
 }
 
 impl FromStr for Scope {
@@ -88,6 +131,28 @@ impl fmt::Display for Scope {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_is_not_there_is_told_who_is() {
+        let port = |vmid, net| PortKey {
+            vmid,
+            net,
+            reserved: 0,
+        };
+        let ports = [port(0, 0), port(100, 0), port(104, 1)];
+        let said =
+            |text: &str, ports: &[PortKey]| unknown(text.parse().unwrap(), ports.iter().copied());
+        assert_eq!(said("100", &ports), None);
+        assert_eq!(said("host", &ports), None);
+        assert_eq!(
+            said("105", &ports).as_deref(),
+            Some("no 105 is under policy on this node: there are 104/net1, 100/net0, host")
+        );
+        assert!(said("100/net1", &ports).is_some());
+        assert!(said("100", &[]).unwrap().contains("nor is anything else"));
+        let many: Vec<PortKey> = (200..300).map(|vmid| port(vmid, 0)).collect();
+        assert!(said("1", &many).unwrap().ends_with("207/net0 and 92 more"));
+    }
 
     #[test]
     fn whose_names_are_understood() {

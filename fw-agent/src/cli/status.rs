@@ -9,10 +9,12 @@ use anyhow::{Context, Result};
 
 use super::{Outcome, Place, table};
 use crate::cache::digest;
-use crate::config;
+use crate::config::{self, Sources};
 use crate::control::{Status, client};
 use crate::policy::is_enabled;
 use crate::reconcile::unix_time;
+use crate::trial::store::Store;
+use crate::trial::{self, Moment};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -22,7 +24,14 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(place: &Place, arguments: &Arguments) -> Result<Outcome> {
-    let (status, answered) = status(place)?;
+    let Found {
+        status,
+        answered,
+        silent,
+    } = status(place)?;
+    if let Some(error) = silent {
+        eprintln!("fwctl: {error:#}; this is what it did last");
+    }
     let mut out = std::io::stdout().lock();
     if arguments.json {
         serde_json::to_writer_pretty(&mut out, &status)?;
@@ -38,14 +47,29 @@ pub(super) fn run(place: &Place, arguments: &Arguments) -> Result<Outcome> {
     })
 }
 
-/// How things are; false if that is not from who should know.
-fn status(place: &Place) -> Result<(Status, bool)> {
+/// How things are, as far as it can be known.
+pub(super) struct Found {
+    pub(super) status: Status,
+    /// That is from who should know: the running agent, or the record of one that ended.
+    pub(super) answered: bool,
+    /// Why an agent that runs has not answered.
+    pub(super) silent: Option<anyhow::Error>,
+}
+
+pub(super) fn status(place: &Place) -> Result<Found> {
     let directory = place.run_directory();
     let running = directory.is_locked();
+    let mut silent = None;
     if running {
         match client::status(&place.run_dir) {
-            Ok(status) => return Ok((status, true)),
-            Err(error) => eprintln!("fwctl: {error:#}; this is what it did last"),
+            Ok(status) => {
+                return Ok(Found {
+                    status,
+                    answered: true,
+                    silent,
+                });
+            }
+            Err(error) => silent = Some(error),
         }
     }
     let mut record = directory
@@ -60,15 +84,32 @@ fn status(place: &Place) -> Result<(Status, bool)> {
         record.enabled = is_enabled(config.cluster.options.enable.value, unix_time());
     }
     // As in the reference, only a running agent has changes to carry out. What cannot be read is not known to have changed.
-    let differs =
-        sources.is_some_and(|now| now.unreadable.is_empty() && digest(&now) != record.digest);
+    let differs = sources
+        .as_ref()
+        .is_some_and(|now| now.unreadable.is_empty() && digest(now) != record.digest);
     let status = Status {
         running,
+        trial: on_disk(place, sources.as_ref()),
         pending: running && (differs || record.incomplete),
         record,
         ..Status::default()
     };
-    Ok((status, !running))
+    Ok(Found {
+        status,
+        answered: !running,
+        silent,
+    })
+}
+
+/// What was on trial when the agent ended.
+fn on_disk(place: &Place, sources: Option<&Sources>) -> Option<trial::Status> {
+    let sources = sources?;
+    let store = Store::new(&place.state_dir, &place.root, &sources.node);
+    let trial = store.trial().unwrap_or_else(|error| {
+        eprintln!("fwctl: {:#}", anyhow::Error::from(error));
+        None
+    });
+    Some(trial?.status(&Moment::now().ok()?, sources))
 }
 
 fn print(out: &mut impl Write, status: &Status) -> std::io::Result<()> {
@@ -85,6 +126,9 @@ fn print(out: &mut impl Write, status: &Status) -> std::io::Result<()> {
         ""
     };
     writeln!(out, "Status: {enabled}/{running}{pending}")?;
+    for line in status.trial.iter().flat_map(trial::Status::lines) {
+        writeln!(out, "{line}")?;
+    }
     if record.generation == 0 {
         for degraded in &record.degraded {
             writeln!(out, "degraded: {degraded}")?;

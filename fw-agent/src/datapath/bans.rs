@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::ops::ControlFlow;
 
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, LpmTrie, MapData};
+use aya::maps::{Array, IterableMap, LpmTrie, MapData};
 use fw_common::ban::{Ban, V4_BITS};
 use fw_common::maps::{BanKey, name};
 use ipnet::IpNet;
@@ -44,16 +44,25 @@ impl Bans {
     /// # Errors
     /// The kernel refuses it: most likely there are too many.
     pub fn add(&mut self, net: IpNet, until: u64, reason: u32) -> Result<(), Error> {
-        let (address, length) = ban_prefix(net);
-        let ban = Ban {
-            until,
-            length,
-            reason,
-        };
-        let key = Key::new(length, address.0);
+        let (key, ban) = entry(net, until, reason);
         self.trie
             .insert(&key, ban, 0)
             .map_err(failed("write", name::BANS))?;
+        self.say_some(true)
+    }
+
+    /// Likewise many at once.
+    ///
+    /// # Errors
+    /// The kernel refuses one: those before it are banned.
+    pub fn add_all(&mut self, bans: &[(IpNet, u64, u32)]) -> Result<(), Error> {
+        if bans.is_empty() {
+            return Ok(());
+        }
+        let entries = bans
+            .iter()
+            .map(|(net, until, reason)| entry(*net, *until, *reason));
+        Batch::of(&self.trie, name::BANS)?.write(entries)?;
         self.say_some(true)
     }
 
@@ -62,10 +71,31 @@ impl Bans {
     /// # Errors
     /// The kernel refuses it.
     pub fn remove(&mut self, net: IpNet) -> Result<(), Error> {
-        let (address, length) = ban_prefix(net);
-        let key = Key::new(length, address.0);
-        removed(self.trie.remove(&key), name::BANS)?;
+        removed(self.trie.remove(&key(net)), name::BANS)?;
         self.rest()
+    }
+
+    /// Likewise many at once.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn remove_all(&mut self, nets: &[IpNet]) -> Result<(), Error> {
+        if nets.is_empty() {
+            return Ok(());
+        }
+        let keys: Vec<Key<BanKey>> = nets.iter().map(|net| key(*net)).collect();
+        Batch::of(&self.trie, name::BANS)?.remove(&keys)?;
+        self.rest()
+    }
+
+    /// The map's number: another one is another map.
+    ///
+    /// # Errors
+    /// The kernel does not tell.
+    pub fn number(&self) -> Result<u32, Error> {
+        let info = self.trie.map().info();
+        let info = info.map_err(failed("read the layout of", name::BANS))?;
+        Ok(info.id())
     }
 
     /// All of them, in order.
@@ -133,6 +163,21 @@ impl Bans {
             .set(0, u32::from(some), 0)
             .map_err(failed("write", name::HAS_BANS))
     }
+}
+
+fn key(net: IpNet) -> Key<BanKey> {
+    let (address, length) = ban_prefix(net);
+    Key::new(length, address.0)
+}
+
+fn entry(net: IpNet, until: u64, reason: u32) -> (Key<BanKey>, Ban) {
+    let key = key(net);
+    let ban = Ban {
+        until,
+        length: key.prefix_len(),
+        reason,
+    };
+    (key, ban)
 }
 
 /// The prefix of a key; none if no prefix is like that.

@@ -5,7 +5,7 @@
 //! Counters begin when the maps are made (after a boot, or with a new layout) and whenever [`zero`] is called: [`since`] is the later of the two,
 //! kept as the modification time of the map's pin. A packet that is being counted while its counter is set to zero may be in neither number.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -33,20 +33,75 @@ pub fn rules(pins: &Pins) -> Result<BTreeMap<RuleKey, Counter>, Error> {
     Ok(found)
 }
 
+/// The ports that are under policy.
+///
+/// # Errors
+/// The map cannot be read.
+pub fn known(pins: &Pins) -> Result<BTreeSet<PortKey>, Error> {
+    let mut found = BTreeSet::new();
+    for entry in pins.hash::<u32, Port>(name::PORTS)?.iter() {
+        let (_, port) = entry.map_err(failed("read", name::PORTS))?;
+        found.insert(port_key(&port));
+    }
+    Ok(found)
+}
+
+/// What every port has counted, by direction and verdict.
+///
+/// # Errors
+/// A map cannot be read.
+pub fn ports(pins: &Pins) -> Result<BTreeMap<PortKey, PortCounters>, Error> {
+    let mut slots = BTreeMap::new();
+    for entry in pins.hash::<u32, Port>(name::PORTS)?.iter() {
+        let (_, port) = entry.map_err(failed("read", name::PORTS))?;
+        slots.insert(port_key(&port), port.counters);
+    }
+    let map = pins.per_cpu::<PortCounters>(name::PORT_COUNTERS)?;
+    let mut found = BTreeMap::new();
+    for (key, slot) in slots {
+        // More ports than places to count them in.
+        let Ok(values) = map.get(&slot, 0) else {
+            continue;
+        };
+        let sum: &mut PortCounters = found.entry(key).or_default();
+        for (direction, verdicts) in sum.0.iter_mut().enumerate() {
+            for (verdict, sum) in verdicts.iter_mut().enumerate() {
+                *sum = Counter::sum(values.iter().map(|value| &value.0[direction][verdict]));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The name of a port in maps that outlive its device.
+const fn port_key(port: &Port) -> PortKey {
+    PortKey {
+        vmid: port.vmid,
+        net: port.net,
+        reserved: 0,
+    }
+}
+
 /// What was dropped or rejected so far, by reason. Rules and policies of the administrator accept and drop for the same reason: those are not
 /// among them, their own counters tell ([`rules`]).
 ///
 /// # Errors
 /// The map cannot be read.
 pub fn drops(pins: &Pins) -> Result<Vec<(Reason, Counter)>, Error> {
+    let reasons = Reason::ALL.iter().filter(|reason| drops_only(**reason));
+    let counters = reasons.map(|reason| Ok((*reason, dropped(pins, *reason)?)));
+    counters.collect()
+}
+
+/// What was dropped for one reason that only drops are for.
+///
+/// # Errors
+/// The map cannot be read.
+pub fn dropped(pins: &Pins, reason: Reason) -> Result<Counter, Error> {
     let map = pins.per_cpu::<Counter>(name::COUNTERS)?;
-    let mut found = Vec::new();
-    for reason in Reason::ALL.iter().filter(|reason| drops_only(**reason)) {
-        let values = map.get(&(*reason as u32), 0);
-        let values = values.map_err(failed("read", name::COUNTERS))?;
-        found.push((*reason, Counter::sum(values.iter())));
-    }
-    Ok(found)
+    let values = map.get(&(reason as u32), 0);
+    let values = values.map_err(failed("read", name::COUNTERS))?;
+    Ok(Counter::sum(values.iter()))
 }
 
 /// Whether a reason is always one to drop.
@@ -117,11 +172,7 @@ pub fn zero(pins: &Pins, wanted: impl Fn(PortKey) -> bool, reasons: bool) -> Res
     let mut found = BTreeMap::new();
     for entry in pins.hash::<u32, Port>(name::PORTS)?.iter() {
         let (_, port) = entry.map_err(failed("read", name::PORTS))?;
-        let key = PortKey {
-            vmid: port.vmid,
-            net: port.net,
-            reserved: 0,
-        };
+        let key = port_key(&port);
         if port.counters != NO_COUNTERS && wanted(key) {
             found.insert(port.counters, key);
         }

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use fw_common::verdict::Direction;
+use rustc_hash::FxHashMap;
 
 use super::classes::{Books, Members, Relocation, SetClasses, Settled, Survey};
 use super::rules::RuleInfo;
@@ -27,7 +28,7 @@ pub struct Builder {
     /// Every policy that a known port has, once.
     policies: HashSet<Arc<PolicyImage>>,
     /// Numbers of what sets consist of.
-    sets: HashMap<SetClasses, u32>,
+    sets: FxHashMap<SetClasses, u32>,
     /// Sets that are as they are to be in the spaces of the last image.
     settled: Settled,
 }
@@ -107,7 +108,7 @@ impl Builder {
         let mut round = Round {
             sets: members.all().map(|set| self.number(set)).collect(),
             members,
-            places: HashMap::new(),
+            places: FxHashMap::default(),
         };
         let mut ports = HashMap::with_capacity(node.ports.len());
         for port in &node.ports {
@@ -271,7 +272,7 @@ struct Round<'m> {
     /// Per set of the node, the number of what it consists of.
     sets: Vec<u32>,
     /// Places of policies in the image.
-    places: HashMap<*const PolicyImage, usize>,
+    places: FxHashMap<*const PolicyImage, usize>,
 }
 
 impl Round<'_> {

@@ -21,12 +21,13 @@ mod members;
 mod prefilter;
 mod walk;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use fw_common::maps::classes::{BASE, BLACKLISTED, MAX_DEPTH, SMALL_CLASSES};
 use fw_common::verdict::Reason;
 use ipnet::{Ipv4Net, Ipv6Net};
+use rustc_hash::FxHashMap;
 
 pub(crate) use self::members::{Members, SetClasses};
 pub(crate) use self::prefilter::add_bits;
@@ -339,7 +340,7 @@ impl<'n> Survey<'n> {
 struct Sets<'n> {
     all: Vec<&'n Arc<AddressSet>>,
     /// By allocation: most rules share their sets.
-    known: HashMap<*const AddressSet, u32>,
+    known: FxHashMap<*const AddressSet, u32>,
     /// Which of them are blacklists.
     blacklists: BTreeSet<usize>,
 }
@@ -348,10 +349,10 @@ impl<'n> Sets<'n> {
     fn of(node: &'n NodePolicy) -> Self {
         let mut sets = Self {
             all: Vec::new(),
-            known: HashMap::new(),
+            known: FxHashMap::default(),
             blacklists: BTreeSet::new(),
         };
-        let mut by_sample: HashMap<_, Vec<u32>> = HashMap::new();
+        let mut by_sample: FxHashMap<_, Vec<u32>> = FxHashMap::default();
         for rule in policies(node).flat_map(|policy| &policy.rules) {
             let matches = &rule.matches;
             for set in [&matches.source, &matches.dest].into_iter().flatten() {
@@ -381,7 +382,7 @@ impl<'n> Sets<'n> {
         self.known.get(&Arc::as_ptr(set)).copied()
     }
 
-    fn numbers(&self) -> HashMap<*const AddressSet, u32> {
+    fn numbers(&self) -> FxHashMap<*const AddressSet, u32> {
         self.known.clone()
     }
 

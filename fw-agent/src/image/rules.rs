@@ -4,17 +4,18 @@
 //! their meaning when rules around it change, and guests with equal rules share them (counters are kept per port). The number is a hash;
 //! of two rules with one hash the later takes the next free number.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use fw_common::verdict::NO_RULE;
+use rustc_hash::FxHashMap;
 
 use crate::policy::{OriginKind, Policy, Rule};
 
 /// What is known of every rule identity.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RuleTable {
-    rules: BTreeMap<u32, RuleInfo>,
+    rules: FxHashMap<u32, RuleInfo>,
 }
 
 /// What is known of a rule, wherever it is used.

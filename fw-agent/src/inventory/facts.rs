@@ -12,10 +12,10 @@ use std::path::Path;
 use futures_util::stream::TryStreamExt;
 use fw_common::wire::Address;
 use ipnet::IpNet;
-use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, Prop};
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType,
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType, RouteVia,
 };
 use rtnetlink::{Handle, RouteMessageBuilder};
 
@@ -56,18 +56,8 @@ impl HostFacts {
         let mut addresses = netlink.address().get().execute();
         while let Some(message) = addresses.try_next().await? {
             let length = message.header.prefix_len;
-            // Of a point-to-point link the local address is the host's own, elsewhere both are the same.
-            let mut own = None;
-            for attribute in &message.attributes {
-                if let AddressAttribute::Local(address) = attribute {
-                    own = Some(*address);
-                } else if let AddressAttribute::Address(address) = attribute {
-                    own = own.or(Some(*address));
-                }
-            }
-            facts
-                .addresses
-                .extend(own.and_then(|address| IpNet::new(address, length).ok()));
+            let net = own(&message).and_then(|address| IpNet::new(address, length).ok());
+            facts.addresses.extend(net);
         }
         for all in [
             RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(),
@@ -100,6 +90,69 @@ impl HostFacts {
         }
         Ok(facts)
     }
+}
+
+/// Gateways of the routes of the main table.
+///
+/// # Errors
+/// Netlink fails.
+pub async fn gateways(netlink: &Handle) -> Result<Vec<IpAddr>, rtnetlink::Error> {
+    let mut found = Vec::new();
+    for all in [
+        RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(),
+        RouteMessageBuilder::<std::net::Ipv6Addr>::new().build(),
+    ] {
+        let mut routes = netlink.route().get(all).execute();
+        while let Some(message) = routes.try_next().await? {
+            if message.header.table == RouteHeader::RT_TABLE_MAIN {
+                found.extend(message.attributes.iter().filter_map(gateway));
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn gateway(attribute: &RouteAttribute) -> Option<IpAddr> {
+    if let RouteAttribute::Gateway(RouteAddress::Inet(address)) = attribute {
+        return Some(IpAddr::V4(*address));
+    }
+    if let RouteAttribute::Gateway(RouteAddress::Inet6(address)) = attribute {
+        return Some(IpAddr::V6(*address));
+    }
+    if let RouteAttribute::Via(RouteVia::Inet(address)) = attribute {
+        return Some(IpAddr::V4(*address));
+    }
+    if let RouteAttribute::Via(RouteVia::Inet6(address)) = attribute {
+        return Some(IpAddr::V6(*address));
+    }
+    None
+}
+
+/// Interface index of each of the host's addresses; of one that several interfaces have, that of one.
+///
+/// # Errors
+/// Netlink fails.
+pub async fn interfaces(netlink: &Handle) -> Result<BTreeMap<IpAddr, u32>, rtnetlink::Error> {
+    let mut found = BTreeMap::new();
+    let mut addresses = netlink.address().get().execute();
+    while let Some(message) = addresses.try_next().await? {
+        found.extend(own(&message).map(|own| (own, message.header.index)));
+    }
+    Ok(found)
+}
+
+/// The host's own address in a message about one.
+fn own(message: &AddressMessage) -> Option<IpAddr> {
+    // Of a point-to-point link the local address is the host's own, elsewhere both are the same.
+    let mut own = None;
+    for attribute in &message.attributes {
+        if let AddressAttribute::Local(address) = attribute {
+            own = Some(*address);
+        } else if let AddressAttribute::Address(address) = attribute {
+            own = own.or(Some(*address));
+        }
+    }
+    own
 }
 
 /// An address as the packet pipeline has it.

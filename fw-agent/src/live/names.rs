@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use fw_common::event::Event;
+use fw_common::maps::RuleKey;
 use fw_common::verdict::Direction;
 use jiff::Zoned;
 use serde_json::Value;
@@ -61,6 +62,12 @@ impl Names {
     /// Device and bridge by interface index.
     pub fn devices(&self) -> &BTreeMap<u32, (String, Option<String>)> {
         &self.devices
+    }
+
+    /// Where a rule comes from, if it is in the configuration.
+    pub fn origin(&self, rule: &RuleKey) -> Option<&Origin> {
+        let key = (rule.vmid, rule.net, rule.direction, rule.rule);
+        self.rules.get(&key)
     }
 
     /// A record as the JSON object of the log.

@@ -16,7 +16,7 @@ use fw_common::limit::Bucket;
 use fw_common::maps::classes::{NO_PREFILTER, PREFILTER_WORDS};
 use fw_common::maps::{
     ANY_VLAN, BanKey, ClassKeyV4, ClassKeyV6, Counter, FragmentKey, FragmentValue, NO_VLAN, Port,
-    PortCounters, PortKey, RuleKey, Station, VLAN_WORDS, counter, name,
+    PortKey, RuleKey, Station, VLAN_WORDS, counter, name,
 };
 use fw_common::verdict::{Direction, Reason, Verdict};
 use fw_common::wire::Address;
@@ -24,6 +24,7 @@ use prometheus::{GaugeVec, IntCounter, IntCounterVec, Opts, Registry};
 
 use super::Error;
 use crate::datapath::batch::Batch;
+use crate::datapath::counters;
 use crate::datapath::pins::Pins;
 
 /// Why a part is not told.
@@ -79,24 +80,11 @@ fn ports(registry: &Registry, pins: &Pins) -> Result<(), Cause> {
     let packets = family(registry, "packets_total", help, &labels)?;
     let help = "Bytes of these packets.";
     let bytes = family(registry, "bytes_total", help, &labels)?;
-    let mut slots = BTreeMap::new();
-    for entry in pins.hash::<u32, Port>(name::PORTS)?.iter() {
-        let (_, port) = entry?;
-        slots.insert((port.vmid, port.net), port.counters);
-    }
-    let map = pins.per_cpu::<PortCounters>(name::PORT_COUNTERS)?;
-    for ((vmid, net), slot) in slots {
-        // More ports than places to count them in.
-        let Ok(values) = map.get(&slot, 0) else {
-            continue;
-        };
-        let (vmid, net) = (vmid.to_string(), format!("net{net}"));
+    for (port, counted) in counters::ports(pins)? {
+        let (vmid, net) = (port.vmid.to_string(), format!("net{}", port.net));
         for direction in [Direction::In, Direction::Out] {
             for verdict in [Verdict::Accept, Verdict::Drop, Verdict::Reject] {
-                let counters = values.iter();
-                let sum = Counter::sum(
-                    counters.map(|value| &value.0[direction as usize][verdict as usize]),
-                );
+                let sum = counted.0[direction as usize][verdict as usize];
                 let labels = [
                     &vmid,
                     &net,
@@ -174,12 +162,10 @@ fn top_rules(registry: &Registry, pins: &Pins, count: usize) -> Result<(), Cause
     if count == 0 {
         return Ok(());
     }
-    let map = pins.per_cpu_hash::<RuleKey, Counter>(name::RULE_COUNTERS)?;
-    let mut found = Vec::new();
-    for entry in map.iter() {
-        let (key, values) = entry?;
-        found.push((Counter::sum(values.iter()).packets, key));
-    }
+    let mut found: Vec<(u64, RuleKey)> = counters::rules(pins)?
+        .into_iter()
+        .map(|(key, sum)| (sum.packets, key))
+        .collect();
     found.sort_unstable_by(|a, b| b.cmp(a));
     found.truncate(count);
     let labels = ["guest", "nic", "direction", "rule"];

@@ -8,14 +8,23 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::AddressSet;
 use super::lines::{self, Groups, Item};
-use super::names::{Names, View};
+use super::names::{MANAGEMENT, Names, View};
 use super::sets::Sets;
 use crate::config::document::Document;
 use crate::config::line::Reporter;
 use crate::config::options::ClusterOptions;
 use crate::config::{Config, SdnSets};
 use crate::diagnostic::Diagnostic;
+
+/// The addresses that may administer the nodes: the set of that name, and the local network.
+pub fn management(config: &Config) -> Arc<AddressSet> {
+    let mut sets = Sets::default();
+    let found = &mut Vec::new();
+    let names = Names::cluster(&config.cluster, config.local_network, &mut sets, found);
+    names.set(MANAGEMENT).cloned().unwrap_or_default()
+}
 
 /// What follows from the cluster's files alone.
 #[derive(Debug)]

@@ -18,7 +18,7 @@ use crate::config::line::{Fault, Reporter, Span, quote};
 use crate::diagnostic::Diagnostic;
 
 /// Set that the reference adds to every cluster.
-const MANAGEMENT: &str = "management";
+pub(super) const MANAGEMENT: &str = "management";
 
 /// The names of one file.
 #[derive(Debug, Default)]

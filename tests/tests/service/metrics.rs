@@ -6,15 +6,17 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use fw_agent::control::socket;
 use fw_common::maps::capacity;
 use serde_json::Value;
 use tapwall_tests::agent::Agent;
+use tapwall_tests::installed::installed;
 use tapwall_tests::node::DemoNode;
+use tapwall_tests::patience::patience;
 use tapwall_tests::probe::Answer::{Answered, Silent};
 use tapwall_tests::probe::{TIMEOUT, TcpServer, connect};
 use tapwall_tests::tree::{ConfigTree, temporary_directory};
@@ -173,14 +175,15 @@ fn an_agent_that_hangs_is_told_of_and_the_endpoint_is_where_the_settings_say() {
     drop(hold);
 }
 
+/// A program of Prometheus's.
+fn prometheus(name: &str) -> PathBuf {
+    installed("prometheus", name).unwrap()
+}
+
 #[test]
-fn promtool_has_nothing_to_say() {
-    if Command::new("promtool").arg("--version").output().is_err() {
-        eprintln!("skipped: promtool is not installed (Debian's package prometheus)");
-        return;
-    }
+fn prometheus_s_promtool_has_nothing_to_say() {
     let scene = scene("[metrics]\nrules = 100\n");
-    let mut child = Command::new("promtool")
+    let mut child = Command::new(prometheus("promtool"))
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -199,6 +202,100 @@ fn promtool_has_nothing_to_say() {
     assert!(output.status.success() && said.is_empty(), "{said}");
 }
 
+/// Ends with the test.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+#[test]
+fn prometheus_scrapes_and_answers_what_the_dashboard_asks() {
+    let scene = scene("[metrics]\naddress = \"127.0.0.1:9099\"\nrules = 5\n");
+    scene.agent.wait_said("serving metrics").unwrap();
+    let place = temporary_directory("prometheus").unwrap();
+    let config = place.path().join("prometheus.yml");
+    let text = "global:\n  scrape_interval: 1s\nscrape_configs:\n- job_name: tapwall\n  static_configs:\n  - targets: ['127.0.0.1:9099']\n";
+    fs::write(&config, text).unwrap();
+    let inside = |program: &str| {
+        let mut command = Command::new("nsenter");
+        let namespace = scene.node.host.namespace.path();
+        command
+            .arg(format!("--net={}", namespace.display()))
+            .arg(prometheus(program));
+        command
+    };
+    let log = fs::File::create(place.path().join("log")).unwrap();
+    let child = inside("prometheus")
+        .arg(format!("--config.file={}", config.display()))
+        .arg(format!(
+            "--storage.tsdb.path={}",
+            place.path().join("data").display()
+        ))
+        .arg("--web.listen-address=127.0.0.1:9090")
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn();
+    let _server = Server(child.unwrap());
+    let ask = |expression: &str| {
+        let output = inside("promtool")
+            .args(["query", "instant", "http://127.0.0.1:9090", expression])
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        match output.status.success() {
+            true => Ok(text),
+            false => Err(error),
+        }
+    };
+    let wanted = "tapwall_packets_total{guest=\"100\",verdict=\"drop\",direction=\"in\"} >= 1";
+    let end = Instant::now() + patience(Duration::from_secs(60));
+    loop {
+        let said = ask(wanted);
+        if let Ok(text) = &said
+            && text.contains("nic=\"net0\"")
+        {
+            break;
+        }
+        let log = || fs::read_to_string(place.path().join("log")).unwrap();
+        assert!(Instant::now() < end, "{said:?}\n{}", log());
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let up = ask("up{job=\"tapwall\"} == 1").unwrap();
+    assert!(up.contains("127.0.0.1:9099"), "{up}");
+    for expression in expressions() {
+        let filled = expression
+            .replace("$__rate_interval", "1m")
+            .replace("$instance", ".*");
+        assert!(!filled.contains('$'), "{filled}");
+        let said = ask(&filled);
+        assert!(said.is_ok(), "{filled}: {said:?}");
+    }
+}
+
+fn dashboard() -> Value {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/grafana/tapwall.json");
+    serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap()
+}
+
+/// What its panels ask for.
+fn expressions() -> Vec<String> {
+    let dashboard = dashboard();
+    let panels = dashboard["panels"].as_array().unwrap();
+    assert!(panels.len() > 10);
+    let targets = panels
+        .iter()
+        .flat_map(|panel| panel["targets"].as_array().unwrap());
+    targets
+        .map(|target| target["expr"].as_str().unwrap().to_owned())
+        .collect()
+}
+
 /// Names of our metrics in a text.
 fn names(text: &str) -> Vec<&str> {
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
@@ -208,26 +305,20 @@ fn names(text: &str) -> Vec<&str> {
 
 #[test]
 fn the_dashboard_asks_for_what_there_is() {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/grafana/tapwall.json");
-    let dashboard: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
     let scene = scene("[metrics]\nrules = 1\n");
     let page = page(&scene.agent);
     let known: Vec<&str> = values(&page)
         .into_keys()
         .map(|name| name.split('{').next().unwrap())
         .collect();
-    let panels = dashboard["panels"].as_array().unwrap();
-    assert!(panels.len() > 10);
-    let targets = panels
-        .iter()
-        .flat_map(|panel| panel["targets"].as_array().unwrap());
+    let expressions = expressions();
     let mut asked = Vec::new();
-    for target in targets {
-        let names = names(target["expr"].as_str().unwrap());
-        assert!(!names.is_empty(), "{target}");
+    for expression in &expressions {
+        let names = names(expression);
+        assert!(!names.is_empty(), "{expression}");
         asked.extend(names);
     }
-    let variables = dashboard["templating"].to_string();
+    let variables = dashboard()["templating"].to_string();
     asked.extend(names(&variables));
     for name in asked {
         assert!(known.contains(&name), "nothing is called {name}");

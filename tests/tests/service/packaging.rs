@@ -117,7 +117,7 @@ fn the_units_capabilities_are_enough() {
 }
 
 #[test]
-fn systemd_understands_every_line_of_the_unit() {
+fn systemd_understands_every_line_of_the_units() {
     if Command::new("systemd-analyze")
         .arg("--version")
         .output()
@@ -140,6 +140,12 @@ fn systemd_understands_every_line_of_the_unit() {
         String::from_utf8_lossy(&output.stderr).into_owned()
     };
     assert_eq!(verify(&unit), "");
+    let bouncer = fs::read_to_string(packaging("tapwall-crowdsec.service")).unwrap();
+    let bouncer = bouncer.replace("ExecStart=/usr/sbin/fwctl", "ExecStart=/bin/true");
+    assert_eq!(
+        verify(&bouncer.replace("Documentation=", "# Documentation=")),
+        ""
+    );
     let wrong = unit.replace("NoNewPrivileges", "NoNewPrivilege");
     assert!(
         verify(&wrong).contains("NoNewPrivilege"),

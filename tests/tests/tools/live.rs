@@ -2,15 +2,15 @@
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use std::io::{BufRead, BufReader};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
-use tapwall_tests::agent::{Agent, program};
+use tapwall_tests::agent::Agent;
 use tapwall_tests::node::DemoNode;
 use tapwall_tests::probe::Answer::{Refused, Silent};
 use tapwall_tests::probe::exchange;
-use tapwall_tests::tree::{ConfigTree, NODE};
+use tapwall_tests::tree::ConfigTree;
 
 use crate::{done, fwctl, json};
 
@@ -24,22 +24,10 @@ struct Following {
 
 impl Following {
     /// Starts it and waits until it watches. None on a machine that allows nobody to load tracing programs, if it says so and what to do.
-    fn start(
-        agent: &Agent,
-        node: &DemoNode,
-        tree: &ConfigTree,
-        arguments: &[&str],
-    ) -> Option<Self> {
-        let mut child = Command::new("nsenter")
-            .arg(format!("--net={}", node.host.namespace.path().display()))
-            .arg("--")
-            .arg(program("fwctl").unwrap())
-            .args(["--node", NODE, "--root"])
-            .arg(tree.path())
-            .arg("--pin-dir")
-            .arg(agent.pin_directory())
-            .arg("--run-dir")
-            .arg(agent.run_directory())
+    fn start(agent: &Agent, arguments: &[&str]) -> Option<Self> {
+        let mut child = agent
+            .fwctl_command()
+            .unwrap()
             .args(arguments)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -101,7 +89,7 @@ fn verdicts_are_seen_logged_or_not_with_their_rule_with_and_without_an_agent() {
         "--address",
         "192.0.2.200",
     ];
-    let Some(mut watched) = Following::start(&agent, &node, &tree, &drops) else {
+    let Some(mut watched) = Following::start(&agent, &drops) else {
         return;
     };
     send(&node, 80);
@@ -142,7 +130,7 @@ fn verdicts_are_seen_logged_or_not_with_their_rule_with_and_without_an_agent() {
     // Without an agent too, and every verdict.
     agent.terminate().unwrap();
     let trace = ["trace", "--guest", "100/net0", "--port", "80", "-n", "1"];
-    let mut watched = Following::start(&agent, &node, &tree, &trace).unwrap();
+    let mut watched = Following::start(&agent, &trace).unwrap();
     send(&node, 5000);
     send(&node, 80);
     let line = watched.line();
@@ -157,7 +145,7 @@ fn verdicts_are_seen_logged_or_not_with_their_rule_with_and_without_an_agent() {
     drop(watched);
 
     let reason = ["drops", "-f", "--reason", "rule", "--json", "-n", "1"];
-    let mut watched = Following::start(&agent, &node, &tree, &reason).unwrap();
+    let mut watched = Following::start(&agent, &reason).unwrap();
     send(&node, 5000);
     send(&node, 81);
     assert_eq!(watched.json()["dport"], 81);
@@ -183,7 +171,7 @@ fn totals_are_by_reason_and_what_is_no_filter_is_said() {
     for (arguments, expect) in [
         (
             &["drops", "--reason", "because"][..],
-            "reasons are rule, policy",
+            "[possible values: rule, policy",
         ),
         (&["drops", "--guest", "100"], "use --follow"),
         (&["trace", "--for", "0"], "is no length of time"),

@@ -1,9 +1,18 @@
 //! What an administrator reaches for: each verb of `fwctl` against a node with traffic. Needs root.
 
+mod apply;
+mod bans;
 mod conntrack;
+mod diff;
+mod errors;
+mod guide;
+mod import;
 mod live;
+mod plain;
+mod pty;
 mod rule;
 mod rules;
+mod screen;
 mod why;
 
 use serde_json::Value;

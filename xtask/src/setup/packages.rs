@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use super::quiet::{self, Quiet};
 use crate::progress;
 use crate::workspace::{Workspace, programs_named};
 
@@ -20,7 +21,7 @@ pub struct Package {
 }
 
 /// Programs and the packages they come from.
-const PROGRAMS: [(&str, Package); 6] = [
+const PROGRAMS: [(&str, Package); 7] = [
     (
         "ip",
         Package {
@@ -50,6 +51,13 @@ const PROGRAMS: [(&str, Package); 6] = [
         },
     ),
     (
+        "iptables-legacy-restore",
+        Package {
+            name: "iptables",
+            purpose: "loads the rulesets that Tapwall is compared with, and that it translates",
+        },
+    ),
+    (
         "logrotate",
         Package {
             name: "logrotate",
@@ -64,6 +72,27 @@ const PROGRAMS: [(&str, Package); 6] = [
         },
     ),
 ];
+
+/// Programs that only the tests of backends run, and the packages they come from.
+const FOR_BACKENDS: [(&str, Package); 2] = [
+    (
+        "sshguard",
+        Package {
+            name: "sshguard",
+            purpose: "decides whom to ban, in the tests of its backend",
+        },
+    ),
+    (
+        "fail2ban-server",
+        Package {
+            name: "fail2ban",
+            purpose: "decides whom to ban, in the tests of its action",
+        },
+    ),
+];
+
+/// Packages whose services are not to run because of us.
+const DAEMONS: [&str; 2] = ["sshguard", "fail2ban"];
 
 /// Programs that only machines with other kernels need, and the packages they come from.
 const FOR_MACHINES: [(&str, Package); 3] = [
@@ -91,19 +120,28 @@ const FOR_MACHINES: [(&str, Package); 3] = [
 ];
 
 /// Programs that only `cargo xtask bench` runs: what Tapwall is compared with.
-const BENCH_PROGRAMS: [(&str, Package); 2] = [
+const BENCH_PROGRAMS: [(&str, Package); 1] = [(
+    "ipset",
+    Package {
+        name: "ipset",
+        purpose: "loads their sets",
+    },
+)];
+
+/// Programs that only `cargo xtask dist` runs.
+const DIST_PROGRAMS: [(&str, Package); 2] = [
     (
-        "iptables-legacy-restore",
+        "dpkg-shlibdeps",
         Package {
-            name: "iptables",
-            purpose: "loads the rulesets that Tapwall is compared with",
+            name: "dpkg-dev",
+            purpose: "finds the libraries that the package depends on",
         },
     ),
     (
-        "ipset",
+        "lintian",
         Package {
-            name: "ipset",
-            purpose: "loads their sets",
+            name: "lintian",
+            purpose: "checks the package against Debian's policy",
         },
     ),
 ];
@@ -111,6 +149,11 @@ const BENCH_PROGRAMS: [(&str, Package); 2] = [
 /// Packages whose programs are not there.
 pub fn missing() -> Vec<Package> {
     absent(&PROGRAMS)
+}
+
+/// Likewise, those that only tests of backends need.
+pub fn missing_for_backends() -> Vec<Package> {
+    absent(&FOR_BACKENDS)
 }
 
 /// Likewise, those that only machines with other kernels need.
@@ -121,6 +164,11 @@ pub fn missing_for_machines() -> Vec<Package> {
 /// Likewise, for the bench alone.
 pub fn missing_for_bench() -> Vec<Package> {
     absent(&BENCH_PROGRAMS)
+}
+
+/// Likewise, for the package alone.
+pub fn missing_for_dist() -> Vec<Package> {
+    absent(&DIST_PROGRAMS)
 }
 
 fn absent(programs: &[(&str, Package)]) -> Vec<Package> {
@@ -135,6 +183,7 @@ fn absent(programs: &[(&str, Package)]) -> Vec<Package> {
 pub fn present() -> Vec<(&'static str, PathBuf)> {
     PROGRAMS
         .iter()
+        .chain(&FOR_BACKENDS)
         .chain(&FOR_MACHINES)
         .filter_map(|(program, _)| Some((*program, programs_named(program).into_iter().next()?)))
         .collect()
@@ -158,13 +207,17 @@ pub fn install(workspace: &Workspace, packages: &[Package], notes: &[String]) ->
     install
         .args(["install", "-y", "--no-install-recommends"])
         .args(&names);
-    progress::run(
+    let quiet = Quiet::begin()?;
+    let installed = progress::run(
         workspace,
         &format!("apt-get install {}", names.join(" ")),
         "apt-install",
         &mut install,
-    )
-    .with_context(|| instructions(packages, notes, apt))
+    );
+    drop(quiet);
+    installed.with_context(|| instructions(packages, notes, apt))?;
+    let new = DAEMONS.into_iter().filter(|name| names.contains(name));
+    quiet::disable(workspace, &new.collect::<Vec<_>>())
 }
 
 /// Whether this process may install, mount and make namespaces.

@@ -6,11 +6,12 @@ use std::net::IpAddr;
 use anyhow::Result;
 use fw_common::conntrack::{ANSWERED, State, timeout};
 use fw_common::flow::FlowKey;
-use fw_common::maps::{HOST_VMID, Settings};
+use fw_common::maps::{HOST_VMID, PortKey, Settings};
 use fw_common::verdict::Direction;
 use serde::Serialize;
 
 use super::has_ports;
+use crate::cli::scope::Scope;
 use crate::cli::{duration, table};
 use crate::config::registry::protocol_name;
 use crate::datapath::flows::Entry;
@@ -85,10 +86,7 @@ fn protocol_text(number: u8) -> String {
 
 /// Whose flow it is.
 pub(super) fn owner(key: &FlowKey) -> String {
-    match key.vmid {
-        HOST_VMID => "host".to_owned(),
-        vmid => format!("{vmid}/net{}", key.net),
-    }
+    Scope::of(PortKey::of_flow(key)).to_string()
 }
 
 /// Protocol and port that the first packet was to.

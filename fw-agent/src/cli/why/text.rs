@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use super::Step;
-use crate::cli::duration;
 use crate::config::registry::protocol_name;
+use crate::duration;
 use crate::simulate::query::{Addresses, Query};
 use crate::simulate::{Hop, Outcome};
 

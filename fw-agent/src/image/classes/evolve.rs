@@ -12,11 +12,12 @@
 //!
 //! Invariant: all prefixes of a class are in the same sets, and class 0 is in none.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use fw_common::maps::classes::{BLACKLISTED, MAX_DEPTH};
 use ipnet::{Ipv4Net, Ipv6Net};
+use rustc_hash::FxHashMap;
 
 use super::walk::{Found, Memberships, Net};
 use super::{Classes, Prefixes};
@@ -85,7 +86,7 @@ pub(super) fn begin(walked: &Walked) -> Evolved {
 
 struct Numbers {
     memberships: Vec<u32>,
-    known: HashMap<u32, u32>,
+    known: FxHashMap<u32, u32>,
     last: (u32, u32),
 }
 
@@ -93,7 +94,7 @@ impl Numbers {
     fn new() -> Self {
         Self {
             memberships: vec![0],
-            known: HashMap::from([(0, 0)]),
+            known: FxHashMap::from_iter([(0, 0)]),
             last: (0, 0),
         }
     }
@@ -122,7 +123,7 @@ impl Numbers {
 
 /// Addresses that have to be told apart get new classes.
 pub(super) fn refine(walked: &Walked, book: &Classes, kept: &[u32]) -> Evolved {
-    let mut fresh: HashMap<(u32, u32), u32> = HashMap::new();
+    let mut fresh: FxHashMap<(u32, u32), u32> = FxHashMap::default();
     let mut classes = Classes {
         prefixes: Prefixes::default(),
         ..book.clone_lineage()
@@ -156,7 +157,7 @@ pub(super) fn refine(walked: &Walked, book: &Classes, kept: &[u32]) -> Evolved {
 
 /// Addresses move to classes that there are; none if one of them finds none.
 pub(super) fn relocate(walked: &Walked, book: &Classes, kept: &[u32]) -> Option<Evolved> {
-    let mut by_membership = HashMap::new();
+    let mut by_membership = FxHashMap::default();
     for (class, membership) in kept.iter().enumerate() {
         by_membership.entry(*membership).or_insert(class as u32);
     }

@@ -5,8 +5,9 @@
 //! A policy need not know classes that no set of it tells from their parents: such classes could as well not be there. So it is built from the classes up to the
 //! youngest that some set of it does tell apart, and is the same words however many classes come for other policies.
 
-use std::collections::HashMap;
 use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
 
 use super::Classes;
 use crate::policy::AddressSet;
@@ -24,12 +25,12 @@ pub(crate) struct SetClasses {
 
 /// Per address set the classes it consists of.
 pub(crate) struct Members {
-    numbers: HashMap<*const AddressSet, u32>,
+    numbers: FxHashMap<*const AddressSet, u32>,
     sets: Vec<SetClasses>,
 }
 
 impl Members {
-    pub(super) fn new(numbers: HashMap<*const AddressSet, u32>, count: usize) -> Self {
+    pub(super) fn new(numbers: FxHashMap<*const AddressSet, u32>, count: usize) -> Self {
         Self {
             numbers,
             sets: vec![SetClasses::default(); count],

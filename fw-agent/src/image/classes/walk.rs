@@ -7,10 +7,10 @@
 //! sets that list it gain or (with `!`) lose them. Lists that are sorted already are merged and not sorted again, and what an entry changes is remembered,
 //! so that a million entries cost some nanoseconds each.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use rustc_hash::FxHashMap;
 
 use crate::policy::SetEntry;
 
@@ -108,9 +108,9 @@ pub(super) type Membership = Arc<[u32]>;
 #[derive(Clone, Debug)]
 pub(super) struct Memberships {
     all: Vec<Membership>,
-    known: HashMap<Membership, u32>,
+    known: FxHashMap<Membership, u32>,
     /// What one entry of a set makes of a membership.
-    steps: HashMap<(u32, u32, bool), u32>,
+    steps: FxHashMap<(u32, u32, bool), u32>,
     last: ((u32, u32, bool), u32),
 }
 
@@ -119,8 +119,8 @@ impl Default for Memberships {
         let nowhere: Membership = Arc::from([]);
         Self {
             all: vec![Arc::clone(&nowhere)],
-            known: HashMap::from([(nowhere, 0)]),
-            steps: HashMap::new(),
+            known: FxHashMap::from_iter([(nowhere, 0)]),
+            steps: FxHashMap::default(),
             last: ((0, u32::MAX, true), 0),
         }
     }

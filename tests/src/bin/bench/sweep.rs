@@ -10,8 +10,8 @@ use fw_common::conntrack::{ANSWERED, SECOND, State};
 use fw_common::flow::{Flow, FlowKey};
 use fw_common::maps::{Settings, capacity, name};
 use fw_common::wire::{Address, protocol};
-use rustix::time::{ClockId, clock_gettime};
 use tapwall_tests::kernel::PinDirectory;
+use tapwall_tests::processor;
 
 use crate::Effort;
 use crate::line::Line;
@@ -82,9 +82,9 @@ fn measure(one_in: u32) -> Result<f64> {
         (key, flow)
     });
     Batch::of(&map, name::FLOWS)?.write(flows)?;
-    let before = cpu();
+    let before = processor::milliseconds();
     let swept = sweep(&pins)?;
-    let took = cpu() - before;
+    let took = processor::milliseconds() - before;
     let due = match one_in {
         0 => 0,
         one_in => u64::from(capacity::FLOWS / one_in),
@@ -95,10 +95,4 @@ fn measure(one_in: u32) -> Result<f64> {
         swept.removed
     );
     Ok(took)
-}
-
-/// Processor time of this thread, in milliseconds.
-fn cpu() -> f64 {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    time.tv_sec as f64 * 1e3 + time.tv_nsec as f64 / 1e6
 }

@@ -35,6 +35,9 @@ const EDITED_PORT: u16 = 9090;
 /// Port outside that takes datagrams with a forged source.
 const SINK_PORT: u16 = 9999;
 
+/// Port that such datagrams come from. No server is there, which would send the sink's echo back to it, and so on without an end.
+const FORGING_PORT: u16 = 4001;
+
 /// A row of the demo's table.
 pub struct Row {
     /// What was tried.
@@ -335,7 +338,7 @@ impl Attempt {
             let frame = udp_frame(
                 mac,
                 target.mac,
-                SocketAddrV4::new(source, 4000),
+                SocketAddrV4::new(source, FORGING_PORT),
                 dest,
                 payload,
             )?;

@@ -1,11 +1,10 @@
 //! What a change costs once everything is there: one rule of one guest among many, one address of a long set.
 //!
-//! In: the numbers of guests and of prefixes. Out: on standard output, per change, milliseconds to build the image, to plan, and to carry the plan out in the
-//! kernel, and what the plan has. Policies are made here, so that neither reading nor parsing is in it. Needs root and a BPF file system.
+//! In: the numbers of guests and of prefixes. Out: on standard output, per change, milliseconds of processor time to build the image, to plan, and to carry the plan
+//! out in the kernel, and how many actions the plan has. Policies are made here, so that neither reading nor parsing is in it. Needs root and a BPF file system.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use fw_agent::datapath::plan::{Present, next_image, plan_node};
@@ -17,6 +16,7 @@ use fw_agent::policy::{
 };
 use fw_common::verdict::{Reason, Verdict};
 use tapwall_tests::kernel::{PinDirectory, apply_to_maps};
+use tapwall_tests::processor;
 
 const RULES: u32 = 20;
 
@@ -40,17 +40,18 @@ fn main() -> Result<()> {
         set.entries.sort_unstable();
         Arc::new(set)
     };
-    let plain = list(&[]);
-    let new = Ipv4Addr::new(198, 51, 100, 7);
-    maps.step("everything", &node(guests, 0, &plain))?;
-    maps.step("nothing", &node(guests, 0, &plain))?;
-    maps.step("a rule's port", &node(guests, 1, &plain))?;
-    maps.step("a rule's address", &node(guests, 2, &plain))?;
-    maps.step("one address more", &node(guests, 2, &list(&[new])))?;
-    maps.step("and less", &node(guests, 2, &plain))?;
-    maps.step("and more", &node(guests, 2, &list(&[new])))?;
+    // What an edit does not concern is the same allocation, as a resolver keeps it.
+    let plain = Crowd::new(guests, list(&[]));
+    let listed = Crowd::new(guests, list(&[Ipv4Addr::new(198, 51, 100, 7)]));
+    maps.step("everything", &plain.node(0))?;
+    maps.step("nothing", &plain.node(0))?;
+    maps.step("a rule's port", &plain.node(1))?;
+    maps.step("a rule's address", &plain.node(2))?;
+    maps.step("one address more", &listed.node(2))?;
+    maps.step("and less", &plain.node(2))?;
+    maps.step("and more", &listed.node(2))?;
     maps.restart()?;
-    maps.step("after a restart", &node(guests, 2, &list(&[new])))
+    maps.step("after a restart", &listed.node(2))
 }
 
 /// The kernel's maps, on pins of their own, with no device attached.
@@ -81,21 +82,20 @@ impl Maps {
     }
 
     fn step(&mut self, name: &str, node: &NodePolicy) -> Result<()> {
-        let start = Instant::now();
+        let start = processor::milliseconds();
         let image = next_image(&mut self.builder, &self.state, node, &self.present);
-        let built = start.elapsed();
+        let built = processor::milliseconds();
         let plan = plan_node(&mut self.state, &image, &self.present, |_| false);
-        let planned = start.elapsed() - built;
+        let planned = processor::milliseconds();
         for action in &plan.actions {
             apply_to_maps(&mut self.kernel, action)?;
         }
-        let applied = start.elapsed() - built - planned;
-        let milliseconds = |duration: Duration| duration.as_secs_f64() * 1e3;
+        let applied = processor::milliseconds();
         println!(
             "{name:>20}: build {:8.2} ms, plan {:7.2} ms, kernel {:8.2} ms, {} actions",
-            milliseconds(built),
-            milliseconds(planned),
-            milliseconds(applied),
+            built - start,
+            planned - built,
+            applied - planned,
             plan.actions.len(),
         );
         Ok(())
@@ -103,20 +103,47 @@ impl Maps {
 
     /// As an agent that starts: what the kernel holds is read back.
     fn restart(&mut self) -> Result<()> {
-        let start = Instant::now();
+        let start = processor::milliseconds();
         self.state = self.kernel.recover(&self.present.devices)?;
         self.builder = Builder::default();
         println!(
             "{:>20}: {:.2} ms",
             "reading back",
-            start.elapsed().as_secs_f64() * 1e3
+            processor::milliseconds() - start
         );
         Ok(())
     }
 }
 
-/// Guests with rules of their own; the first one's begin with one that differs by `edit`.
-fn node(guests: u32, edit: u32, blacklist: &Arc<AddressSet>) -> NodePolicy {
+/// Guests with rules of their own.
+struct Crowd {
+    blacklist: Arc<AddressSet>,
+    /// All but the first.
+    others: Vec<Arc<PortPolicy>>,
+}
+
+impl Crowd {
+    fn new(guests: u32, blacklist: Arc<AddressSet>) -> Self {
+        let others = (1..guests).map(|number| port(number, 0, &blacklist));
+        Self {
+            others: others.collect(),
+            blacklist,
+        }
+    }
+
+    /// The first guest's rules begin with one that differs by `edit`.
+    fn node(&self, edit: u32) -> NodePolicy {
+        let mut ports = vec![port(0, edit, &self.blacklist)];
+        ports.extend_from_slice(&self.others);
+        NodePolicy {
+            enabled: true,
+            ports,
+            ..NodePolicy::default()
+        }
+    }
+}
+
+fn port(number: u32, edit: u32, blacklist: &Arc<AddressSet>) -> Arc<PortPolicy> {
     let set = |address: u32| {
         Arc::new(AddressSet {
             entries: vec![SetEntry {
@@ -144,55 +171,48 @@ fn node(guests: u32, edit: u32, blacklist: &Arc<AddressSet>) -> NodePolicy {
         matches: Matches::default(),
         ..rule("policy".into(), None, 0, Reason::Policy, Verdict::Drop)
     };
-    let port = |number: u32| {
-        let listed = Some(Arc::clone(blacklist));
-        let mut rules = vec![rule(
-            "blacklist".into(),
-            listed,
-            0,
-            Reason::Blacklist,
-            Verdict::Drop,
-        )];
-        rules[0].matches.dport.clear();
-        if number == 0 {
-            let (address, port) = (0x0b00_0000 + edit / 2, 53 + edit as u16);
-            rules.push(rule(
-                "edited".into(),
-                Some(set(address)),
-                port,
-                Reason::Rule,
-                Verdict::Accept,
-            ));
-        }
-        rules.extend((0..RULES).map(|index| {
-            let (text, port) = (format!("rule {number} {index}"), 1000 + index as u16);
-            let source = Some(set(0x0a00_0000 + number * RULES + index));
-            rule(text, source, port, Reason::Rule, Verdict::Accept)
-        }));
-        rules.push(last());
-        Arc::new(PortPolicy {
-            port: PortId {
-                vmid: 100 + number,
-                net: 0,
-            },
-            kind: GuestKind::Vm,
-            mac: None,
-            macfilter: false,
-            macfilter_layer2: false,
-            vlans: Vlans::None,
-            dhcp: false,
-            inbound: Policy { rules },
-            outbound: Policy {
-                rules: vec![last()],
-            },
-            guard: None,
-        })
-    };
-    NodePolicy {
-        enabled: true,
-        ports: (0..guests).map(port).collect(),
-        ..NodePolicy::default()
+    let listed = Some(Arc::clone(blacklist));
+    let mut rules = vec![rule(
+        "blacklist".into(),
+        listed,
+        0,
+        Reason::Blacklist,
+        Verdict::Drop,
+    )];
+    rules[0].matches.dport.clear();
+    if number == 0 {
+        let (address, port) = (0x0b00_0000 + edit / 2, 53 + edit as u16);
+        rules.push(rule(
+            "edited".into(),
+            Some(set(address)),
+            port,
+            Reason::Rule,
+            Verdict::Accept,
+        ));
     }
+    rules.extend((0..RULES).map(|index| {
+        let (text, port) = (format!("rule {number} {index}"), 1000 + index as u16);
+        let source = Some(set(0x0a00_0000 + number * RULES + index));
+        rule(text, source, port, Reason::Rule, Verdict::Accept)
+    }));
+    rules.push(last());
+    Arc::new(PortPolicy {
+        port: PortId {
+            vmid: 100 + number,
+            net: 0,
+        },
+        kind: GuestKind::Vm,
+        mac: None,
+        macfilter: false,
+        macfilter_layer2: false,
+        vlans: Vlans::None,
+        dhcp: false,
+        inbound: Policy { rules },
+        outbound: Policy {
+            rules: vec![last()],
+        },
+        guard: None,
+    })
 }
 
 /// Distinct addresses and networks in no order.

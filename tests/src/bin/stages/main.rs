@@ -16,8 +16,8 @@ use fw_agent::config::{Reader, Sources};
 use fw_agent::datapath::plan::plan;
 use fw_agent::datapath::{AttachMode, Kernel, State};
 use fw_agent::image::MapImage;
-use rustix::time::{ClockId, clock_gettime};
 use tapwall_tests::kernel::{PinDirectory, apply_to_maps};
+use tapwall_tests::processor;
 use tapwall_tests::tree::{NODE, facts};
 
 #[derive(Parser)]
@@ -76,10 +76,10 @@ fn main() -> Result<()> {
             )?;
         }
         let mut times = Vec::new();
-        let mut clock = cpu();
+        let mut clock = processor::milliseconds();
         let mut lap = |stage| {
-            times.push((stage, cpu() - clock));
-            clock = cpu();
+            times.push((stage, processor::milliseconds() - clock));
+            clock = processor::milliseconds();
         };
         let mut sources = reader.read();
         lap("1 read");
@@ -132,12 +132,6 @@ fn main() -> Result<()> {
     }
     println!("{:>12} {:>9} KiB", "peak", status("VmHWM:")?);
     Ok(())
-}
-
-/// Processor time of this thread, in milliseconds.
-fn cpu() -> f64 {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    time.tv_sec as f64 * 1e3 + time.tv_nsec as f64 / 1e6
 }
 
 /// A size that the kernel tells of this process, in KiB.

@@ -3,7 +3,7 @@
 //! Under emulation 6.12 sometimes panics or stalls before the first test. A boot that did not get to a result is tried again, up to [`TRIES`] times,
 //! and said so; after the first result nothing is repeated.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use vm_harness::kernels::Kernel;
 use vm_harness::programs::Program;
-use vm_harness::protocol::Job;
+use vm_harness::protocol::{Event, Job};
 use vm_harness::qemu::{Accelerator, Machine, Network, kvm_failed, kvm_may_work};
 use vm_harness::report::Report;
 use vm_harness::suites;
-use vm_harness::watch::{End, Watched, watch};
+use vm_harness::watch::{End, Limits, Watched, watch};
 
 use crate::contents;
 
@@ -31,8 +31,8 @@ const BOOT_KVM: Duration = Duration::from_secs(15);
 /// Memory of a machine, MiB: the image is in it, twice while it is unpacked.
 const MEMORY: u32 = 3072;
 
-/// Tests wait so many times longer for what has to happen.
-const PATIENCE: (&str, &str) = ("TAPWALL_TEST_PATIENCE", "6");
+/// Tests wait so many times longer for what has to happen, and repeat so many times less often what looks for rare differences.
+const SLOW: [(&str, &str); 2] = [("TAPWALL_TEST_PATIENCE", "6"), ("TAPWALL_TEST_FEWER", "20")];
 
 /// What all boots have in common.
 pub struct Boots {
@@ -46,23 +46,18 @@ pub struct Boots {
     pub cache: PathBuf,
     /// Only the small set.
     pub smoke: bool,
-    /// Only tests with this in their names.
-    pub filter: Option<String>,
+    /// Only tests with one of these in their names, if there are any.
+    pub filter: Vec<String>,
 }
 
 impl Boots {
     /// Runs the tests on a kernel.
     pub fn tests(&self, kernel: &Kernel) -> Result<Report> {
-        let runs = suites::runs(
-            kernel.line,
-            &self.programs,
-            self.smoke,
-            self.filter.as_deref(),
-        )?;
+        let runs = suites::runs(kernel.line, &self.programs, self.smoke, &self.filter)?;
         let job = Job {
             verify: Some(contents::binary("verify")?),
             runs,
-            environment: vec![(PATIENCE.0.to_owned(), PATIENCE.1.to_owned())],
+            environment: slow(),
             ..Job::default()
         };
         let image = self.image(kernel, job)?;
@@ -100,7 +95,7 @@ impl Boots {
 
     /// Runs the test of two nodes, each on a machine of its own.
     fn pair(&self, kernel: &Kernel, report: &mut Report) -> Result<()> {
-        let runs = suites::pair(&self.programs, self.smoke, self.filter.as_deref())?;
+        let runs = suites::pair(&self.programs, self.smoke, &self.filter)?;
         if runs.is_empty() {
             return Ok(());
         }
@@ -109,7 +104,7 @@ impl Boots {
         for (number, run) in runs.into_iter().enumerate() {
             let job = Job {
                 runs: vec![run],
-                environment: vec![(PATIENCE.0.to_owned(), PATIENCE.1.to_owned())],
+                environment: slow(),
                 ..Job::default()
             };
             let file = self.out.join(format!("{name}.pair{number}.image"));
@@ -166,7 +161,7 @@ impl Boots {
                         });
                     }
                     let log = format!("{}.pair{number}.console", kernel.line.name());
-                    watch(&machine, BOOT, &self.out.join(log), |event| {
+                    listen(&machine, BOOT, &self.out.join(log), |event| {
                         if let Ok(mut report) = report.lock() {
                             report.take(event);
                         }
@@ -196,7 +191,7 @@ impl Boots {
     pub fn shell(&self, kernel: &Kernel) -> Result<()> {
         let job = Job {
             shell: true,
-            runs: suites::runs(kernel.line, &self.programs, false, None)?,
+            runs: suites::runs(kernel.line, &self.programs, false, &[])?,
             ..Job::default()
         };
         let image = self.image(kernel, job)?;
@@ -221,16 +216,11 @@ impl Boots {
         Ok(file)
     }
 
-    fn boot(
-        &self,
-        kernel: &Kernel,
-        image: &std::path::Path,
-        report: &mut Report,
-    ) -> Result<Watched> {
+    fn boot(&self, kernel: &Kernel, image: &Path, report: &mut Report) -> Result<Watched> {
         let log = self.out.join(format!("{}.console", kernel.line.name()));
         if kvm_may_work(&self.cache) {
             let machine = self.machine(kernel, image, Accelerator::Kvm);
-            let watched = watch(&machine, BOOT_KVM, &log, |event| report.take(event))?;
+            let watched = listen(&machine, BOOT_KVM, &log, |event| report.take(event))?;
             if !matches!(watched.end, End::NotBooted(_)) {
                 return Ok(watched);
             }
@@ -241,13 +231,13 @@ impl Boots {
             kvm_failed(&self.cache);
         }
         let machine = self.machine(kernel, image, Accelerator::Emulation);
-        watch(&machine, BOOT, &log, |event| report.take(event))
+        listen(&machine, BOOT, &log, |event| report.take(event))
     }
 
     fn machine<'a>(
         &self,
         kernel: &'a Kernel,
-        image: &'a std::path::Path,
+        image: &'a Path,
         accelerator: Accelerator,
     ) -> Machine<'a> {
         Machine {
@@ -258,4 +248,23 @@ impl Boots {
             networks: Vec::new(),
         }
     }
+}
+
+fn listen(
+    machine: &Machine<'_>,
+    boot: Duration,
+    log: &Path,
+    told: impl FnMut(&Event),
+) -> Result<Watched> {
+    watch(
+        |port| machine.watched(port),
+        Limits::booting(boot),
+        log,
+        told,
+    )
+}
+
+fn slow() -> Vec<(String, String)> {
+    SLOW.map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into()
 }

@@ -25,9 +25,9 @@ struct Arguments {
     /// 6.1, 6.12, 7.3 or all; may be repeated.
     #[arg(long, default_value = "all")]
     kernel: Vec<String>,
-    /// Only tests whose full name (suite::module::test) has this in it.
+    /// Only tests whose full name (suite::module::test) has this in it; may be repeated.
     #[arg(long)]
-    test: Option<String>,
+    test: Vec<String>,
     /// Only the small set that every change runs.
     #[arg(long)]
     smoke: bool,

@@ -68,8 +68,8 @@ fn first() -> Result<()> {
     }
     let mut child = Command::new("/proc/self/exe");
     if job.shell {
-        child = Command::new("/bin/sh");
-        child.arg("-l");
+        child = Command::new("/usr/sbin/bash");
+        child.arg("--login");
         system::own_terminal(&mut child);
     }
     child

@@ -67,7 +67,7 @@ fn names(run: &Run) -> Result<Vec<String>> {
         let mut prefixes = run.prefixes.iter();
         (run.prefixes.is_empty() || prefixes.any(|prefix| name.starts_with(prefix)))
             && !run.excluded.contains(name)
-            && run.filter.as_ref().is_none_or(|part| full.contains(part))
+            && (run.filter.is_empty() || run.filter.iter().any(|part| full.contains(part)))
     });
     Ok(names)
 }

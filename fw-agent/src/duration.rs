@@ -1,10 +1,23 @@
-//! Lengths of time on the command line: `30d`, `12h`, `90m`, `45s`, `1w 2d`.
+//! Lengths of time as people write and read them: `30d`, `12h`, `90m`, `45s`, `1w 2d`.
+
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use jiff::{Span, SpanRelativeTo};
 
-/// Seconds of a length of time; days have 24 hours.
-pub(super) fn seconds(text: &str) -> Result<u64> {
+/// Seconds of a length of time.
+///
+/// # Errors
+/// As [`length`].
+pub fn seconds(text: &str) -> Result<u64> {
+    Ok(length(text)?.as_secs())
+}
+
+/// A length of time; days have 24 hours.
+///
+/// # Errors
+/// The text is none, or one without a fixed length.
+pub fn length(text: &str) -> Result<Duration> {
     let span: Span = text
         .parse()
         .with_context(|| format!("{text:?} is no length of time, such as 30d or 12h"))?;
@@ -12,11 +25,11 @@ pub(super) fn seconds(text: &str) -> Result<u64> {
         .to_duration(SpanRelativeTo::days_are_24_hours())
         .with_context(|| format!("{text:?} has no fixed length"))?;
     ensure!(!length.is_negative(), "{text:?} is negative");
-    Ok(length.as_secs().unsigned_abs())
+    Ok(length.unsigned_abs())
 }
 
 /// A length of time in its two largest units: `3d 4h`, `12s`.
-pub(super) fn short(seconds: u64) -> String {
+pub fn short(seconds: u64) -> String {
     let units = [(86_400, "d"), (3600, "h"), (60, "m"), (1, "s")];
     let mut rest = seconds;
     let mut parts = Vec::new();
