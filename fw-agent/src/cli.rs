@@ -2,13 +2,17 @@
 //!
 //! Exit codes: 0 done, 1 something is not enforced as written (or a query was not understood), 2 failure.
 
+mod apply;
 mod backend;
 mod ban;
 mod check;
 mod compile;
+mod confirm;
 mod conntrack;
 mod counters;
+mod diff;
 mod examples;
+mod import;
 mod known;
 mod live;
 mod localnet;
@@ -61,7 +65,7 @@ struct PlaceArguments {
     /// The agent's settings [default: /etc/tapwall/agent.toml, which need not exist].
     #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
-    /// Configuration tree, laid out like /etc/pve [default: /etc/pve].
+    /// Configuration tree, laid out like /etc/pve [default: /etc/pve; where there is none, /etc/tapwall with a plain host's firewall/host.fw].
     #[arg(long, value_name = "DIR", global = true)]
     root: Option<PathBuf>,
     /// Name of the node in the tree [default: the host's name].
@@ -73,7 +77,7 @@ struct PlaceArguments {
     /// Directory of the agent's lock, record and control socket [default: /run/tapwall].
     #[arg(long, value_name = "DIR", global = true)]
     run_dir: Option<PathBuf>,
-    /// Directory of what outlives a boot, bans among it [default: /var/lib/tapwall].
+    /// Directory of what outlives a boot: bans, the last good configuration, what is on trial [default: /var/lib/tapwall].
     #[arg(long, value_name = "DIR", global = true)]
     state_dir: Option<PathBuf>,
 }
@@ -92,7 +96,8 @@ impl PlaceArguments {
             None => self.node.or(settings.node),
         };
         Ok(Place {
-            root: self.root.unwrap_or(settings.root),
+            root: self.root.unwrap_or_else(|| settings.root.clone()),
+            own_root: settings.root,
             node,
             pin_dir: self.pin_dir.unwrap_or(settings.pin_directory),
             run_dir: self.run_dir.unwrap_or(settings.run_directory),
@@ -107,6 +112,8 @@ impl PlaceArguments {
 #[derive(Clone, Debug)]
 struct Place {
     root: PathBuf,
+    /// The tree that is this machine's.
+    own_root: PathBuf,
     node: Option<String>,
     pin_dir: PathBuf,
     run_dir: PathBuf,
@@ -151,6 +158,24 @@ enum Verb {
     Rule(rule::Arguments),
     /// Print the firewall files without what is not in force: lines in error, disabled rules, definitions that are replaced.
     Save(save::Arguments),
+    /// Say what a candidate would change, by policy.
+    ///
+    /// Exits with 0 if nothing that is enforced differs and every line is enforced, with 1 if something differs or some line is not enforced, with 2 if
+    /// the configurations cannot be read.
+    Diff(diff::Arguments),
+    /// Put a candidate in force: for a while, or for good.
+    ///
+    /// The candidate is checked, compared with what is in force, and the connections of this node are judged by it. If something is wrong with it, or
+    /// somebody would be cut off, nothing is done without --force. Exits with 0 if it is in force, with 1 if it is although some line is not enforced (and with
+    /// --dry-run if something would change), with 2 if it was refused or failed.
+    Apply(apply::Arguments),
+    /// Write what is on trial into the files.
+    Confirm(confirm::Arguments),
+    /// End what is on trial; if nothing is, bring back the files as they were before the last apply.
+    Revert(confirm::Arguments),
+    /// Translate another firewall's rules to a firewall file of this one.
+    #[command(subcommand)]
+    Import(import::Arguments),
     /// Drop everything from these addresses at once, whatever the rules say: for the host and all guests under policy, running flows too.
     ///
     /// Refused are the management set, the cluster's nodes, this node's own addresses and gateways, and who administers it right now. The ban is
@@ -203,6 +228,11 @@ impl Verb {
             Self::Conntrack(arguments) => conntrack::run(place, &arguments),
             Self::Rule(arguments) => rule::run(place, &arguments),
             Self::Save(arguments) => save::run(place, &arguments),
+            Self::Diff(arguments) => diff::run(place, &arguments),
+            Self::Apply(arguments) => apply::run(place, &arguments),
+            Self::Confirm(arguments) => confirm::confirm(place, &arguments),
+            Self::Revert(arguments) => confirm::revert(place, &arguments),
+            Self::Import(arguments) => import::run(place, &arguments),
             Self::Ban(arguments) => ban::ban(place, &arguments),
             Self::Unban(arguments) => ban::unban(place, &arguments),
             Self::Bans(arguments) => ban::bans(place, &arguments),
@@ -294,7 +324,8 @@ impl Place {
             Some(node) => config::node_name(&self.root).as_ref() == Some(node),
             None => true,
         };
-        if self.root != Path::new(DEFAULT_ROOT) || !is_here {
+        let is_own = self.root == self.own_root || self.root == Path::new(DEFAULT_ROOT);
+        if !is_own || !is_here {
             return Ok(HostFacts::default());
         }
         let runtime = tokio::runtime::Builder::new_current_thread()

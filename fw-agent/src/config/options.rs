@@ -57,9 +57,21 @@ macro_rules! options {
                 }
             }
 
+            fn fill(&mut self, from: &Self) {
+                $(if self.$field.line.is_none() && from.$field.line.is_some() {
+                    self.$field = Setting { value: from.$field.value.clone(), line: None };
+                })*
+            }
+
             fn lines(&self) -> Vec<(&'static str, u32)> {
                 let lines = [$(($key, self.$field.line),)*];
                 lines.into_iter().filter_map(|(key, line)| Some((key, line?))).collect()
+            }
+
+            fn changes(&self, other: &Self) -> Vec<(&'static str, [Option<u32>; 2])> {
+                let fields = [$(($key, self.$field.value != other.$field.value, [self.$field.line, other.$field.line]),)*];
+                let fields = fields.into_iter().filter(|(_, differs, _)| *differs);
+                fields.map(|(key, _, lines)| (key, lines)).collect()
             }
         }
     };
@@ -73,8 +85,14 @@ pub trait OptionTable: Default {
     /// Sets one option: none if there is no such key, else what there is to say, or why the value is refused.
     fn set(&mut self, key: &str, value: &str, line: u32) -> Option<Result<Set, String>>;
 
+    /// Takes over what another file sets and this one does not, without its lines.
+    fn fill(&mut self, from: &Self);
+
     /// The options that a line set, with that line.
     fn lines(&self) -> Vec<(&'static str, u32)>;
+
+    /// The options whose values are others in `other`, with the line that set each here and there.
+    fn changes(&self, other: &Self) -> Vec<(&'static str, [Option<u32>; 2])>;
 
     /// Reads a line; the notes say what became of a value that is not quite right.
     fn read(&mut self, line: &Line<'_>) -> Result<Vec<Note>, Fault> {

@@ -16,7 +16,7 @@ use fw_common::maps::PortKey;
 use super::answers::unreadable;
 use super::{Agent, debug_log, unix_time};
 use crate::compile::Compiled;
-use crate::config::Sources;
+use crate::config::{Sources, is_plain};
 use crate::datapath::plan::next_image;
 use crate::diagnostic::Severity;
 use crate::image::{HOST, MapImage};
@@ -53,6 +53,8 @@ impl Agent {
                 }
             }
         }
+        // Reading may have ended a trial.
+        news |= std::mem::take(&mut self.news);
         if news && let Some(compiled) = self.compiled.clone() {
             self.carry_out(&compiled);
             self.keep_counters();
@@ -110,23 +112,27 @@ impl Agent {
 
     /// Reads the files. Those that exist but cannot be read keep the contents they had.
     pub(super) fn read(&mut self) -> Result<Sources> {
-        // Both directories exist on every node. If they do not, the cluster file system is not there.
+        // It exists on every node, and a plain host has rules. If neither is there, the cluster file system is not.
         let node = self.options.root.join("nodes").join(&self.options.node);
-        std::fs::read_dir(&node).with_context(|| format!("cannot read {}", node.display()))?;
+        if !is_plain(&self.options.root) {
+            std::fs::read_dir(&node).with_context(|| format!("cannot read {}", node.display()))?;
+        }
         let mut sources = self.reader.read();
+        self.finish_trial(&sources);
         sources.keep_from(&self.sources);
         Ok(sources)
     }
 
-    /// What the files mean here and now, on what the kernel holds.
+    /// What the files mean here and now, with what is on trial, on what the kernel holds.
     pub(super) fn compile(&mut self, sources: &Sources) -> Compiled {
         let present = self.present();
         if self.state_is_unknown {
             self.recover(&present.devices);
         }
+        let sources = self.under_trial(sources);
         let (builder, state) = (&mut self.builder, &self.state);
         self.compiler
-            .compile(sources, &self.facts, unix_time(), |policy| {
+            .compile(&sources, &self.facts, unix_time(), |policy| {
                 next_image(builder, state, policy, &present)
             })
     }
