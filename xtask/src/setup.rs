@@ -8,6 +8,7 @@
 
 mod bpffs;
 pub mod compiler;
+pub mod deb;
 mod linker;
 pub mod packages;
 mod quiet;

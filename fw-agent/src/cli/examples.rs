@@ -162,6 +162,13 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     ("confirm", &["fwctl confirm"]),
     ("revert", &["fwctl revert"]),
     (
+        "import iptables-save",
+        &[
+            "fwctl import iptables-save rules.v4 --ipv6 rules.v6",
+            "fwctl import iptables-save rules.v4 --ipset sets --output /etc/tapwall/firewall/host.fw",
+        ],
+    ),
+    (
         "counters zero",
         &["fwctl counters zero", "fwctl counters zero 100"],
     ),
@@ -174,6 +181,22 @@ const EXAMPLES: &[(&str, &[&str])] = &[
             "fwctl top --once --json",
         ],
     ),
+    (
+        "diff",
+        &[
+            "fwctl diff 100.fw",
+            "fwctl diff new/ --from /etc/pve --json",
+        ],
+    ),
+    (
+        "apply",
+        &[
+            "fwctl apply --dry-run 100.fw",
+            "fwctl apply --confirm 60 100.fw host.fw",
+        ],
+    ),
+    ("confirm", &["fwctl confirm"]),
+    ("revert", &["fwctl revert"]),
     ("start", &["fwctl start"]),
     ("stop", &["fwctl stop"]),
     ("restart", &["fwctl restart"]),

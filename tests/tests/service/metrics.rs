@@ -11,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use fw_agent::control::socket;
+use fw_common::maps::capacity;
 use serde_json::Value;
 use tapwall_tests::agent::Agent;
 use tapwall_tests::installed::installed;
@@ -107,7 +108,11 @@ fn what_passed_and_what_did_not_is_told_by_guest_and_reason() {
     assert!(value("tapwall_reason_packets_total{reason=\"established\"}") >= 1.0);
     assert_eq!(value("tapwall_reason_packets_total{reason=\"ban\"}"), 0.0);
     assert!(value("tapwall_map_entries{map=\"PORTS\"}") >= 2.0);
-    assert_eq!(value("tapwall_map_max_entries{map=\"FLOWS\"}"), 262_144.0);
+    let entries = capacity::entries(capacity::FLOWS);
+    assert_eq!(
+        value("tapwall_map_max_entries{map=\"FLOWS\"}"),
+        f64::from(entries)
+    );
     assert!(value("tapwall_map_entries{map=\"ARENA\"}") > 10.0);
     let flows = values
         .iter()
