@@ -2,12 +2,15 @@
 //!
 //! Exit codes: 0 done, 1 something is not enforced as written (or a query was not understood), 2 failure.
 
+mod apply;
 mod backend;
 mod ban;
 mod check;
 mod compile;
+mod confirm;
 mod conntrack;
 mod counters;
+mod diff;
 mod examples;
 mod import;
 mod known;
@@ -74,7 +77,7 @@ struct PlaceArguments {
     /// Directory of the agent's lock, record and control socket [default: /run/tapwall].
     #[arg(long, value_name = "DIR", global = true)]
     run_dir: Option<PathBuf>,
-    /// Directory of what outlives a boot, bans among it [default: /var/lib/tapwall].
+    /// Directory of what outlives a boot: bans, the last good configuration, what is on trial [default: /var/lib/tapwall].
     #[arg(long, value_name = "DIR", global = true)]
     state_dir: Option<PathBuf>,
 }
@@ -155,6 +158,21 @@ enum Verb {
     Rule(rule::Arguments),
     /// Print the firewall files without what is not in force: lines in error, disabled rules, definitions that are replaced.
     Save(save::Arguments),
+    /// Say what a candidate would change, by policy.
+    ///
+    /// Exits with 0 if nothing that is enforced differs and every line is enforced, with 1 if something differs or some line is not enforced, with 2 if
+    /// the configurations cannot be read.
+    Diff(diff::Arguments),
+    /// Put a candidate in force: for a while, or for good.
+    ///
+    /// The candidate is checked, compared with what is in force, and the connections of this node are judged by it. If something is wrong with it, or
+    /// somebody would be cut off, nothing is done without --force. Exits with 0 if it is in force, with 1 if it is although some line is not enforced (and with
+    /// --dry-run if something would change), with 2 if it was refused or failed.
+    Apply(apply::Arguments),
+    /// Write what is on trial into the files.
+    Confirm(confirm::Arguments),
+    /// End what is on trial; if nothing is, bring back the files as they were before the last apply.
+    Revert(confirm::Arguments),
     /// Translate another firewall's rules to a firewall file of this one.
     #[command(subcommand)]
     Import(import::Arguments),
@@ -210,6 +228,10 @@ impl Verb {
             Self::Conntrack(arguments) => conntrack::run(place, &arguments),
             Self::Rule(arguments) => rule::run(place, &arguments),
             Self::Save(arguments) => save::run(place, &arguments),
+            Self::Diff(arguments) => diff::run(place, &arguments),
+            Self::Apply(arguments) => apply::run(place, &arguments),
+            Self::Confirm(arguments) => confirm::confirm(place, &arguments),
+            Self::Revert(arguments) => confirm::revert(place, &arguments),
             Self::Import(arguments) => import::run(place, &arguments),
             Self::Ban(arguments) => ban::ban(place, &arguments),
             Self::Unban(arguments) => ban::unban(place, &arguments),

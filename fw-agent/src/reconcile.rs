@@ -10,6 +10,7 @@
 //! 3. Changes that come together are carried out together.
 //! 4. A round is [`round`]; what it decided is carried out by [`carry`] and noted by [`note`].
 //! 5. What was carried out is kept on disk ([`keeper`]); until the files can be read for the first time, that is enforced.
+//! 6. Another configuration may be on [`trial`]: it stands in the files' place until its time is over.
 //!
 //! Invariant: the firewall is opened only by a configuration that says so and that could be read. A root directory that is gone, or a file that
 //! exists and cannot be read, changes nothing; one that is gone or cut off does not open what it had closed.
@@ -28,6 +29,7 @@ mod note;
 mod outputs;
 mod round;
 mod sweeper;
+mod trial;
 mod watch;
 
 use std::net::SocketAddr;
@@ -60,6 +62,8 @@ use crate::metrics::{self, Exporter};
 use crate::notify::Manager;
 use crate::record::{Record, RunDirectory};
 use crate::settings::Interfaces;
+use crate::trial::Trial;
+use crate::trial::store::Store;
 
 /// Where the agent finds and puts things.
 #[derive(Clone, Debug)]
@@ -140,6 +144,7 @@ pub async fn run(options: Options) -> Result<()> {
 
     let mut events = Events::listen(&options.root, &options.node, links, control, closed)?;
     let cache = Cache::new(&options.state_directory, &options.root, &options.node);
+    let trials = Store::new(&options.state_directory, &options.root, &options.node);
     let cached = cache.load().unwrap_or_else(|error| {
         tracing::error!("{:#}; it is not used", anyhow::Error::from(error));
         None
@@ -161,6 +166,9 @@ pub async fn run(options: Options) -> Result<()> {
         compiled: None,
         cached_at: None,
         keeper: Keeper::start(cache),
+        kept: String::new(),
+        trials,
+        trial: None,
         digests: Digests::default(),
         facts,
         orders,
@@ -178,6 +186,7 @@ pub async fn run(options: Options) -> Result<()> {
         started: Instant::now(),
     };
     agent.order();
+    agent.take_up_trial();
     agent.start_from(cached);
     agent.reconcile(present, true);
     // After the settings are written: timeouts are among them.
@@ -226,6 +235,7 @@ pub async fn run(options: Options) -> Result<()> {
                 let news = std::mem::take(&mut facts_are_old) && agent.look_around(&netlink).await;
                 agent.look_after_pins();
                 agent.look_after_bans();
+                agent.look_after_trial();
                 events.look() || agent.is_due() || news || !agent.reader.is_certain()
             }
             Event::Terminate(signal) => break signal,
@@ -242,6 +252,18 @@ pub async fn run(options: Options) -> Result<()> {
             }
             Event::Control(Request::Diagnostics(to)) => {
                 reply(to, agent.diagnostics());
+                continue;
+            }
+            Event::Control(Request::Begin(to)) => {
+                reply(to, agent.begin_trial());
+                continue;
+            }
+            Event::Control(Request::Confirm(to)) => {
+                reply(to, agent.confirm_trial());
+                continue;
+            }
+            Event::Control(Request::Revert(to)) => {
+                reply(to, agent.revert_trial());
                 continue;
             }
             Event::Control(Request::Reload(to)) => {
@@ -268,6 +290,7 @@ pub async fn run(options: Options) -> Result<()> {
         manager.round(&agent.sentence());
     };
     tracing::info!("{ended_by}: stopping; the policy stays in force");
+    agent.leave_trial();
     drop(doorkeeper);
     manager.stopping();
     serving.abort();
@@ -312,6 +335,12 @@ struct Agent {
     /// When the files in force were kept, if they are from the cache and not yet from the tree.
     cached_at: Option<String>,
     keeper: Keeper,
+    /// Name of the contents that were handed to it last.
+    kept: String,
+    /// Where trials are kept.
+    trials: Store,
+    /// What stands in the place of files.
+    trial: Option<Trial>,
     /// What the doorkeeper is to close.
     orders: Arc<Orders>,
     /// There is something to plan or to record that neither files nor devices show.

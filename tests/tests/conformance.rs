@@ -15,6 +15,7 @@ use fw_common::wire::{Headers, IpVersion, Packet as _, protocol};
 use tapwall_tests::conformance;
 use tapwall_tests::kernel::TestKernel;
 use tapwall_tests::model::{self, Segment, first_state, judge_on, traits_of};
+use tapwall_tests::patience::repetitions;
 
 /// When the packets are sent: 2026, for configurations that turn themselves off.
 const NOW: u64 = 1_790_000_000;
@@ -27,9 +28,10 @@ fn every_packet_meets_its_verdict() {
         .map(|entry| entry.unwrap().path())
         .collect();
     files.sort();
+    let every = files.len() / repetitions(files.len() as u32) as usize;
     let mut report = Report::default();
     let mut kernel = TestKernel::new().unwrap();
-    for file in &files {
+    for file in files.iter().step_by(every) {
         check(file, &mut kernel, &mut report);
     }
     assert_eq!(report.failures, "", "of {} packets", report.packets);

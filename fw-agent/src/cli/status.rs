@@ -9,10 +9,12 @@ use anyhow::{Context, Result};
 
 use super::{Outcome, Place, table};
 use crate::cache::digest;
-use crate::config;
+use crate::config::{self, Sources};
 use crate::control::{Status, client};
 use crate::policy::is_enabled;
 use crate::reconcile::unix_time;
+use crate::trial::store::Store;
+use crate::trial::{self, Moment};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -82,10 +84,12 @@ pub(super) fn status(place: &Place) -> Result<Found> {
         record.enabled = is_enabled(config.cluster.options.enable.value, unix_time());
     }
     // As in the reference, only a running agent has changes to carry out. What cannot be read is not known to have changed.
-    let differs =
-        sources.is_some_and(|now| now.unreadable.is_empty() && digest(&now) != record.digest);
+    let differs = sources
+        .as_ref()
+        .is_some_and(|now| now.unreadable.is_empty() && digest(now) != record.digest);
     let status = Status {
         running,
+        trial: on_disk(place, sources.as_ref()),
         pending: running && (differs || record.incomplete),
         record,
         ..Status::default()
@@ -95,6 +99,17 @@ pub(super) fn status(place: &Place) -> Result<Found> {
         answered: !running,
         silent,
     })
+}
+
+/// What was on trial when the agent ended.
+fn on_disk(place: &Place, sources: Option<&Sources>) -> Option<trial::Status> {
+    let sources = sources?;
+    let store = Store::new(&place.state_dir, &place.root, &sources.node);
+    let trial = store.trial().unwrap_or_else(|error| {
+        eprintln!("fwctl: {:#}", anyhow::Error::from(error));
+        None
+    });
+    Some(trial?.status(&Moment::now().ok()?, sources))
 }
 
 fn print(out: &mut impl Write, status: &Status) -> std::io::Result<()> {
@@ -111,6 +126,9 @@ fn print(out: &mut impl Write, status: &Status) -> std::io::Result<()> {
         ""
     };
     writeln!(out, "Status: {enabled}/{running}{pending}")?;
+    for line in status.trial.iter().flat_map(trial::Status::lines) {
+        writeln!(out, "{line}")?;
+    }
     if record.generation == 0 {
         for degraded in &record.degraded {
             writeln!(out, "degraded: {degraded}")?;

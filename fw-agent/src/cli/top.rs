@@ -22,7 +22,7 @@ use std::io::{IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -224,11 +224,7 @@ fn hear(screen: &mut Screen, ears: &Ears, clock: &mut Clock) -> Result<Heard> {
     let mut heard = Heard::default();
     let mut dropped = false;
     clock.refresh();
-    loop {
-        let next = match ears.said.try_recv() {
-            Ok(next) => next,
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
-        };
+    while let Ok(next) = ears.said.try_recv() {
         heard.is_new = true;
         match next {
             Said::Look(sample, names, notes) => {

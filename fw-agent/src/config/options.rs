@@ -67,6 +67,12 @@ macro_rules! options {
                 let lines = [$(($key, self.$field.line),)*];
                 lines.into_iter().filter_map(|(key, line)| Some((key, line?))).collect()
             }
+
+            fn changes(&self, other: &Self) -> Vec<(&'static str, [Option<u32>; 2])> {
+                let fields = [$(($key, self.$field.value != other.$field.value, [self.$field.line, other.$field.line]),)*];
+                let fields = fields.into_iter().filter(|(_, differs, _)| *differs);
+                fields.map(|(key, _, lines)| (key, lines)).collect()
+            }
         }
     };
 }
@@ -84,6 +90,9 @@ pub trait OptionTable: Default {
 
     /// The options that a line set, with that line.
     fn lines(&self) -> Vec<(&'static str, u32)>;
+
+    /// The options whose values are others in `other`, with the line that set each here and there.
+    fn changes(&self, other: &Self) -> Vec<(&'static str, [Option<u32>; 2])>;
 
     /// Reads a line; the notes say what became of a value that is not quite right.
     fn read(&mut self, line: &Line<'_>) -> Result<Vec<Note>, Fault> {

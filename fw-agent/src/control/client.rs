@@ -3,12 +3,13 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
-use hyper::{Method, Request};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
@@ -31,6 +32,30 @@ pub fn reload(run_directory: &Path) -> Result<Status> {
     ask(run_directory, Method::POST, "/v1/reload")
 }
 
+/// Begins the trial of what is staged; answers how the agent is then.
+///
+/// # Errors
+/// Nobody answers, not in time, or it is refused.
+pub fn begin_trial(run_directory: &Path) -> Result<Status> {
+    ask(run_directory, Method::POST, "/v1/trial")
+}
+
+/// Has the trial not end by itself; answers how the agent is then.
+///
+/// # Errors
+/// Nobody answers, not in time, or it is refused.
+pub fn confirm_trial(run_directory: &Path) -> Result<Status> {
+    ask(run_directory, Method::POST, "/v1/trial/confirm")
+}
+
+/// Ends the trial; answers how the agent is then.
+///
+/// # Errors
+/// Nobody answers, not in time, or it is refused.
+pub fn revert_trial(run_directory: &Path) -> Result<Status> {
+    ask(run_directory, Method::DELETE, "/v1/trial")
+}
+
 /// Sends a request without a body and reads the answer as JSON.
 ///
 /// # Errors
@@ -45,10 +70,17 @@ pub fn ask<T: DeserializeOwned>(run_directory: &Path, method: Method, path: &str
             .await
             .context("no answer in time")?
     });
-    answer.map_err(|error| {
+    let answer = answer.map_err(|error| {
         let sentence = explained(&error, &socket(run_directory));
         error.context(sentence)
-    })
+    })?;
+    answer.map_err(|refused| anyhow!("the agent refuses: {}", refused.error))
+}
+
+/// What the agent answers to what does not fit how things are.
+#[derive(Deserialize)]
+struct Refused {
+    error: String,
 }
 
 /// Why the agent at a socket has not answered, and what to do about it.
@@ -72,7 +104,7 @@ async fn exchange<T: DeserializeOwned>(
     run_directory: &Path,
     method: Method,
     path: &str,
-) -> Result<T> {
+) -> Result<Result<T, Refused>> {
     let stream = UnixStream::connect(socket(run_directory)).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
@@ -85,8 +117,12 @@ async fn exchange<T: DeserializeOwned>(
     let status = response.status();
     let body = response.into_body().collect().await?.to_bytes();
     connection.abort();
+    if status == StatusCode::CONFLICT {
+        return Ok(Err(serde_json::from_slice(&body)?));
+    }
     if !status.is_success() {
         anyhow::bail!("{status}: {}", String::from_utf8_lossy(&body));
     }
-    serde_json::from_slice(&body).context("the answer is not understood")
+    let answer = serde_json::from_slice(&body);
+    answer.context("the answer is not understood").map(Ok)
 }

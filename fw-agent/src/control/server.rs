@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::bans::{self, BanRequests};
-use super::{PATIENCE, Request, socket};
+use super::{Granted, PATIENCE, Request, Status, socket};
 use crate::metrics::Exporter;
 use crate::metrics::server::page;
 
@@ -53,6 +53,8 @@ pub async fn serve(
         .route("/v1/status", get(status))
         .route("/v1/reload", post(reload))
         .route("/v1/diagnostics", get(diagnostics))
+        .route("/v1/trial", get(trial).post(begin).delete(revert))
+        .route("/v1/trial/confirm", post(confirm))
         .route("/v1/metrics", get(page).with_state(exporter))
         .route(
             "/v1/bans",
@@ -79,6 +81,34 @@ async fn diagnostics(State(agent): State<Loop>) -> Response {
     ask(&agent, Request::Diagnostics).await
 }
 
+async fn trial(State(agent): State<Loop>) -> Response {
+    match put(&agent, Request::Status).await {
+        Ok(Status { trial, .. }) => Json(trial).into_response(),
+        Err(failure) => failure,
+    }
+}
+
+async fn begin(State(agent): State<Loop>) -> Response {
+    granted(put(&agent, Request::Begin).await)
+}
+
+async fn confirm(State(agent): State<Loop>) -> Response {
+    granted(put(&agent, Request::Confirm).await)
+}
+
+async fn revert(State(agent): State<Loop>) -> Response {
+    granted(put(&agent, Request::Revert).await)
+}
+
+fn granted(answer: Result<Granted, Response>) -> Response {
+    match answer {
+        Ok(Ok(status)) => Json(status).into_response(),
+        Ok(Err(refusal)) if refusal.is_conflict => failure(StatusCode::CONFLICT, &refusal.why),
+        Ok(Err(refusal)) => failure(StatusCode::INTERNAL_SERVER_ERROR, &refusal.why),
+        Err(failure) => failure,
+    }
+}
+
 async fn unknown() -> Response {
     failure(StatusCode::NOT_FOUND, "no such path")
 }
@@ -90,20 +120,34 @@ async fn not_allowed() -> Response {
     )
 }
 
-/// Puts a question to the loop and waits for its answer.
+/// Answers with what the loop says.
 async fn ask<T: Serialize>(
     agent: &Loop,
     question: impl FnOnce(oneshot::Sender<T>) -> Request,
 ) -> Response {
+    match put(agent, question).await {
+        Ok(answer) => Json(answer).into_response(),
+        Err(failure) => failure,
+    }
+}
+
+/// Puts a question to the loop and waits for its answer.
+async fn put<T>(
+    agent: &Loop,
+    question: impl FnOnce(oneshot::Sender<T>) -> Request,
+) -> Result<T, Response> {
     let (sender, answer) = oneshot::channel();
     let asked = async {
         agent.send(question(sender)).await.ok()?;
         answer.await.ok()
     };
     match timeout(PATIENCE, asked).await {
-        Ok(Some(answer)) => Json(answer).into_response(),
-        Ok(None) => failure(StatusCode::SERVICE_UNAVAILABLE, "the agent is ending"),
-        Err(_elapsed) => failure(StatusCode::GATEWAY_TIMEOUT, "the agent is busy"),
+        Ok(Some(answer)) => Ok(answer),
+        Ok(None) => Err(failure(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the agent is ending",
+        )),
+        Err(_elapsed) => Err(failure(StatusCode::GATEWAY_TIMEOUT, "the agent is busy")),
     }
 }
 

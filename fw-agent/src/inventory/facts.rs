@@ -12,7 +12,7 @@ use std::path::Path;
 use futures_util::stream::TryStreamExt;
 use fw_common::wire::Address;
 use ipnet::IpNet;
-use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, Prop};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType, RouteVia,
@@ -56,18 +56,8 @@ impl HostFacts {
         let mut addresses = netlink.address().get().execute();
         while let Some(message) = addresses.try_next().await? {
             let length = message.header.prefix_len;
-            // Of a point-to-point link the local address is the host's own, elsewhere both are the same.
-            let mut own = None;
-            for attribute in &message.attributes {
-                if let AddressAttribute::Local(address) = attribute {
-                    own = Some(*address);
-                } else if let AddressAttribute::Address(address) = attribute {
-                    own = own.or(Some(*address));
-                }
-            }
-            facts
-                .addresses
-                .extend(own.and_then(|address| IpNet::new(address, length).ok()));
+            let net = own(&message).and_then(|address| IpNet::new(address, length).ok());
+            facts.addresses.extend(net);
         }
         for all in [
             RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(),
@@ -136,6 +126,33 @@ fn gateway(attribute: &RouteAttribute) -> Option<IpAddr> {
         return Some(IpAddr::V6(*address));
     }
     None
+}
+
+/// Interface index of each of the host's addresses; of one that several interfaces have, that of one.
+///
+/// # Errors
+/// Netlink fails.
+pub async fn interfaces(netlink: &Handle) -> Result<BTreeMap<IpAddr, u32>, rtnetlink::Error> {
+    let mut found = BTreeMap::new();
+    let mut addresses = netlink.address().get().execute();
+    while let Some(message) = addresses.try_next().await? {
+        found.extend(own(&message).map(|own| (own, message.header.index)));
+    }
+    Ok(found)
+}
+
+/// The host's own address in a message about one.
+fn own(message: &AddressMessage) -> Option<IpAddr> {
+    // Of a point-to-point link the local address is the host's own, elsewhere both are the same.
+    let mut own = None;
+    for attribute in &message.attributes {
+        if let AddressAttribute::Local(address) = attribute {
+            own = Some(*address);
+        } else if let AddressAttribute::Address(address) = attribute {
+            own = own.or(Some(*address));
+        }
+    }
+    own
 }
 
 /// An address as the packet pipeline has it.

@@ -12,6 +12,14 @@ impl Agent {
     /// How things are, in a sentence.
     pub(super) fn sentence(&self) -> String {
         let Record { generation, .. } = self.record;
+        if let Some(trial) = &self.trial {
+            let what = if trial.confirmed {
+                "confirmed"
+            } else {
+                "on trial"
+            };
+            return format!("generation {generation}, {what} since {}", trial.begun_at);
+        }
         match (&self.read_error, self.record.degraded.len()) {
             (Some(error), _) => format!("generation {generation}; {error}"),
             (None, 0) => format!(
@@ -29,12 +37,14 @@ impl Agent {
             record.degraded.extend(self.unread());
         }
         let now = self.read();
+        let trial = self.trial_status(now.as_ref().unwrap_or(&self.sources));
         let differs = now.is_ok_and(|now| now != self.sources);
         Status {
             running: true,
             version: Some(env!("CARGO_PKG_VERSION").to_owned()),
             uptime: Some(self.started.elapsed().as_secs()),
             pending: differs || record.incomplete,
+            trial,
             record,
         }
     }

@@ -30,27 +30,33 @@ impl Agent {
                 .count()
         };
         let digest = self.digests.of(&self.sources);
-        let ports = compiled.policy.ports.iter().map(|port| {
-            let device = port.device();
-            PortRecord {
-                ifindex: devices.get(&device).copied(),
-                attached: self.has_programs(&device),
-                vmid: port.port.vmid,
-                net: port.port.net,
-                device,
-            }
-        });
+        let ports = compiled.policy.ports.iter();
+        let ports: Vec<_> = ports
+            .map(|port| {
+                let device = port.device();
+                PortRecord {
+                    ifindex: devices.get(&device).copied(),
+                    attached: self.has_programs(&device),
+                    vmid: port.port.vmid,
+                    net: port.port.net,
+                    device,
+                }
+            })
+            .collect();
         // A tree that could not be read has set `retry` too, but nothing of it was tried.
         let incomplete = self.retry && self.read_error.is_none();
-        if self.read_error.is_none() && !incomplete && digest != self.record.digest {
+        // What is on trial is not known to be good, nor are the files without it.
+        let is_good = self.read_error.is_none() && !incomplete && self.trial.is_none();
+        if is_good && digest != self.kept {
             self.keeper.keep(self.sources.clone());
+            self.kept.clone_from(&digest);
         }
         self.record = Record {
             pid: self.record.pid,
             generation: self.record.generation + 1,
             enabled: compiled.policy.enabled,
             applied_at: jiff::Timestamp::now().to_string(),
-            ports: ports.collect(),
+            ports,
             closed: self.closed(present),
             host: self.host_record(compiled, present),
             uplinks: self.uplink_records(),

@@ -53,6 +53,8 @@ impl Agent {
                 }
             }
         }
+        // Reading may have ended a trial.
+        news |= std::mem::take(&mut self.news);
         if news && let Some(compiled) = self.compiled.clone() {
             self.carry_out(&compiled);
             self.keep_counters();
@@ -116,19 +118,21 @@ impl Agent {
             std::fs::read_dir(&node).with_context(|| format!("cannot read {}", node.display()))?;
         }
         let mut sources = self.reader.read();
+        self.finish_trial(&sources);
         sources.keep_from(&self.sources);
         Ok(sources)
     }
 
-    /// What the files mean here and now, on what the kernel holds.
+    /// What the files mean here and now, with what is on trial, on what the kernel holds.
     pub(super) fn compile(&mut self, sources: &Sources) -> Compiled {
         let present = self.present();
         if self.state_is_unknown {
             self.recover(&present.devices);
         }
+        let sources = self.under_trial(sources);
         let (builder, state) = (&mut self.builder, &self.state);
         self.compiler
-            .compile(sources, &self.facts, unix_time(), |policy| {
+            .compile(&sources, &self.facts, unix_time(), |policy| {
                 next_image(builder, state, policy, &present)
             })
     }

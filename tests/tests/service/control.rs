@@ -57,6 +57,11 @@ fn it_answers_what_it_knows_and_refuses_the_rest() {
         ("GET /v2/status", "404"),
         ("GET /v1/reload", "405"),
         ("POST /v1/status", "405"),
+        ("GET /v1/trial", "200"),
+        ("PUT /v1/trial", "405"),
+        ("POST /v1/trial", "409"),
+        ("DELETE /v1/trial", "409"),
+        ("POST /v1/trial/confirm", "409"),
     ] {
         let answer = http(&agent, request);
         assert!(
@@ -64,6 +69,34 @@ fn it_answers_what_it_knows_and_refuses_the_rest() {
             "{request}: {answer}"
         );
     }
+}
+
+#[test]
+fn what_is_on_trial_is_told_and_ended() {
+    let namespace = Netns::new("trial").unwrap();
+    let tree = ConfigTree::with_demo_guests().unwrap();
+    let agent = Agent::start(&namespace, &tree).unwrap();
+    let trial = || {
+        let answer = http(&agent, "GET /v1/trial");
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+        serde_json::from_str::<serde_json::Value>(body).unwrap()
+    };
+    assert!(trial().is_null());
+    let candidate = tree.path().join("100.fw");
+    std::fs::write(&candidate, "[OPTIONS]\nenable: 1\n").unwrap();
+    let apply = ["apply", "--confirm", "600", candidate.to_str().unwrap()];
+    assert!(agent.fwctl(&apply).unwrap().status.success());
+    let found = trial();
+    assert_eq!(found["files"], serde_json::json!(["firewall/100.fw"]));
+    assert!(
+        found["seconds_left"]
+            .as_u64()
+            .is_some_and(|left| left > 500 && left <= 600)
+    );
+    assert_eq!(found["unwritten"], serde_json::json!([]));
+    let answer = http(&agent, "DELETE /v1/trial");
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(trial().is_null());
 }
 
 #[test]

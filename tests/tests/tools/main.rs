@@ -1,7 +1,9 @@
 //! What an administrator reaches for: each verb of `fwctl` against a node with traffic. Needs root.
 
+mod apply;
 mod bans;
 mod conntrack;
+mod diff;
 mod errors;
 mod guide;
 mod import;

@@ -133,9 +133,9 @@ fn frames_are_printed_with_the_rates_of_an_interval() {
     let rule = rules.iter().find(|rule| rule["line"] == 6).unwrap();
     assert_eq!(rule["file"], "firewall/100.fw", "{said}");
     assert!(rule["hits_per_second"].as_f64().unwrap() > 1.0, "{said}");
-    match &said["drops"]["not_live"] {
-        serde_json::Value::Null => assert_eq!(said["drops"]["packets"][0]["dport"], 5000, "{said}"),
-        why => assert!(why.as_str().unwrap().contains("does not allow"), "{said}"),
+    match said["drops"]["not_live"].as_str() {
+        None => assert_eq!(said["drops"]["packets"][0]["dport"], 5000, "{said}"),
+        Some(why) => assert!(why.contains("does not allow"), "{said}"),
     }
     assert!(text.contains("\nrules, by rate\n"), "{text}");
     assert!(text.contains("firewall/100.fw:6: IN DROP -p udp"), "{text}");

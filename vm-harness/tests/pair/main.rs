@@ -62,6 +62,8 @@ const COROSYNC_PORT: u16 = 5405;
 const HOST_TO_HOST: [(u16, Answer); 3] = [(8006, Answered), (9000, Silent), (8443, Silent)];
 /// From a host to the other's guest.
 const HOST_TO_GUEST: [(u16, Answer); 3] = [(80, Silent), (81, Answered), (82, Refused)];
+/// From a guest to the other host.
+const GUEST_TO_HOST: [(u16, Answer); 2] = [(8006, Answered), (9000, Silent)];
 /// From a guest to the other guest: 81 is dropped where it leaves, though the other end would accept it.
 const GUEST_TO_GUEST: [(u16, Answer); 3] = [(80, Answered), (81, Silent), (82, Refused)];
 
@@ -180,6 +182,10 @@ fn traffic_between_nodes_is_judged_on_both() {
     let to = SocketAddr::new(there, COROSYNC_PORT);
     let seen = exchange(host.0, host.1, to, b"token", TIMEOUT);
     assert_eq!(seen, Answered, "corosync\n{}", words());
+    // Guests are in the local network, which may manage a node; its cluster is the nodes' alone.
+    try_ports("guest to host", inside, there, &GUEST_TO_HOST);
+    let seen = exchange(inside.0, inside.1, to, b"token", TIMEOUT);
+    assert_eq!(seen, Silent, "corosync from a guest\n{}", words());
     peer.wait("judged");
     agent.stop().unwrap();
     node.fwctl(&["stop"]).unwrap();

@@ -119,10 +119,10 @@ impl Screen {
 
     pub(super) fn key(&mut self, key: KeyEvent) -> After {
         if key.modifiers.contains(KeyModifiers::CONTROL) {
-            return match key.code {
-                KeyCode::Char('c' | 'd') => After::Quit,
-                KeyCode::Char('l') => After::DrawAll,
-                _ => After::Draw,
+            return match key.code == KeyCode::Char('l') {
+                true => After::DrawAll,
+                false if key.code == KeyCode::Char('c') => After::Quit,
+                false => After::Draw,
             };
         }
         self.complaint = None;
@@ -135,53 +135,76 @@ impl Screen {
             return After::Draw;
         }
         match key.code {
-            KeyCode::Char('q') => return After::Quit,
+            KeyCode::Char(letter) => return self.letter(letter),
             KeyCode::Esc if self.wish.guest.is_none() => return After::Quit,
             KeyCode::Esc => self.only(None),
-            KeyCode::Char('?' | 'h') => self.is_helping = true,
-            KeyCode::Char('/') => self.typing = Some(String::new()),
-            KeyCode::Char('p' | ' ') => {
-                self.is_paused = !self.is_paused;
-                self.renew(false);
-            }
-            KeyCode::Char('s') => self.sort(),
-            KeyCode::Char(digit @ '1'..='4') => {
-                let place = digit as usize - '1' as usize;
-                self.show(Pane::ALL.get(place).copied());
-            }
             KeyCode::Tab => self.turn(1),
             KeyCode::BackTab => self.turn(Pane::ALL.len() - 1),
-            KeyCode::Down | KeyCode::Char('j') => self.scrolled = self.scrolled.saturating_add(1),
-            KeyCode::Up | KeyCode::Char('k') => self.scrolled = self.scrolled.saturating_sub(1),
+            KeyCode::Down => self.scrolled = self.scrolled.saturating_add(1),
+            KeyCode::Up => self.scrolled = self.scrolled.saturating_sub(1),
             KeyCode::PageDown => self.scrolled = self.scrolled.saturating_add(10),
             KeyCode::PageUp => self.scrolled = self.scrolled.saturating_sub(10),
             KeyCode::Home => (self.scrolled, self.shifted) = (0, 0),
             KeyCode::End => self.scrolled = usize::MAX,
             KeyCode::Right => self.shifted = self.shifted.saturating_add(10).min(1000),
             KeyCode::Left => self.shifted = self.shifted.saturating_sub(10),
+            KeyCode::Backspace
+            | KeyCode::Enter
+            | KeyCode::Delete
+            | KeyCode::Insert
+            | KeyCode::F(_)
+            | KeyCode::Null
+            | KeyCode::CapsLock
+            | KeyCode::ScrollLock
+            | KeyCode::NumLock
+            | KeyCode::PrintScreen
+            | KeyCode::Pause
+            | KeyCode::Menu
+            | KeyCode::KeypadBegin
+            | KeyCode::Media(_)
+            | KeyCode::Modifier(_) => {}
+        }
+        After::Draw
+    }
+
+    fn letter(&mut self, letter: char) -> After {
+        match letter {
+            'q' => return After::Quit,
+            '?' | 'h' => self.is_helping = true,
+            '/' => self.typing = Some(String::new()),
+            'p' | ' ' => {
+                self.is_paused = !self.is_paused;
+                self.renew(false);
+            }
+            's' => self.sort(),
+            '1'..='4' => {
+                let place = letter as usize - '1' as usize;
+                self.show(Pane::ALL.get(place).copied());
+            }
             _ => self.complaint = Some("no such key: ? tells them all".to_owned()),
         }
         After::Draw
     }
 
+    /// A key while the name of a guest is typed.
     fn typed(&mut self, mut typed: String, key: KeyCode) {
-        match key {
-            KeyCode::Esc => {}
-            KeyCode::Backspace => {
-                typed.pop();
-                self.typing = Some(typed);
-            }
-            KeyCode::Char(letter) => {
-                typed.push(letter);
-                self.typing = Some(typed);
-            }
-            KeyCode::Enter if typed.trim().is_empty() => self.only(None),
-            KeyCode::Enter => match typed.trim().parse::<Scope>() {
-                Ok(scope) => self.only(Some(scope)),
-                Err(error) => self.complaint = Some(error.to_string()),
-            },
-            _ => self.typing = Some(typed),
+        if key == KeyCode::Esc {
+            return;
         }
+        if key == KeyCode::Enter {
+            let name = typed.trim();
+            return match (name.is_empty(), name.parse::<Scope>()) {
+                (true, _) => self.only(None),
+                (false, Ok(scope)) => self.only(Some(scope)),
+                (false, Err(error)) => self.complaint = Some(error.to_string()),
+            };
+        }
+        if let KeyCode::Char(letter) = key {
+            typed.push(letter);
+        } else if key == KeyCode::Backspace {
+            typed.pop();
+        }
+        self.typing = Some(typed);
     }
 
     /// Shows one guest only, or all.

@@ -32,7 +32,7 @@ const BOOT_KVM: Duration = Duration::from_secs(15);
 const MEMORY: u32 = 3072;
 
 /// Tests wait so many times longer for what has to happen, and repeat so many times less often what looks for rare differences.
-const SLOW: [(&str, &str); 2] = [("TAPWALL_TEST_PATIENCE", "6"), ("TAPWALL_TEST_FEWER", "40")];
+const SLOW: [(&str, &str); 2] = [("TAPWALL_TEST_PATIENCE", "6"), ("TAPWALL_TEST_FEWER", "20")];
 
 /// What all boots have in common.
 pub struct Boots {
