@@ -14,6 +14,7 @@ use crate::edit::{check, write};
 use crate::import::{File, Input, Translation, translate};
 use crate::inventory::facts::HostFacts;
 use crate::reconcile::unix_time;
+use crate::settings::DEFAULT_ROOT;
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Arguments {
@@ -74,7 +75,7 @@ fn iptables_save(place: &Place, arguments: &IptablesSave) -> Result<Outcome> {
         v4: as_file(&v4),
         v6: v6.as_ref().map(as_file),
         sets: sets.as_ref().map(as_file),
-        for_proxmox: !crate::config::is_plain(&place.root),
+        for_proxmox: place.root == Path::new(DEFAULT_ROOT) || place.root.join("nodes").exists(),
     })?;
     let found = wrong(&translation);
     let errors = found

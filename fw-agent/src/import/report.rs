@@ -30,6 +30,27 @@ pub struct Remark {
     pub effect: Effect,
 }
 
+/// A remark about a line, with its number and text.
+pub fn remark(
+    file: &str,
+    (line, text): (Option<u32>, Option<&str>),
+    state: State,
+    why: &str,
+    effect: Effect,
+) -> Remark {
+    Remark {
+        file: file.to_owned(),
+        line,
+        text: text.map(str::to_owned),
+        state,
+        why: why.to_owned(),
+        effect,
+    }
+}
+
+/// A remark about the whole file.
+pub const WHOLE: (Option<u32>, Option<&str>) = (None, None);
+
 /// How far a line is translated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -88,6 +109,13 @@ impl Effect {
     /// Packets are dropped that were accepted.
     pub const CLOSES: Self = Self {
         opens: false,
+        closes: true,
+        ssh: false,
+    };
+
+    /// What follows is not known.
+    pub const UNKNOWN: Self = Self {
+        opens: true,
         closes: true,
         ssh: false,
     };

@@ -114,7 +114,12 @@ fn one_file_rules_two_nics() {
     let words = [
         "rule", "add", "host", "IN", "ACCEPT", "-p", "tcp", "-dport", "9000",
     ];
-    agent.after(|| Ok(drop(done(&agent, &words)))).unwrap();
+    agent
+        .after(|| {
+            done(&agent, &words);
+            Ok(())
+        })
+        .unwrap();
     assert_eq!(
         [plain.tcp(0, 9000), plain.tcp(1, 9000)],
         [Answered, Answered]
@@ -131,7 +136,12 @@ fn one_file_rules_two_nics() {
         "-dport",
         "53",
     ];
-    agent.after(|| Ok(drop(done(&agent, &words)))).unwrap();
+    agent
+        .after(|| {
+            done(&agent, &words);
+            Ok(())
+        })
+        .unwrap();
     assert!(!tree.path().join("firewall/cluster.fw").exists());
 
     // A file that is gone turns nothing off; one that says so does.

@@ -2,11 +2,13 @@
 //!
 //! The machine is this one's Debian with a systemd of its own ([`Booted`]), its network that of a [`DemoNode`], so real packets tell what is in force.
 //!
+//! 0. On a plain host, without `/etc/pve`: the installation filters nothing until `host.fw` says so, and a purge leaves that file.
 //! 1. Without Proxmox's firewall: the installation starts the unit; an upgrade restarts the agent, while datagrams that the policy accepts go on and none that it
 //!    forbids arrives; a unit that is stopped stays so; removal opens; purge leaves nothing but what the administrator wrote. 2. With it: the installation leaves it
 //!    running and Tapwall stopped.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -66,6 +68,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         fs::copy(package, over.path().join(name))
             .with_context(|| format!("copying {}", package.display()))?;
     }
+    plain(&node, over.path())?;
     let settings = over
         .path()
         .join("etc/systemd/system/tapwall.service.d/node.conf");
@@ -100,23 +103,56 @@ fn dpkg(machine: &Booted, words: &[&str]) -> Result<String> {
     machine.insist(&[&command, words].concat())
 }
 
-fn boot(node: &DemoNode, tree: &ConfigTree, over: &Path) -> Result<Booted> {
-    let machine = Booted::start(&node.host.namespace, over, Some(tree.path()))?;
+fn boot(node: &DemoNode, tree: Option<&ConfigTree>, over: &Path) -> Result<Booted> {
+    let tree = tree.map(ConfigTree::path);
+    let machine = Booted::start(&node.host.namespace, over, tree)?;
     machine.context("this needs a machine that lets systemd boot in namespaces")
 }
 
-fn tcp(node: &DemoNode, port: u16) -> Answer {
+/// A plain host is filtered when its file says so. Its own ports are tried, not a guest's.
+fn plain(node: &DemoNode, over: &Path) -> Result<()> {
+    const FILE: &str = "/etc/tapwall/firewall/host.fw";
+    const RULES: &str =
+        "[OPTIONS]\nenable: 1\nlog_level_in: info\n\n[RULES]\nIN ACCEPT -p tcp -dport 80\n";
+    let host = &node.host;
+    let _servers = [80, 81]
+        .map(|port| TcpServer::start(&host.namespace, host.v4_port(port)))
+        .into_iter()
+        .collect::<Result<Vec<_>>>()?;
+    let tried = || [80, 81].map(|port| dial(node, host.v4_port(port)));
+    let machine = boot(node, None, over)?;
+    dpkg(&machine, &["--install", "/old.deb"])?;
+    is(&machine, "active", "enabled")?;
+    ensure!(tried() == [Answered, Answered], "it filters: {:?}", tried());
+    let place = machine.file(FILE);
+    fs::write(&place, RULES).with_context(|| format!("writing {}", place.display()))?;
+    machine.insist(&["fwctl", "reload"])?;
+    ensure!(tried() == [Answered, Silent], "rules: {:?}", tried());
+    let status = machine.insist(&["fwctl", "status"])?;
+    ensure!(status.starts_with("Status: enabled/running"), "{status}");
+    machine.insist(&["fwctl", "check"])?;
+    machine.until("logged", || {
+        let log = fs::read_to_string(machine.file("/var/log/tapwall.log"));
+        Ok(log.is_ok_and(|text| text.contains(" DPT=81 ")))
+    })?;
+    dpkg(&machine, &["--purge", "tapwall"])?;
+    ensure!(tried() == [Answered, Answered], "purged: {:?}", tried());
+    machine.insist(&["test", "-s", FILE])?;
+    ensure!(
+        !machine.file("/var/log/tapwall.log").exists(),
+        "a log is left"
+    );
+    println!("on a plain host: filtered by {FILE}, which a purge leaves");
+    Ok(())
+}
+
+fn dial(node: &DemoNode, to: SocketAddr) -> Answer {
     let outside = &node.outside;
-    connect(
-        &outside.namespace,
-        outside.v4(),
-        node.vm.v4_port(port),
-        TIMEOUT,
-    )
+    connect(&outside.namespace, outside.v4(), to, TIMEOUT)
 }
 
 fn expect(what: &str, node: &DemoNode, answers: [Answer; 2]) -> Result<()> {
-    let seen = [tcp(node, 80), tcp(node, 81)];
+    let seen = [80, 81].map(|port| dial(node, node.vm.v4_port(port)));
     ensure!(
         seen == answers,
         "{what}: ports 80 and 81: {seen:?}, not {answers:?}"
@@ -138,7 +174,7 @@ fn is(machine: &Booted, state: &str, enabled: &str) -> Result<()> {
 }
 
 fn alone(node: &DemoNode, tree: &ConfigTree, over: &Path) -> Result<()> {
-    let machine = boot(node, tree, over)?;
+    let machine = boot(node, Some(tree), over)?;
     dpkg(&machine, &["--install", "/old.deb"])?;
     is(&machine, "active", "enabled")?;
     expect("installed", node, [Answered, Silent])?;
@@ -237,7 +273,7 @@ fn alone(node: &DemoNode, tree: &ConfigTree, over: &Path) -> Result<()> {
 
 fn beside_another(node: &DemoNode, tree: &ConfigTree, over: &Path) -> Result<()> {
     const OTHER: &str = "pve-firewall.service";
-    let machine = boot(node, tree, over)?;
+    let machine = boot(node, Some(tree), over)?;
     machine.insist(&["systemctl", "enable", "--now", OTHER])?;
     let said = dpkg(&machine, &["--install", "/old.deb"])?;
     ensure!(
