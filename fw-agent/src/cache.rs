@@ -26,8 +26,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::config::Sources;
 use crate::config::memo::is_same;
+use crate::config::{PLAIN_HOST_FILE, Sources};
 
 const MAGIC: &[u8] = b"tapwall-cache 2\n";
 const FILE: u8 = 0;
@@ -351,6 +351,7 @@ fn decode(bytes: &[u8]) -> Result<(Header, Sources), &'static str> {
         let (header, body) = part;
         apply(body, &mut sources)?;
         sources.node.clone_from(&header.node);
+        sources.plain = sources.files.contains_key(PLAIN_HOST_FILE);
         last = Some(header);
     }
     let header = last.ok_or("it holds nothing")?;

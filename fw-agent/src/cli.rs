@@ -12,6 +12,7 @@ mod conntrack;
 mod counters;
 mod diff;
 mod examples;
+mod import;
 mod known;
 mod live;
 mod localnet;
@@ -64,7 +65,7 @@ struct PlaceArguments {
     /// The agent's settings [default: /etc/tapwall/agent.toml, which need not exist].
     #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
-    /// Configuration tree, laid out like /etc/pve [default: /etc/pve].
+    /// Configuration tree, laid out like /etc/pve [default: /etc/pve; where there is none, /etc/tapwall with a plain host's firewall/host.fw].
     #[arg(long, value_name = "DIR", global = true)]
     root: Option<PathBuf>,
     /// Name of the node in the tree [default: the host's name].
@@ -95,7 +96,8 @@ impl PlaceArguments {
             None => self.node.or(settings.node),
         };
         Ok(Place {
-            root: self.root.unwrap_or(settings.root),
+            root: self.root.unwrap_or_else(|| settings.root.clone()),
+            own_root: settings.root,
             node,
             pin_dir: self.pin_dir.unwrap_or(settings.pin_directory),
             run_dir: self.run_dir.unwrap_or(settings.run_directory),
@@ -110,6 +112,8 @@ impl PlaceArguments {
 #[derive(Clone, Debug)]
 struct Place {
     root: PathBuf,
+    /// The tree that is this machine's.
+    own_root: PathBuf,
     node: Option<String>,
     pin_dir: PathBuf,
     run_dir: PathBuf,
@@ -169,6 +173,9 @@ enum Verb {
     Confirm(confirm::Arguments),
     /// End what is on trial; if nothing is, bring back the files as they were before the last apply.
     Revert(confirm::Arguments),
+    /// Translate another firewall's rules to a firewall file of this one.
+    #[command(subcommand)]
+    Import(import::Arguments),
     /// Drop everything from these addresses at once, whatever the rules say: for the host and all guests under policy, running flows too.
     ///
     /// Refused are the management set, the cluster's nodes, this node's own addresses and gateways, and who administers it right now. The ban is
@@ -225,6 +232,7 @@ impl Verb {
             Self::Apply(arguments) => apply::run(place, &arguments),
             Self::Confirm(arguments) => confirm::confirm(place, &arguments),
             Self::Revert(arguments) => confirm::revert(place, &arguments),
+            Self::Import(arguments) => import::run(place, &arguments),
             Self::Ban(arguments) => ban::ban(place, &arguments),
             Self::Unban(arguments) => ban::unban(place, &arguments),
             Self::Bans(arguments) => ban::bans(place, &arguments),
@@ -316,7 +324,8 @@ impl Place {
             Some(node) => config::node_name(&self.root).as_ref() == Some(node),
             None => true,
         };
-        if self.root != Path::new(DEFAULT_ROOT) || !is_here {
+        let is_own = self.root == self.own_root || self.root == Path::new(DEFAULT_ROOT);
+        if !is_own || !is_here {
             return Ok(HostFacts::default());
         }
         let runtime = tokio::runtime::Builder::new_current_thread()

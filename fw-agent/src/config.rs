@@ -21,6 +21,7 @@ pub mod long_set;
 pub mod macros;
 pub(crate) mod memo;
 pub mod options;
+mod plain;
 pub mod registry;
 pub mod rule;
 mod sdn;
@@ -40,11 +41,13 @@ use self::elsewhere::Elsewhere;
 use self::line::{Fault, Reporter, Span};
 use self::memo::{Input, Memo};
 use self::options::{ClusterOptions, GuestOptions, HostOptions, VnetOptions};
+use self::plain::PlainHost;
 pub(crate) use self::sdn::read_json;
 pub use self::sdn::{IPAM_STATE, RUNNING_CONFIG, SdnSets};
 pub use self::sources::{
-    CLUSTER_FILE, COROSYNC_FILE, FIREWALL_DIRECTORY, MEMBERS_FILE, Reader, Sources, VNET_DIRECTORY,
-    guest_file, host_file, lxc_directory, node_name, qemu_directory,
+    CLUSTER_FILE, COROSYNC_FILE, FIREWALL_DIRECTORY, MEMBERS_FILE, PLAIN_HOST_FILE, Reader,
+    Sources, VNET_DIRECTORY, guest_file, host_file, is_plain, lxc_directory, node_name,
+    qemu_directory,
 };
 use crate::diagnostic::Diagnostic;
 use crate::inventory::{Guest, Inventory};
@@ -94,6 +97,7 @@ pub fn parse(sources: &Sources) -> (Config, Vec<Diagnostic>) {
 pub struct Parser {
     cluster: Memo<Document<ClusterOptions>>,
     host: Memo<Document<HostOptions>>,
+    plain: PlainHost,
     guests: Memo<Document<GuestOptions>>,
     vnets: Memo<Document<VnetOptions>>,
     sdn: Memo<SdnSets, 3>,
@@ -114,8 +118,16 @@ impl Parser {
             Kind::Cluster,
             &mut found,
         );
-        let path = host_file(&sources.node);
-        let host = document(&mut self.host, of(&path), &path, Kind::Host, &mut found);
+        let path = sources.host_file();
+        let (cluster, host) = match sources.plain {
+            true => self
+                .plain
+                .of(of(&path), cluster, of(CLUSTER_FILE), &mut found),
+            false => {
+                let host = document(&mut self.host, of(&path), &path, Kind::Host, &mut found);
+                (cluster, host)
+            }
+        };
         let mut guests = BTreeMap::new();
         for guest in self.inventory.guests(sources, &mut found) {
             let path = guest_file(guest.vmid);
@@ -140,6 +152,7 @@ impl Parser {
         );
         self.cluster.end_round();
         self.host.end_round();
+        self.plain.end_round();
         self.guests.end_round();
         self.vnets.end_round();
         self.sdn.end_round();

@@ -28,6 +28,7 @@ mod spaces;
 pub mod sweep;
 mod uplink;
 pub mod watch;
+mod words;
 
 pub use attach::{AttachMode, Hook, Role};
 pub use bans::Bans;
@@ -35,6 +36,7 @@ pub use door::{Claim, Door, Newcomer};
 pub use kernel::{Kernel, TestPlace, missing_privilege};
 pub use link::Kept;
 pub use plan::{Action, Plan, State};
+pub use words::Words;
 
 use std::path::PathBuf;
 

@@ -7,6 +7,7 @@
 //! `config` is what the admin wrote, `inventory` what exists on this node, `policy` what it means, `lint` what of it was hardly meant, `image` what goes in each map,
 //! `datapath` how it gets there, `events` what the kernel said, `reconcile` when.
 
+pub mod arguments;
 pub mod bans;
 pub mod cache;
 pub mod cli;
@@ -21,6 +22,7 @@ pub mod duration;
 pub mod edit;
 pub mod events;
 pub mod image;
+pub mod import;
 pub mod inventory;
 pub mod journal;
 pub mod lint;

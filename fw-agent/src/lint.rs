@@ -15,7 +15,7 @@ mod cover;
 mod lockout;
 mod names;
 mod options;
-mod ranges;
+pub(crate) mod ranges;
 mod shadow;
 mod switches;
 

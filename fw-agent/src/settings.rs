@@ -35,6 +35,12 @@ pub const DEFAULT_FILE: &str = "/etc/tapwall/agent.toml";
 /// The configuration of the machine itself.
 pub const DEFAULT_ROOT: &str = "/etc/pve";
 
+/// The configuration of a plain host, where there is no [`DEFAULT_ROOT`].
+pub const PLAIN_ROOT: &str = "/etc/tapwall";
+
+/// Where a plain host's packets are logged unless told otherwise.
+pub const PLAIN_LOG: &str = "/var/log/tapwall.log";
+
 /// Where the last good configuration is kept unless told otherwise.
 pub const DEFAULT_STATE_DIRECTORY: &str = "/var/lib/tapwall";
 
@@ -87,6 +93,18 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// The defaults on this machine: without Proxmox's directory it is a plain host. Proxmox's is there at boot, too, before what belongs in it is.
+    fn of_this_machine() -> Self {
+        match Path::new(DEFAULT_ROOT).exists() {
+            true => Self::default(),
+            false => Self {
+                root: PLAIN_ROOT.into(),
+                log_file: PLAIN_LOG.into(),
+                ..Self::default()
+            },
+        }
+    }
+
     /// Reads the file that the command line `named`, or else the default one, which need not exist.
     ///
     /// # Errors
@@ -95,9 +113,14 @@ impl Settings {
         let path = named.unwrap_or(Path::new(DEFAULT_FILE));
         let file = path.display().to_string();
         match std::fs::read(path) {
-            Ok(bytes) => Ok(Self::parse(&file, &String::from_utf8_lossy(&bytes))),
+            Ok(bytes) => {
+                let text = String::from_utf8_lossy(&bytes);
+                Ok(Self::parse_on(Self::of_this_machine(), &file, &text))
+            }
             Err(error) if named.is_some() => Err(error),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok((Self::default(), Vec::new())),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                Ok((Self::of_this_machine(), Vec::new()))
+            }
             Err(error) => {
                 let found = Diagnostic {
                     file: file.into(),
@@ -109,17 +132,21 @@ impl Settings {
                     effect: "the defaults are used".into(),
                     hint: None,
                 };
-                Ok((Self::default(), vec![found]))
+                Ok((Self::of_this_machine(), vec![found]))
             }
         }
     }
 
-    /// Reads the text of `file`.
+    /// Reads the text of `file`; the defaults are those of a node of Proxmox.
     pub fn parse(file: &str, text: &str) -> (Self, Vec<Diagnostic>) {
+        Self::parse_on(Self::default(), file, text)
+    }
+
+    fn parse_on(defaults: Self, file: &str, text: &str) -> (Self, Vec<Diagnostic>) {
         let mut reader = Reader {
             file,
             text,
-            settings: Self::default(),
+            settings: defaults,
             found: Vec::new(),
         };
         let (table, errors) = DeTable::parse_recoverable(text);

@@ -13,14 +13,13 @@ use crate::maps::{Port, Settings};
 use crate::tables::Tables;
 use crate::wire::{Address, ETHERTYPE_ARP, Headers, IpVersion};
 
-/// The classes of a packet's source and destination in a port's policies; of ARP's sender and target.
+/// Of which version a packet's addresses are; those of ARP are its sender and target.
 #[inline(always)]
-pub fn classes<T: Tables>(tables: T, port: &Port, headers: &Headers) -> [u32; 2] {
-    let version = match (headers.version, headers.ethertype) {
+pub const fn version(headers: &Headers) -> IpVersion {
+    match (headers.version, headers.ethertype) {
         (IpVersion::None, ETHERTYPE_ARP) => IpVersion::V4,
         (version, _) => version,
-    };
-    [&headers.source, &headers.dest].map(|address| class(tables, port, version, address))
+    }
 }
 
 /// The class of an address in a port's policies.

@@ -2,72 +2,200 @@
 //!
 //! In: the arena, where a policy begins, and the packet's value in each field. Out: the rule word of the first rule that all fields satisfy.
 //!
-//! 1. Classes that the policy does not know are replaced by their ancestors ([`crate::lineage`]). Then per field, the value's interval is found by two bitmaps with ranks (no search), and with it the vector of rules that the interval
-//!    satisfies. 2. The summary words of all fields are ANDed; each set bit is a word of 64 rules worth looking at. 3. The words are ANDed;
-//!    the first set bit is the rule.
+//! 1. Classes that the policy does not know are replaced by their ancestors ([`crate::lineage`]). Then, in each field that some rule looks at, the
+//!    value's interval is found by two bitmaps with ranks (no search), and with it a reference that says which rules the interval satisfies. 2. The
+//!    references of all fields are ANDed. Of a policy of few rules that is the answer: they are the rules themselves. 3. Of others it is the groups of
+//!    512 rules worth looking at; of each group, the words of 64 rules worth looking at; the first bit set in the AND of these words is the rule.
 //!
-//! The cost does not depend on the number of rules but for step 2, one round per 64 rules that every field satisfies *somewhere* in them.
+//! The cost does not depend on the number of rules but for step 3, one round per group that every field satisfies *somewhere* in it.
 //! The last rule of a policy matches everything, so there is always an answer; an inconsistent arena is answered with none, which callers
 //! close. After Lakshman and Stiliadis (SIGCOMM 1998) and Baboescu and Varghese (SIGCOMM 2001). Layout: [`crate::maps::policy`].
+//!
+//! The kernel has no instruction that counts bits, and every count is a dozen that wait for each other: so bitmaps are 32 bits wide, with the rank of
+//! the first bit beside them.
+
+use core::hint::black_box;
 
 use crate::maps::RuleWord;
 use crate::maps::classes::{SMALL_BITS, SMALL_CLASSES};
-use crate::maps::policy::{DEST, FIELDS, KNOWN, MAX_SUMMARY, SOURCE, SPACES};
-use crate::tables::{Step, Tables};
+use crate::maps::policy::{
+    DEST, DPORT, ENTRIES, FEW_RULES, FIELDS, GROUP_WORDS, GROUPS, HEAD, KNOWN, PLACE_BITS,
+    PROTOCOL, SOURCE, SPACES, SPORT, TRAITS,
+};
+use crate::tables::{Tables, Words};
 
 /// A packet's value in every field of [`crate::maps::policy`].
 pub type Values = [u32; FIELDS];
 
-/// Finds the first rule that a packet satisfies. `policy` is the index of the policy's first word.
-#[inline(always)]
-pub fn classify<T: Tables>(tables: T, policy: u32, values: &Values) -> Option<RuleWord> {
-    let head = tables.word(policy)?;
-    // Not constants: see [`Step`].
-    let zero = tables.word(0)?;
-    let mut search = Search {
-        tables,
-        summaries: (head >> 32) as u16 & 0xff,
-        loaded: zero as u16,
-        candidates: zero,
-        // Of a constant the kernel's compiler would make a call of a loop over bytes.
-        fields: [[Vector::at(zero as u32, 0); 2]; FIELDS],
-        found: NOT_FOUND ^ zero as u32,
+/// The code once per field: of a loop, the compiler would make one with variable places on the stack.
+macro_rules! each_field {
+    ($field:ident => $code:block) => {
+        each_field!($field => $code, SOURCE, DEST, SPORT, DPORT, PROTOCOL, TRAITS)
     };
-    let mut values = *values;
-    let known = tables.word(policy + KNOWN as u32)?;
-    values[SOURCE] = known_class(tables, policy, known, values[SOURCE])?;
-    values[DEST] = known_class(tables, policy, known, values[DEST])?;
-    let mut entry_at = policy;
-    for (value, field) in values.iter().zip(&mut search.fields) {
-        entry_at += 1;
-        let entry = tables.word(entry_at)?;
-        let common = (entry >> 32) as u32;
-        let specific = interval_vector(tables, policy + entry as u32, *value)?;
-        *field = [common, specific]
-            .map(|offset| Vector::at(policy + offset, u32::from(search.summaries)));
-    }
-    T::repeat(MAX_ROUNDS, &mut search);
-    if search.found == NOT_FOUND {
-        return None;
-    }
-    let rules = tables.word(policy + 1 + FIELDS as u32)? as u32;
-    tables.word(policy + rules + search.found).map(RuleWord)
+    ($field:ident => $code:block, $($number:ident),*) => {
+        $({
+            const $field: usize = $number;
+            $code
+        })*
+    };
 }
 
-/// What stands for a class in the policy's maps.
+/// Finds the first rule that a packet satisfies. `start` is the index of the policy's first word.
 #[inline(always)]
-fn known_class<T: Tables>(tables: T, policy: u32, known: u64, class: u32) -> Option<u32> {
-    let (mut small, mut big) = (class % SMALL_CLASSES, class >> SMALL_BITS);
-    let (smalls, bigs) = (known as u32, (known >> 32) as u16);
-    if small >= smalls {
-        let space = tables.word(policy + SPACES as u32)? as u32;
-        small = ancestor(tables, space, small, smalls)?;
+pub fn classify<T: Tables>(tables: T, start: u32, values: &Values) -> Option<RuleWord> {
+    let words = tables.words()?;
+    let policy = Policy {
+        words,
+        start,
+        head: Head(words.word(start)?),
+    };
+    // Of a constant the kernel's compiler would make a call of a loop over bytes.
+    let mut references = [black_box(0); FIELDS];
+    let mut all = u64::MAX;
+    each_field!(FIELD => {
+        if policy.looks_at(FIELD) {
+            let value = match FIELD {
+                SOURCE | DEST => policy.known_class(tables, values[FIELD])?,
+                _ => values[FIELD],
+            };
+            let mut reference = policy.reference(FIELD, value)?;
+            references[FIELD] = reference;
+            if policy.has_common(FIELD) {
+                reference |= policy.common(FIELD)?;
+            }
+            all &= reference;
+        }
+    });
+    let rule = match policy.head.rules() <= FEW_RULES {
+        true if all == 0 => return None,
+        true => lowest(all),
+        false => first_rule(tables, start, &references, all as u32)?,
+    };
+    if rule >= policy.head.rules() {
+        return None;
     }
-    if big >= u32::from(bigs) {
-        let space = (tables.word(policy + SPACES as u32)? >> 32) as u32;
-        big = ancestor(tables, space, big, u32::from(bigs))?;
+    policy.word(HEAD as u32 + rule).map(RuleWord)
+}
+
+/// A policy's first word.
+#[derive(Clone, Copy)]
+pub struct Head(pub u64);
+
+impl Head {
+    /// Rules of the policy.
+    #[inline(always)]
+    pub const fn rules(self) -> u32 {
+        (self.0 >> 32) as u16 as u32
     }
-    Some(small | big << ((known >> 48) & 31))
+
+    /// Whether any rule looks at a field.
+    #[inline(always)]
+    pub const fn looks_at(self, field: usize) -> bool {
+        self.0 >> (48 + field) & 1 != 0
+    }
+
+    /// Whether the field has a common vector.
+    #[inline(always)]
+    pub const fn has_common(self, field: usize) -> bool {
+        self.0 >> (56 + field) & 1 != 0
+    }
+}
+
+/// A policy in the arena.
+#[derive(Clone, Copy)]
+struct Policy<W> {
+    words: W,
+    /// Index of the first word.
+    start: u32,
+    head: Head,
+}
+
+impl<W: Words> Policy<W> {
+    /// The same, which to the compiler is another: what it would work out ahead of a loop for each field has no place on the stack.
+    #[inline(always)]
+    fn again(self) -> Self {
+        Self {
+            words: self.words,
+            start: black_box(self.start),
+            head: Head(black_box(self.head.0)),
+        }
+    }
+
+    /// A word of the policy.
+    #[inline(always)]
+    fn word(self, place: u32) -> Option<u64> {
+        self.words.word(self.start + place)
+    }
+
+    #[inline(always)]
+    fn looks_at(self, field: usize) -> bool {
+        self.head.looks_at(field)
+    }
+
+    #[inline(always)]
+    fn has_common(self, field: usize) -> bool {
+        self.head.has_common(field)
+    }
+
+    /// What stands for a class in the policy's maps.
+    #[inline(always)]
+    fn known_class<T: Tables>(self, tables: T, class: u32) -> Option<u32> {
+        let known = self.word(KNOWN as u32)?;
+        let (mut small, mut big) = (class % SMALL_CLASSES, class >> SMALL_BITS);
+        let (smalls, bigs) = (known as u32, (known >> 32) as u16);
+        if small >= smalls {
+            let space = self.word(SPACES as u32)? as u32;
+            small = ancestor(tables, space, small, smalls)?;
+        }
+        if big >= u32::from(bigs) {
+            let space = (self.word(SPACES as u32)? >> 32) as u32;
+            big = ancestor(tables, space, big, u32::from(bigs))?;
+        }
+        Some(small | big << ((known >> 48) & 31))
+    }
+
+    /// The reference of the interval that holds `value`.
+    #[inline(always)]
+    fn reference(self, field: usize, value: u32) -> Option<u64> {
+        const PLACE: u64 = (1 << PLACE_BITS) - 1;
+        let entry = self.word((ENTRIES + field) as u32)?;
+        let map = (entry & PLACE) as u32;
+        let tops = (entry >> PLACE_BITS & PLACE) as u32;
+        let references = (entry >> (2 * PLACE_BITS) & PLACE) as u32;
+        let top = self.word(map + core::cmp::min(value >> 10, tops))?;
+        let bit = value >> 5 & 31;
+        let before = (top >> 32) as u32 + ones(top as u32 & ((1 << bit) - 1));
+        let block = self.word(map + tops + 1 + before)?;
+        let has_starts = (top as u32 >> bit & 1).wrapping_neg();
+        let up_to_value = u32::MAX >> (31 - (value & 31));
+        let interval = (block >> 32) as u32 + ones(block as u32 & up_to_value & has_starts);
+        self.word(references + interval)
+    }
+
+    /// The reference of a field's common vector.
+    #[inline(always)]
+    fn common(self, field: usize) -> Option<u64> {
+        self.word(HEAD as u32 + self.head.rules() + field as u32)
+    }
+
+    /// The record of a group in a vector, or 0. No branch: where there is none, word 0 of the arena is read.
+    #[inline(always)]
+    fn record(self, reference: u64, group: u32) -> Option<u64> {
+        let groups = reference as u32;
+        let present = (groups >> group & 1).wrapping_neg();
+        let before = ones(groups & ((1 << group) - 1));
+        let at = self.start + (reference >> 32) as u32 + before;
+        self.words.word(at & present)
+    }
+
+    /// The word of 64 rules that a record announces, or 0, likewise.
+    #[inline(always)]
+    fn rules(self, record: u64, word: u32) -> Option<u64> {
+        let present = (record >> word & 1).wrapping_neg() as u32;
+        let before = (record >> (8 + 3 * word)) as u32 & 7;
+        let at = self.start + (record >> 32) as u32 + before;
+        self.words.word(at & present)
+    }
 }
 
 /// The ancestor of a class that a policy which knows `known` ones takes it for.
@@ -79,131 +207,98 @@ fn ancestor<T: Tables>(tables: T, space: u32, class: u32, known: u32) -> Option<
     }
 }
 
-/// Offset (from the policy's first word) of the vector for the interval that holds `value`.
+/// The first rule that all fields satisfy, in any of `groups`. None: the arena is inconsistent.
 #[inline(always)]
-fn interval_vector<T: Tables>(tables: T, map: u32, value: u32) -> Option<u32> {
-    let head = tables.word(map)?;
-    let references = map + tables.word(map + 1)? as u32;
-    let blocks = map + (head >> 32) as u32;
-    let top = map + 2 + core::cmp::min(value >> 12, head as u32) * 2;
-    let bitmap = tables.word(top)?;
-    let blocks_before = tables.word(top + 1)? as u32;
-    let bit = value >> 6 & 63;
-    let block = blocks + (blocks_before + (bitmap & ((1 << bit) - 1)).count_ones()) * 2;
-    let starts = tables.word(block)?;
-    let intervals_before = tables.word(block + 1)? as u32;
-    let up_to_value = u64::MAX >> (63 - (value & 63));
-    let has_starts = (bitmap >> bit & 1).wrapping_neg();
-    let interval = intervals_before + (starts & up_to_value & has_starts).count_ones();
-    tables
-        .word(references + interval)
-        .map(|reference| reference as u32)
-}
-
-const NOT_FOUND: u32 = u32::MAX;
-
-/// Rounds of the longest search: each summary word is loaded once, and each of its bits looked at once.
-const MAX_ROUNDS: u32 = (MAX_SUMMARY * (64 + 1)) as u32 + 1;
-
-/// A sparse bit vector at one of its summary words.
-#[derive(Clone, Copy, Default)]
-struct Vector {
-    /// Index of the summary word.
-    summary: u32,
-    /// Index of the first word that the summary word announces.
-    words: u32,
-}
-
-impl Vector {
-    #[inline(always)]
-    fn at(index: u32, summaries: u32) -> Self {
-        Self {
-            summary: index,
-            words: index + summaries,
-        }
-    }
-
-    /// The word that bit `bit` of the summary announces, or 0. No branch: where it announces none, word 0 of the arena is read.
-    #[inline(always)]
-    fn word<T: Tables>(self, tables: T, bit: u32) -> Option<u64> {
-        let summary = tables.word(self.summary)?;
-        let present = (summary >> bit & 1).wrapping_neg() as u32;
-        let index = self.words + (summary & ((1 << bit) - 1)).count_ones();
-        tables.word(index & present)
-    }
-}
-
-/// The search for the first rule; see the steps above. Straight-line code wherever it can be: a branch per field and vector would multiply
-/// in the verifier. Its size counts: with the stack of its caller it is most of what kernel 6.1 allows the longest chain of calls.
-struct Search<T> {
+fn first_rule<T: Tables>(
     tables: T,
-    /// Number of the rule, or [`NOT_FOUND`].
-    found: u32,
-    /// Summary words of every vector of the policy.
-    summaries: u16,
-    /// Summary words that were loaded.
-    loaded: u16,
-    /// Words, announced by the loaded summary word in every field, that are still to be looked at.
-    candidates: u64,
-    /// The common and the specific vector of each field.
-    fields: [[Vector; 2]; FIELDS],
-}
-
-impl<T: Tables> Step for Search<T> {
-    #[inline(always)]
-    fn step(&mut self) -> bool {
-        let more = if self.candidates == 0 {
-            self.next_summary()
-        } else {
-            self.next_candidate()
-        };
-        more.unwrap_or(false)
-    }
-}
-
-impl<T: Tables> Search<T> {
-    /// ANDs the next summary words of all fields. None: the arena is inconsistent.
-    #[inline(always)]
-    fn next_summary(&mut self) -> Option<bool> {
-        if self.loaded >= self.summaries {
-            return Some(false);
+    start: u32,
+    references: &[u64; FIELDS],
+    groups: u32,
+) -> Option<u32> {
+    let mut groups = groups;
+    for _ in 0..GROUPS {
+        if groups == 0 {
+            return None;
         }
-        let again = u32::from(self.loaded > 0);
-        let mut all = u64::MAX;
-        for field in &mut self.fields {
-            let mut either = 0;
-            for vector in field {
-                // Behind the first summary word: the next one, and the words behind those that the last one announced.
-                let announced = self.tables.word(vector.summary)?.count_ones();
-                vector.words += announced * again;
-                vector.summary += again;
-                either |= self.tables.word(vector.summary)?;
+        let rule = tables.first_of_group(start, references, lowest_of(groups))?;
+        if rule != NOT_HERE {
+            return Some(rule);
+        }
+        groups &= groups - 1;
+    }
+    None
+}
+
+/// In the place of a rule: the group has none that all fields satisfy.
+pub const NOT_HERE: u32 = u32::MAX;
+
+/// The first rule of a group that all fields satisfy, or [`NOT_HERE`]. None: the arena is inconsistent.
+#[inline(always)]
+pub fn first_of_group<T: Tables>(
+    tables: T,
+    start: u32,
+    references: &[u64; FIELDS],
+    group: u32,
+) -> Option<u32> {
+    let words = tables.words()?;
+    let policy = Policy {
+        words,
+        start,
+        head: Head(words.word(start)?),
+    };
+    let group = group & (GROUPS - 1);
+    let mut records = [black_box(0); FIELDS];
+    let mut candidates = u64::MAX;
+    each_field!(FIELD => {
+        if policy.looks_at(FIELD) {
+            let mut record = policy.record(references[FIELD], group)?;
+            records[FIELD] = record;
+            if policy.has_common(FIELD) {
+                record |= policy.record(policy.common(FIELD)?, group)?;
             }
-            all &= either;
+            candidates &= record;
         }
-        self.candidates = all;
-        self.loaded += 1;
-        Some(true)
-    }
-
-    /// ANDs one word of 64 rules of all fields. None: the arena is inconsistent.
-    #[inline(always)]
-    fn next_candidate(&mut self) -> Option<bool> {
-        let bit = lowest(self.candidates);
-        self.candidates &= self.candidates.wrapping_sub(1);
+    });
+    let mut candidates = u32::from(candidates as u8);
+    for _ in 0..GROUP_WORDS {
+        if candidates == 0 {
+            break;
+        }
+        let word = lowest_of(candidates);
+        candidates &= candidates - 1;
         let mut all = u64::MAX;
-        for [common, specific] in &self.fields {
-            all &= common.word(self.tables, bit)? | specific.word(self.tables, bit)?;
+        let policy = policy.again();
+        each_field!(FIELD => {
+            if policy.looks_at(FIELD) {
+                let mut rules = policy.rules(records[FIELD], word)?;
+                if policy.has_common(FIELD) {
+                    let common = policy.record(policy.common(FIELD)?, group)?;
+                    rules |= policy.rules(common, word)?;
+                }
+                all &= rules;
+            }
+        });
+        if all != 0 {
+            return Some((group * GROUP_WORDS + word) * 64 + lowest(all));
         }
-        if all == 0 {
-            return Some(true);
-        }
-        self.found = ((u32::from(self.loaded) - 1) * 64 + bit) * 64 + lowest(all);
-        Some(false)
     }
+    Some(NOT_HERE)
 }
 
-/// Number of the lowest set bit of a word that is not 0 (in a form that the BPF back end compiles without a branch).
+/// Set bits of a word.
+#[inline(always)]
+const fn ones(word: u32) -> u32 {
+    word.count_ones()
+}
+
+/// Number of the lowest set bit of a word that is not 0. In other forms the compiler sees what is meant, and makes a table of it: a map more.
+#[inline(always)]
+const fn lowest_of(word: u32) -> u32 {
+    (ones(word ^ word.wrapping_sub(1)).wrapping_sub(1)) & 31
+}
+
+/// Likewise.
+#[inline(always)]
 const fn lowest(word: u64) -> u32 {
-    ((word & word.wrapping_neg()).wrapping_sub(1)).count_ones() & 63
+    ((word ^ word.wrapping_sub(1)).count_ones().wrapping_sub(1)) & 63
 }

@@ -4,7 +4,7 @@
 //! new [`ABI`], and with it a new pin directory.
 
 /// Version of all layouts in this file and in [`crate::flow`] and [`crate::event`]; the last part of the pin directory's name.
-pub const ABI: u32 = 4;
+pub const ABI: u32 = 5;
 
 /// Conditions that are not an address, a port or a protocol, packed in one byte per packet.
 ///
@@ -22,13 +22,15 @@ pub mod traits {
     pub const NOT_SYN: u8 = 1 << 4;
     /// TCP with a combination of flags that no stack sends (spec: `tcpflags`).
     pub const BAD_TCP_FLAGS: u8 = 1 << 5;
+    /// All of them; no packet has others.
+    pub const ALL: u8 = (1 << 6) - 1;
 }
 
 /// Name of each map, as in the object file, in the pin directory and for `fwctl map dump`.
 pub mod name {
     /// `u32` interface index → [`super::Port`].
     pub const PORTS: &str = "PORTS";
-    /// Array of `u64` words: all policies, see [`super::policy`].
+    /// Array of one value, `u64` words: all policies, see [`super::policy`].
     pub const ARENA: &str = "ARENA";
     /// LPM trie: class space and IPv4 prefix → class, see [`super::classes`].
     pub const CLASSES_V4: &str = "CLASSES_V4";
@@ -112,6 +114,15 @@ pub mod capacity {
     pub const FLOWS: u32 = 262_144;
     /// Flows that wait for an answer.
     pub const HALF_OPEN: u32 = 65_536;
+    /// Entries of a table for so many flows. The kernel makes as many buckets as the next power of two: one entry more makes them twice as many, so that
+    /// of two packets without a flow one less has to look at somebody else's, which is not in the cache.
+    pub const fn entries(flows: u32) -> u32 {
+        match flows.is_power_of_two() {
+            true => flows + 1,
+            false => flows,
+        }
+    }
+
     /// Ports that have flows; those that are gone may still have some.
     pub const FLOW_USAGE: u32 = 2 * PORTS;
     /// Fragmented datagrams in flight.
@@ -500,31 +511,45 @@ impl Default for Settings {
 /// Layout of a policy in the arena, in words from its first.
 ///
 /// ```text
-/// 0               length in words | summary words << 32 | rules << 40
-/// 1 + field       offset of the field's map | offset of the field's common vector << 32
-/// 1 + FIELDS      offset of the rule words
-/// KNOWN           small classes known | big classes known << 32 | bits of a small class << 48
-/// SPACES          class space of the small sets | class space of the big ones << 32
-/// map             top entries | offset of blocks << 32;  offset of vector references;  top entries;  blocks;  vector references
-///   top entry     bitmap of 64 blocks that have a boundary;  number of such blocks before
-///   block         bitmap of 64 values that begin an interval;  number of boundaries before
-///   reference     one per interval: offset of its vector
-/// vector          `summary words` words, bit w: word w follows;  the words, bit r: rule r is satisfied
-/// rule word       rule identity | verdict << 32 | reason << 40 | log level << 48
+/// 0                 length in words | rules << 32 | bit 48 + field: some rule looks at the field | bit 56 + field: it has a common vector
+/// KNOWN             small classes known | big classes known << 32 | bits of a small class << 48
+/// SPACES            class space of the small sets | class space of the big ones << 32
+/// ENTRIES + field   place of the field's map | top entries << 21 | place of its references << 42
+/// HEAD              rule words
+/// HEAD + rules      field: reference of the field's common vector; only if there is any
+/// map               top entries, and one that has no bit;  blocks, and one that has no bit
+///   top entry       bitmap of 32 blocks that have a boundary | number of such blocks before << 32
+///   block           bitmap of 32 values that begin an interval | number of boundaries before << 32
+/// references        one per interval
+/// rule word         rule identity | verdict << 32 | reason << 40 | log level << 48
 /// ```
 ///
-/// The rules that a field's value satisfies are the union of the field's common vector (rules without a condition on the field) and
-/// the vector of the interval the value lies in.
+/// Of a policy of [`FEW_RULES`](policy::FEW_RULES) or less a reference is the rules that the interval satisfies. Else it is that of a vector:
+///
+/// ```text
+/// reference         bit g: record of group g follows | place of the first record << 32
+/// record            bit w: word w of the group follows | for each w, words before it << (8 + 3 w) | place of the first word << 32
+/// word              bit r: rule r is satisfied
+/// ```
+///
+/// A group is [`GROUP_WORDS`](policy::GROUP_WORDS) words of 64 rules. Equal runs of records and of words are stored once.
+///
+/// Rules without a condition on a field are in all its references; where that would take too much room they are in the field's common vector, and the
+/// rules that a value satisfies are the union of that and its interval's. A field that no rule looks at has neither.
 ///
 /// A class is, in the maps of source and destination, the small one and above its bits the big one. One that the policy does not know is looked up as
 /// its nearest ancestor that it knows ([`crate::lineage`]). A policy that knows one class, 0, makes no difference between classes, and asks for none.
 pub mod policy {
     /// Word that says how many classes the policy knows.
-    pub const KNOWN: usize = 2 + FIELDS;
+    pub const KNOWN: usize = 1;
     /// Word that says where their parents are.
-    pub const SPACES: usize = 3 + FIELDS;
-    /// Words before the first map.
-    pub const HEAD: usize = 4 + FIELDS;
+    pub const SPACES: usize = 2;
+    /// First of the words that say where the fields' maps are.
+    pub const ENTRIES: usize = 3;
+    /// Words before the rule words.
+    pub const HEAD: usize = ENTRIES + FIELDS;
+    /// Bits of a place in an entry, which is less than the words of the arena.
+    pub const PLACE_BITS: u32 = 21;
 
     /// A packet's source class.
     pub const SOURCE: usize = 0;
@@ -547,10 +572,14 @@ pub mod policy {
     pub const NOT_IP: u32 = 512;
     /// Value of the port fields of a packet without ports.
     pub const NO_PORT: u32 = 65_536;
-    /// Rules of one policy at the most: 4 summary words of 64 words of 64 rules.
-    pub const MAX_RULES: usize = 16_384;
-    /// Summary words at the most.
-    pub const MAX_SUMMARY: usize = 4;
+    /// Rules of a policy whose references need no vectors, at the most.
+    pub const FEW_RULES: u32 = 64;
+    /// Groups of a policy at the most.
+    pub const GROUPS: u32 = 32;
+    /// Words of 64 rules in a group.
+    pub const GROUP_WORDS: u32 = 8;
+    /// Rules of one policy at the most.
+    pub const MAX_RULES: usize = (GROUPS * GROUP_WORDS * 64) as usize;
 }
 
 /// A rule as it stands in the arena.

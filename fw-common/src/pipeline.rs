@@ -20,7 +20,7 @@
 use core::hint::black_box;
 
 use crate::address;
-use crate::classify::Values;
+use crate::classify::{Head, Values};
 use crate::conntrack::{self, Commit, CtState, Tracked, is_error, may_run_on, tcp, track};
 use crate::event::{FlowChange, FlowNews};
 use crate::flow::{Flow, FlowKey, FlowRef};
@@ -87,8 +87,9 @@ fn try_judge<P: Packet, T: Tables>(
             return Ok(Judgement::accept(Reason::NotIp));
         }
         values = blank();
-        tables.fill_values(port, headers, CtState::Untracked, &mut values);
-        return classify(tables, port.policy[direction as usize & 1], &values);
+        let policy = port.policy[direction as usize & 1];
+        tables.fill_values(port, headers, CtState::Untracked, policy, &mut values);
+        return classify(tables, policy, &values);
     }
     if headers.fragment != Fragment::Whole {
         tables.complete_fragment(port, direction, headers)?;
@@ -118,7 +119,7 @@ fn try_judge<P: Packet, T: Tables>(
     let is_claim_of_error = related && direction == Direction::Out && port.guard != 0;
     if tracked.unchecked || is_claim_of_error {
         values = blank();
-        tables.fill_values(port, headers, state, &mut values);
+        tables.fill_values(port, headers, state, port.guard, &mut values);
         let judgement = classify(tables, port.guard, &values)?;
         if judgement.verdict != Verdict::Accept {
             return Ok(judgement);
@@ -140,13 +141,14 @@ fn try_judge<P: Packet, T: Tables>(
         true => tracked.origin,
         false => direction,
     };
+    let policy = port.policy[judged as usize & 1];
     values = blank();
     if is_renewal {
-        tables.fill_opening(port, headers, judged != direction, &mut values);
+        tables.fill_opening(port, headers, judged != direction, policy, &mut values);
     } else {
-        tables.fill_values(port, headers, state, &mut values);
+        tables.fill_values(port, headers, state, policy, &mut values);
     }
-    let judgement = classify(tables, port.policy[judged as usize & 1], &values)?;
+    let judgement = classify(tables, policy, &values)?;
     if judgement.verdict == Verdict::Accept {
         tables.commit(port, direction, headers, tracked, judgement.rule);
         if is_renewal {
@@ -431,13 +433,14 @@ fn tell_replaced<T: Tables>(tables: &T, key: &FlowKey) {
     }
 }
 
-/// Fills in the packet's value in every field of a policy.
+/// Fills in the packet's value in every field that a policy looks at; `start` is its first word.
 #[inline(always)]
 pub fn fill_values<T: Tables>(
     tables: T,
     port: &Port,
     headers: &Headers,
     state: CtState,
+    start: u32,
     values: &mut Values,
 ) {
     let (sport, dport) = match (headers.version, headers.has_ports) {
@@ -450,7 +453,15 @@ pub fn fill_values<T: Tables>(
         IpVersion::V6 => policy::PROTOCOL_V6 + u32::from(headers.protocol),
         IpVersion::None => policy::NOT_IP,
     };
-    [values[policy::SOURCE], values[policy::DEST]] = tables.classes(port, headers);
+    // A policy that cannot be asked is not classified against either.
+    let head = Head(tables.word(start).unwrap_or(0));
+    let version = address::version(headers);
+    if head.looks_at(policy::SOURCE) {
+        values[policy::SOURCE] = address::class(tables, port, version, &headers.source);
+    }
+    if head.looks_at(policy::DEST) {
+        values[policy::DEST] = address::class(tables, port, version, &headers.dest);
+    }
     values[policy::SPORT] = sport;
     values[policy::DPORT] = dport;
     values[policy::PROTOCOL] = protocol;

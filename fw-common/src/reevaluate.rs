@@ -25,10 +25,11 @@ pub fn fill_opening<T: Tables>(
     port: &Port,
     headers: &Headers,
     is_reply: bool,
+    policy: u32,
     values: &mut Values,
 ) {
     let opening = opening(headers, is_reply);
-    fill_values(tables, port, &opening, CtState::New, values);
+    fill_values(tables, port, &opening, CtState::New, policy, values);
 }
 
 /// The packet that opened a flow, from another one of it.

@@ -2,12 +2,14 @@
 
 use crate::address;
 use crate::ban::{Ban, is_banned};
-use crate::classify::{Values, classify};
+use crate::classify::{Values, classify, first_of_group};
+
 use crate::conntrack::{CtState, Tracked};
 use crate::event::FlowNews;
 use crate::flow::{Flow, FlowKey, FlowRef};
 use crate::fragment::complete_fragment;
 use crate::lineage;
+use crate::maps::policy::FIELDS;
 use crate::maps::{FragmentKey, FragmentValue, Port, RuleWord, Settings};
 use crate::pipeline::{commit_flow, fill_claim, fill_values, note_checked, track_flow};
 use crate::reevaluate::fill_opening;
@@ -15,13 +17,32 @@ use crate::syn_limit;
 use crate::verdict::{Direction, Reason};
 use crate::wire::{Address, Headers, IpVersion};
 
+/// The policy arena. Cheap to copy, as [`Tables`].
+pub trait Words: Copy {
+    /// A word. Word 0 is 0. None: there are not so many.
+    fn word(self, index: u32) -> Option<u64>;
+}
+
+impl Words for &[u64] {
+    #[inline(always)]
+    fn word(self, index: u32) -> Option<u64> {
+        self.get(index as usize).copied()
+    }
+}
+
 /// Access to everything that lives in maps. Cheap to copy: a handle, not the tables.
 pub trait Tables: Copy {
     /// The port of an interface.
     fn port(&self, ifindex: u32) -> Option<&Port>;
 
-    /// A word of the policy arena. Word 0 is 0.
-    fn word(&self, index: u32) -> Option<u64>;
+    /// The policy arena.
+    fn words(&self) -> Option<impl Words>;
+
+    /// A word of the policy arena.
+    #[inline(always)]
+    fn word(&self, index: u32) -> Option<u64> {
+        self.words()?.word(index)
+    }
 
     /// The value of an address in a class space: that of the longest prefix that holds it, or 0.
     fn longest_prefix(&self, space: u32, version: IpVersion, address: &Address) -> u32;
@@ -65,9 +86,6 @@ pub trait Tables: Copy {
     /// Nanoseconds of a monotonic clock, fine to some milliseconds.
     fn now(&self) -> u64;
 
-    /// Calls `step` until it returns false, `count` times at the most.
-    fn repeat<S: Step>(count: u32, step: &mut S);
-
     /// The pipeline's stage [`track_flow`]. This and the following are methods so that the kernel can put function boundaries around
     /// them: the verifier then goes through each stage once, and their stack frames do not add up.
     #[inline(always)]
@@ -77,14 +95,28 @@ pub trait Tables: Copy {
 
     /// The stage [`fill_values`].
     #[inline(always)]
-    fn fill_values(&self, port: &Port, headers: &Headers, state: CtState, values: &mut Values) {
-        fill_values(*self, port, headers, state, values);
+    fn fill_values(
+        &self,
+        port: &Port,
+        headers: &Headers,
+        state: CtState,
+        policy: u32,
+        values: &mut Values,
+    ) {
+        fill_values(*self, port, headers, state, policy, values);
     }
 
     /// The stage [`fill_opening`].
     #[inline(always)]
-    fn fill_opening(&self, port: &Port, headers: &Headers, is_reply: bool, values: &mut Values) {
-        fill_opening(*self, port, headers, is_reply, values);
+    fn fill_opening(
+        &self,
+        port: &Port,
+        headers: &Headers,
+        is_reply: bool,
+        policy: u32,
+        values: &mut Values,
+    ) {
+        fill_opening(*self, port, headers, is_reply, policy, values);
     }
 
     /// The stage [`syn_limit::exceeds`].
@@ -125,12 +157,6 @@ pub trait Tables: Copy {
         is_banned(*self, headers.version, &headers.source)
     }
 
-    /// The stage [`address::classes`].
-    #[inline(always)]
-    fn classes(&self, port: &Port, headers: &Headers) -> [u32; 2] {
-        address::classes(*self, port, headers)
-    }
-
     /// The stage [`address::is_blacklisted`] for a packet's source.
     #[inline(always)]
     fn is_blacklisted(&self, port: &Port, headers: &Headers) -> bool {
@@ -149,6 +175,12 @@ pub trait Tables: Copy {
         classify(*self, policy, values)
     }
 
+    /// A part of that stage, [`first_of_group`].
+    #[inline(always)]
+    fn first_of_group(&self, policy: u32, references: &[u64; FIELDS], group: u32) -> Option<u32> {
+        first_of_group(*self, policy, references, group)
+    }
+
     /// The stage [`commit_flow`].
     #[inline(always)]
     fn commit(
@@ -161,14 +193,4 @@ pub trait Tables: Copy {
     ) {
         commit_flow(*self, port, direction, headers, tracked, rule);
     }
-}
-
-/// The body of a bounded loop; a type and not a closure, so that the kernel can verify it once (`bpf_loop`).
-///
-/// What changes from round to round must not start as a constant, but as a value from [`Tables::word`]. The verifier of kernels before 6.7
-/// follows only the first round: a field that is constant there counts as that constant in every round and behind the loop, and code for its
-/// other values is silently removed.
-pub trait Step {
-    /// One round; false ends the loop.
-    fn step(&mut self) -> bool;
 }

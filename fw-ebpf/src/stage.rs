@@ -14,6 +14,7 @@ use fw_common::flow::FlowKey;
 use fw_common::fragment;
 use fw_common::host::Passage;
 use fw_common::lineage;
+use fw_common::maps::policy::FIELDS;
 use fw_common::maps::{Port, RuleWord};
 use fw_common::pipeline;
 use fw_common::reevaluate;
@@ -36,6 +37,9 @@ pub const NO_RULE_WORD: u64 = u64::MAX;
 
 /// What [`ancestor`] returns if there is none; no policy knows so many classes.
 pub const NO_CLASS: u32 = u32::MAX;
+
+/// What [`first_of_group`] returns if the arena is inconsistent; no policy has so many rules.
+pub const NO_GROUP: u32 = u32::MAX - 1;
 
 /// The result of a stage from what its function returned.
 #[inline(always)]
@@ -181,13 +185,14 @@ pub extern "C" fn fill_values(
     port: *const Port,
     headers: *const Headers,
     state: u32,
+    policy: u32,
     values: *mut Values,
 ) -> u32 {
     let port = argument!(port.as_ref or 0);
     let headers = argument!(headers.as_ref or 0);
     let values = argument!(values.as_mut or 0);
     let state = CtState::from_u8(state as u8);
-    pipeline::fill_values(Maps, port, headers, state, values);
+    pipeline::fill_values(Maps, port, headers, state, policy, values);
     0
 }
 
@@ -220,12 +225,13 @@ pub extern "C" fn fill_opening(
     port: *const Port,
     headers: *const Headers,
     is_reply: u32,
+    policy: u32,
     values: *mut Values,
 ) -> u32 {
     let port = argument!(port.as_ref or 0);
     let headers = argument!(headers.as_ref or 0);
     let values = argument!(values.as_mut or 0);
-    reevaluate::fill_opening(Maps, port, headers, is_reply != 0, values);
+    reevaluate::fill_opening(Maps, port, headers, is_reply != 0, policy, values);
     0
 }
 
@@ -241,6 +247,14 @@ pub extern "C" fn ancestor(space: u32, class: u32, known: u32) -> u32 {
 pub extern "C" fn classify(policy: u32, values: *const Values) -> u64 {
     let values = argument!(values.as_ref or NO_RULE_WORD);
     classify::classify(Maps, policy, values).map_or(NO_RULE_WORD, |word| word.0)
+}
+
+/// [`classify::first_of_group`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn first_of_group(policy: u32, references: *const [u64; FIELDS], group: u32) -> u32 {
+    let references = argument!(references.as_ref or NO_GROUP);
+    classify::first_of_group(Maps, policy, references, group).unwrap_or(NO_GROUP)
 }
 
 /// [`pipeline::commit_flow`]. Returns 0: global functions return a number.

@@ -1,9 +1,9 @@
 //! The pipeline's tables as BPF maps. Layouts, names and capacities: `fw_common::maps`.
 
-use core::ffi::c_void;
+use core::arch::asm;
 use core::hint::black_box;
 
-use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_loop};
+use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_coarse_ns};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
@@ -13,22 +13,26 @@ use fw_common::conntrack::{CtState, Tracked};
 use fw_common::event::FlowNews;
 use fw_common::flow::{Flow, FlowKey, FlowRef};
 use fw_common::limit::Bucket;
+use fw_common::maps::policy::FIELDS;
 use fw_common::maps::{
     BanKey, ClassKeyV4, ClassKeyV6, FragmentKey, FragmentValue, Port, RuleWord, SPACE_BITS,
     Settings, capacity, counter,
 };
 use fw_common::pipeline;
-use fw_common::tables::{Step, Tables};
+use fw_common::tables::{Tables, Words};
 use fw_common::verdict::{Direction, Reason};
 use fw_common::wire::{Address, Headers, IpVersion};
 
 use crate::ledger::count_once;
 use crate::{stage, usage};
 
+/// `BPF_F_MMAPABLE` of the kernel's `bpf.h`: the agent writes words, not the whole value.
+const MAPPABLE: u32 = 1 << 10;
+
 #[map]
 static PORTS: HashMap<u32, Port> = HashMap::with_max_entries(capacity::PORTS, 0);
 #[map]
-static ARENA: Array<u64> = Array::with_max_entries(capacity::ARENA, 0);
+static ARENA: Array<[u64; capacity::ARENA as usize]> = Array::with_max_entries(1, MAPPABLE);
 #[map]
 static CLASSES_V4: LpmTrie<ClassKeyV4, u32> = LpmTrie::with_max_entries(capacity::CLASSES, 0);
 #[map]
@@ -38,9 +42,11 @@ static BANS: LpmTrie<BanKey, Ban> = LpmTrie::with_max_entries(capacity::BANS, 0)
 #[map]
 static HAS_BANS: Array<u32> = Array::with_max_entries(1, 0);
 #[map]
-static FLOWS: HashMap<FlowKey, Flow> = HashMap::with_max_entries(capacity::FLOWS, 0);
+static FLOWS: HashMap<FlowKey, Flow> =
+    HashMap::with_max_entries(capacity::entries(capacity::FLOWS), 0);
 #[map]
-static HALF_OPEN: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(capacity::HALF_OPEN, 0);
+static HALF_OPEN: LruHashMap<FlowKey, Flow> =
+    LruHashMap::with_max_entries(capacity::entries(capacity::HALF_OPEN), 0);
 #[map]
 static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue> =
     LruHashMap::with_max_entries(capacity::FRAGMENTS, 0);
@@ -114,13 +120,33 @@ fn flow_ref<'a>(entry: Option<*mut Flow>) -> Option<FlowRef<'a>> {
     entry.map(|flow| unsafe { FlowRef::new(flow) })
 }
 
-/// The body of `bpf_loop`: 0 goes on, 1 ends.
-#[inline(never)]
-unsafe extern "C" fn round<S: Step>(_index: u64, step: *mut c_void) -> i64 {
-    // SAFETY: `repeat` passes a live `S` that nothing else uses meanwhile.
-    match unsafe { (*step.cast::<S>()).step() } {
-        true => 0,
-        false => 1,
+/// The arena: a pointer to its first word, found once, so that a word costs no lookup of its own.
+#[derive(Clone, Copy)]
+struct Arena(*const u64);
+
+impl Words for Arena {
+    #[inline(always)]
+    fn word(self, index: u32) -> Option<u64> {
+        const LAST: u32 = capacity::ARENA - 1;
+        const { assert!(capacity::ARENA.is_power_of_two()) };
+        if index > LAST {
+            return None;
+        }
+        let word: u64;
+        // SAFETY: `index` is one of the arena's. The compiler knows, and may forget it where the verifier looks: so it is told once more.
+        unsafe {
+            asm!(
+                "{at} &= {last}",
+                "{at} <<= 3",
+                "{at} += {arena}",
+                "{at} = *(u64 *)({at} + 0)",
+                at = inout(reg) u64::from(index) => word,
+                arena = in(reg) self.0,
+                last = const LAST,
+                options(pure, readonly, nostack),
+            );
+        }
+        Some(word)
     }
 }
 
@@ -132,8 +158,8 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn word(&self, index: u32) -> Option<u64> {
-        ARENA.get(index).copied()
+    fn words(&self) -> Option<impl Words> {
+        ARENA.get_ptr(0).map(|arena| Arena(arena.cast()))
     }
 
     #[inline(always)]
@@ -265,19 +291,6 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn repeat<S: Step>(count: u32, step: &mut S) {
-        // SAFETY: `round::<S>` gets the `S` it expects; it lives on this stack until the helper returns.
-        unsafe {
-            bpf_loop(
-                count,
-                round::<S> as *mut c_void,
-                core::ptr::from_mut(step).cast(),
-                0,
-            );
-        }
-    }
-
-    #[inline(always)]
     fn track(&self, port: &Port, direction: Direction, headers: &Headers) -> Tracked {
         let tracked = pipeline::track_by(*self, port, direction, headers, |may_be_settled| {
             let flag = u32::from(may_be_settled);
@@ -288,13 +301,27 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn fill_values(&self, port: &Port, headers: &Headers, state: CtState, values: &mut Values) {
-        stage::fill_values(port, headers, state as u32, values);
+    fn fill_values(
+        &self,
+        port: &Port,
+        headers: &Headers,
+        state: CtState,
+        policy: u32,
+        values: &mut Values,
+    ) {
+        stage::fill_values(port, headers, state as u32, policy, values);
     }
 
     #[inline(always)]
-    fn fill_opening(&self, port: &Port, headers: &Headers, is_reply: bool, values: &mut Values) {
-        stage::fill_opening(port, headers, u32::from(is_reply), values);
+    fn fill_opening(
+        &self,
+        port: &Port,
+        headers: &Headers,
+        is_reply: bool,
+        policy: u32,
+        values: &mut Values,
+    ) {
+        stage::fill_opening(port, headers, u32::from(is_reply), policy, values);
     }
 
     #[inline(always)]
@@ -345,6 +372,14 @@ impl Tables for Maps {
         match stage::classify(policy, values) {
             stage::NO_RULE_WORD => None,
             word => Some(RuleWord(word)),
+        }
+    }
+
+    #[inline(always)]
+    fn first_of_group(&self, policy: u32, references: &[u64; FIELDS], group: u32) -> Option<u32> {
+        match stage::first_of_group(policy, references, group) {
+            stage::NO_GROUP => None,
+            rule => Some(rule),
         }
     }
 

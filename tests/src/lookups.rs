@@ -12,7 +12,7 @@ use fw_common::event::FlowNews;
 use fw_common::flow::{Flow, FlowKey, FlowRef};
 use fw_common::maps::classes::LINEAGE;
 use fw_common::maps::{FragmentKey, FragmentValue, Port, Settings};
-use fw_common::tables::{Step, Tables};
+use fw_common::tables::{Tables, Words};
 use fw_common::wire::{Address, IpVersion};
 use ipnet::{Ipv4Net, Ipv6Net};
 
@@ -103,13 +103,23 @@ fn host(number: u32) -> Ipv4Net {
     std::net::Ipv4Addr::from(number).into()
 }
 
+/// Words that were written; all others are 0.
+#[derive(Clone, Copy)]
+struct Arena<'l>(&'l BTreeMap<u32, u64>);
+
+impl Words for Arena<'_> {
+    fn word(self, index: u32) -> Option<u64> {
+        Some(self.0.get(&index).copied().unwrap_or(0))
+    }
+}
+
 impl Tables for &Lookups {
     fn port(&self, ifindex: u32) -> Option<&Port> {
         self.ports.get(&ifindex)
     }
 
-    fn word(&self, index: u32) -> Option<u64> {
-        Some(self.arena.get(&index).copied().unwrap_or(0))
+    fn words(&self) -> Option<impl Words> {
+        Some(Arena(&self.arena))
     }
 
     fn longest_prefix(&self, space: u32, version: IpVersion, address: &Address) -> u32 {
@@ -175,13 +185,5 @@ impl Tables for &Lookups {
 
     fn now(&self) -> u64 {
         0
-    }
-
-    fn repeat<S: Step>(count: u32, step: &mut S) {
-        for _ in 0..count {
-            if !step.step() {
-                return;
-            }
-        }
     }
 }

@@ -49,6 +49,14 @@ impl ConfigTree {
         Ok(Self { directory })
     }
 
+    /// The tree of a plain host, without any file.
+    pub fn plain() -> Result<Self> {
+        let directory = temporary_directory("tree")?;
+        let path = directory.path().join("firewall");
+        fs::create_dir(&path).with_context(|| format!("creating {}", path.display()))?;
+        Ok(Self { directory })
+    }
+
     /// A tree with the guests of [`crate::node::DemoNode`], firewalled NICs and the cluster's firewall on; no rules.
     pub fn with_demo_guests() -> Result<Self> {
         let tree = Self::new()?;

@@ -13,7 +13,7 @@ use fw_agent::datapath::batch::{Batch, CHUNK};
 use fw_agent::datapath::pins::Pins;
 use fw_agent::datapath::{AttachMode, Error, Kernel};
 use fw_common::flow::{Flow, FlowKey};
-use fw_common::maps::name;
+use fw_common::maps::{capacity, name};
 use fw_common::wire::Address;
 use tapwall_tests::kernel::PinDirectory;
 
@@ -161,24 +161,34 @@ fn an_array() {
                 u64::from(*index) + 1
             }
     }));
-    for (start, count) in [(0, 1), (9, 3), (50, 2 * CHUNK), (MANY - 3, 2), (5, 0)] {
-        let expect: Vec<u64> = (start + 1..)
-            .take(count)
-            .map(|index| found[&index])
-            .collect();
-        assert_eq!(
-            batch.behind(start, count).unwrap(),
-            expect,
-            "behind {start}"
-        );
-    }
-    assert_eq!(
-        batch.behind(MANY - 2, 5).unwrap(),
-        [u64::from(MANY)],
-        "to the end"
-    );
     let beyond = batch.write([(MANY, 1)]);
     assert!(matches!(beyond, Err(Error::Batch { .. })), "{beyond:?}");
+}
+
+#[test]
+fn words_of_the_arena_are_read_and_written_in_place() {
+    let directory = PinDirectory::new();
+    let _kernel = Kernel::open(directory.path(), AttachMode::of_this_kernel()).unwrap();
+    let words = Pins::new(directory.path()).words().unwrap();
+    // Within a page, across its end, several pages, the last word.
+    for (start, count) in [(1, 5), (510, 4), (700, 3000), (capacity::ARENA - 1, 1)] {
+        let written: Vec<u64> = (0..count).map(|word| word << 32 | 7).collect();
+        words.write(start, &written).unwrap();
+        assert_eq!(words.read(start, count as u32).unwrap(), written);
+        assert_eq!(words.get(start).unwrap(), 7);
+    }
+    assert_eq!(words.read(6, 3).unwrap(), [0; 3], "between");
+    assert_eq!(words.read(514, 2).unwrap(), [0; 2], "behind");
+    let last = words.read(capacity::ARENA - 2, 5).unwrap();
+    assert_eq!(last, [0, 7], "to the end");
+    assert!(words.read(capacity::ARENA, 1).unwrap().is_empty());
+    let beyond = words.write(capacity::ARENA - 1, &[1, 2]);
+    assert!(matches!(beyond, Err(Error::Batch { .. })), "{beyond:?}");
+    assert_eq!(
+        words.get(capacity::ARENA - 1).unwrap(),
+        7,
+        "nothing was written"
+    );
 }
 
 #[test]

@@ -156,7 +156,7 @@ fn a_resized_table_has_every_flow_and_the_programs_go_on() {
     kernel.load_as_is(&compiled("", SSH).policy).unwrap();
     connect(&mut kernel, 40_000, &HANDSHAKE);
     // No rule accepts it any more: only its flow does.
-    for (option, entries) in [
+    for (option, flows) in [
         ("", 262_144),
         ("nf_conntrack_max: 262145", 270_336),
         ("nf_conntrack_max: 40000", 262_144),
@@ -164,7 +164,7 @@ fn a_resized_table_has_every_flow_and_the_programs_go_on() {
         let node = compiled(option, "").policy;
         kernel.load_as_is(&node).unwrap();
         let pinned = MapInfo::from_pin(kernel.pins().map(name::FLOWS)).unwrap();
-        assert_eq!(pinned.max_entries(), entries);
+        assert_eq!(pinned.max_entries(), capacity::entries(flows));
         for (direction, flags) in [(Direction::In, ACK), (Direction::Out, ACK)] {
             let frame = segment(direction, 40_000, flags);
             assert_eq!(

@@ -8,6 +8,7 @@ mod build;
 mod ci;
 mod clean;
 mod demo;
+mod dist;
 mod progress;
 mod setup;
 mod soak;
@@ -87,6 +88,12 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         jobs: usize,
     },
+    /// Build the Debian package, in target/dist
+    Dist {
+        /// Instead, build packages of the debug programs, and try them on a machine in namespaces: install, upgrade, remove, purge; lintian, too
+        #[arg(long)]
+        check: bool,
+    },
     /// Remove namespaces and pins that killed tests or demos left behind
     Clean,
 }
@@ -117,6 +124,7 @@ fn main() -> ExitCode {
                 jobs,
             },
         ),
+        Command::Dist { check } => dist::run(&workspace, check),
         Command::Clean => clean::run(),
     });
     match done {

@@ -8,17 +8,18 @@
 
 mod bpffs;
 pub mod compiler;
-mod crowdsec;
+pub mod deb;
 mod linker;
 pub mod packages;
-pub mod prometheus;
 mod quiet;
+mod unpacked;
 
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
 use self::compiler::Compiler;
+use self::unpacked::{CROWDSEC, PROMETHEUS};
 use crate::progress;
 use crate::workspace::Workspace;
 
@@ -52,8 +53,9 @@ pub fn run(workspace: &Workspace) -> Result<()> {
     if let Some(lints) = tools.compiler.clippy() {
         progress::present("clippy for the kernel", &lints.display().to_string());
     }
-    let monitoring = prometheus::ensure(workspace)?;
-    for (program, file) in packages::present().into_iter().chain(monitoring) {
+    let mut others = PROMETHEUS.ensure(workspace)?;
+    others.extend(CROWDSEC.ensure(workspace)?);
+    for (program, file) in packages::present().into_iter().chain(others) {
         progress::present(program, &file.display().to_string());
     }
     progress::present("BPF file system", bpffs::DIRECTORY);
@@ -98,11 +100,11 @@ pub fn ensure(workspace: &Workspace, scope: Scope) -> Result<Tools> {
     }
     let linker = linker::ensure(workspace)?;
     if scope >= Scope::Run {
-        prometheus::ensure(workspace)?;
+        PROMETHEUS.ensure(workspace)?;
         bpffs::ensure()?;
     }
     if scope >= Scope::Test {
-        crowdsec::ensure(workspace)?;
+        CROWDSEC.ensure(workspace)?;
     }
     Ok(Tools { compiler, linker })
 }

@@ -54,7 +54,10 @@ pub enum Lasts {
 
 /// How long a ban is wanted: seconds, or `boot` or `forever`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "expected a number of seconds, \"boot\" or \"forever\""
+)]
 pub enum Length {
     /// So many seconds.
     Seconds(u64),

@@ -11,6 +11,7 @@ mod said;
 
 use std::env;
 use std::io::IsTerminal;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
@@ -30,6 +31,7 @@ use crate::inventory::facts::{HostFacts, interfaces};
 use crate::lint;
 use crate::sessions::found::{Machine, sessions, ssh_connection};
 use crate::sessions::{Court, Cut, GuestCuts, cuts, guest_cuts};
+use crate::settings::DEFAULT_ROOT;
 use crate::trial::candidate::{self, Candidate};
 use crate::trial::store::Store;
 use crate::trial::{Edit, Stage};
@@ -73,7 +75,10 @@ pub(super) fn run(place: &Place, arguments: &Arguments) -> Result<Outcome> {
     if arguments.confirm.is_some() && !is_running {
         bail!("no agent runs that could go back: start it first (`fwctl start`)");
     }
-    let (facts, machine) = surroundings(place, is_running)?;
+    let pins = Pins::new(&place.pin_dir);
+    // Another machine's tree is nothing to this one's connections.
+    let is_here = pins.exist() || place.root == Path::new(DEFAULT_ROOT);
+    let (facts, machine) = surroundings(place, is_here)?;
     let after = with(&files, &candidate);
     let before = in_force(place, &files)?;
     let [old, new] = both(&before, &after, &facts);
@@ -83,7 +88,10 @@ pub(super) fn run(place: &Place, arguments: &Arguments) -> Result<Outcome> {
     found.sort();
     found.dedup();
     let told = told(&files, &candidate, &facts, found);
-    let cuts = judged(place, &machine, &old, &new)?;
+    let cuts = match is_here {
+        true => judged(&pins, &machine, &old, &new)?,
+        false => Cuts::default(),
+    };
 
     let is_wrong = told.iter().any(|found| found.severity == Severity::Error);
     let is_refused = (is_wrong || !cuts.host.is_empty()) && !arguments.force;
@@ -104,18 +112,13 @@ pub(super) fn run(place: &Place, arguments: &Arguments) -> Result<Outcome> {
         cuts: &cuts.host,
         guests: &cuts.guests,
     };
-    if said.done == Done::Applied {
-        if let Err(error) = put(
-            place,
-            &store,
-            &stage,
-            is_running,
-            arguments.confirm.is_some(),
-        ) {
-            said.done = Done::Failed;
-            said.print(&after, arguments.json)?;
-            return Err(error);
-        }
+    let lasting = arguments.confirm.is_none();
+    if said.done == Done::Applied
+        && let Err(error) = put(place, &store, &stage, is_running, lasting)
+    {
+        said.done = Done::Failed;
+        said.print(&after, arguments.json)?;
+        return Err(error);
     }
     said.print(&after, arguments.json)?;
     match said.done {
@@ -147,17 +150,13 @@ fn refuse_second(place: &Place, store: &Store, is_running: bool) -> Result<()> {
     }
 }
 
-/// What is known of this machine: as the agent that runs here knows it.
-fn surroundings(place: &Place, is_running: bool) -> Result<(HostFacts, Machine)> {
+/// What is known of the machine that the tree is for: if it is this one, what its agent knows.
+fn surroundings(place: &Place, is_here: bool) -> Result<(HostFacts, Machine)> {
+    if !is_here {
+        return Ok((place.facts()?, Machine::default()));
+    }
     let own = env::var("SSH_CONNECTION").ok();
     let own = own.as_deref().and_then(ssh_connection);
-    if !is_running {
-        let machine = Machine {
-            own,
-            ..Machine::default()
-        };
-        return Ok((place.facts()?, machine));
-    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -200,13 +199,14 @@ fn told(
     told
 }
 
-fn judged(place: &Place, machine: &Machine, old: &Compiled, new: &Compiled) -> Result<Cuts> {
-    let pins = Pins::new(&place.pin_dir);
-    if !pins.exist() {
-        return Ok(Cuts::default());
-    }
-    let flows = flows::list(&pins, |entry| entry.settled)?;
-    let ports = scratch::ports(&pins)?;
+fn judged(pins: &Pins, machine: &Machine, old: &Compiled, new: &Compiled) -> Result<Cuts> {
+    let (flows, ports) = match pins.exist() {
+        true => (
+            flows::list(pins, |entry| entry.settled)?,
+            scratch::ports(pins)?,
+        ),
+        false => (Vec::new(), Vec::new()),
+    };
     let reevaluates =
         |(_, port): &(u32, fw_common::maps::Port)| port.flags & port_flag::REEVALUATE != 0;
     let reevaluates = ports.iter().any(reevaluates);
@@ -238,22 +238,16 @@ fn stage(files: &Sources, candidate: Candidate, seconds: u64) -> Stage {
 }
 
 /// Has the stage in force: on trial, or for good.
-fn put(
-    place: &Place,
-    store: &Store,
-    stage: &Stage,
-    is_running: bool,
-    for_a_while: bool,
-) -> Result<()> {
+fn put(place: &Place, store: &Store, stage: &Stage, is_running: bool, lasting: bool) -> Result<()> {
     if !is_running {
         return make_lasting(place, store, stage, false, false);
     }
     begin(place, store, stage)?;
-    if for_a_while {
+    if !lasting {
         return Ok(());
     }
-    let lasting = make_lasting(place, store, stage, true, false);
-    if lasting.is_err()
+    let made = make_lasting(place, store, stage, true, false);
+    if made.is_err()
         && let Ok(status) = client::status(&place.run_dir)
         && status
             .trial
@@ -261,7 +255,7 @@ fn put(
     {
         client::revert_trial(&place.run_dir)?;
     }
-    lasting
+    made
 }
 
 /// Colours only for people.

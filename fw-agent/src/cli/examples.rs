@@ -162,6 +162,13 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     ("confirm", &["fwctl confirm"]),
     ("revert", &["fwctl revert"]),
     (
+        "import iptables-save",
+        &[
+            "fwctl import iptables-save rules.v4 --ipv6 rules.v6",
+            "fwctl import iptables-save rules.v4 --ipset sets --output /etc/tapwall/firewall/host.fw",
+        ],
+    ),
+    (
         "counters zero",
         &["fwctl counters zero", "fwctl counters zero 100"],
     ),

@@ -1,13 +1,14 @@
-//! `fwctl completions` and `fwctl man`: what a package installs beside the program, made from the program's own arguments.
+//! `fwctl completions` and `fwctl man`: what a package installs beside the program, made from the programs' own arguments.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use clap::CommandFactory;
 use clap_complete::Shell;
 
-use super::Outcome;
-use super::examples;
+use super::{Outcome, examples};
+use crate::arguments::Arguments;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Completions {
@@ -18,7 +19,7 @@ pub(super) struct Completions {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Man {
-    /// Write one page per verb into this directory, instead of the page of fwctl itself to standard output.
+    /// Write one page per verb into this directory, and one for fw-agent, instead of the page of fwctl itself to standard output.
     #[arg(value_name = "DIR")]
     directory: Option<PathBuf>,
 }
@@ -40,7 +41,10 @@ pub(super) fn man(arguments: &Man) -> Result<Outcome> {
     command.build();
     match &arguments.directory {
         None => page(&command, &mut std::io::stdout().lock())?,
-        Some(directory) => pages(&command, "fwctl", directory)?,
+        Some(directory) => {
+            pages(&command, "fwctl", directory)?;
+            pages(&Arguments::command(), "fw-agent", directory)?;
+        }
     }
     Ok(Outcome::Done)
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{Outcome, Place, colours, table};
 use crate::config::rule::List as Kind;
-use crate::config::{CLUSTER_FILE, Sources, VNET_DIRECTORY, guest_file, host_file};
+use crate::config::{CLUSTER_FILE, Sources, VNET_DIRECTORY, guest_file};
 use crate::diagnostic::render;
 use crate::edit::lock::Lock;
 use crate::edit::same::{Meaning, meaning};
@@ -63,10 +63,16 @@ impl FromStr for FileScope {
 
 impl FileScope {
     /// The file, below the root.
-    pub(super) fn file(&self, node: &str) -> String {
+    pub(super) fn file(&self, sources: &Sources) -> String {
         match self {
+            // A plain host may have all in one.
+            Self::Cluster | Self::Group(_)
+                if sources.plain && !sources.files.contains_key(CLUSTER_FILE) =>
+            {
+                sources.host_file()
+            }
             Self::Cluster | Self::Group(_) => CLUSTER_FILE.to_owned(),
-            Self::Host => host_file(node),
+            Self::Host => sources.host_file(),
             Self::Guest(vmid) => guest_file(*vmid),
             Self::Vnet(name) => format!("{VNET_DIRECTORY}/{name}.fw"),
         }
@@ -324,7 +330,7 @@ fn read(sources: &Sources, file: &str) -> Result<Text> {
 
 fn list(place: &Place, scope: &FileScope, json: bool) -> Result<Outcome> {
     let sources = place.sources()?;
-    let file = scope.file(&sources.node);
+    let file = scope.file(&sources);
     let rules = read(&sources, &file)?.rules(&scope.list())?;
     let mut out = std::io::stdout().lock();
     if json {
@@ -347,7 +353,7 @@ fn list(place: &Place, scope: &FileScope, json: bool) -> Result<Outcome> {
 fn find(place: &Place, scope: &FileScope, words: &[String], json: bool) -> Result<Outcome> {
     let wanted = meant(scope, &words.join(" "))?;
     let sources = place.sources()?;
-    let file = scope.file(&sources.node);
+    let file = scope.file(&sources);
     let rules = read(&sources, &file)?.rules(&scope.list())?;
     let same = |rule: &&Found| {
         let mut meant = meaning(&rule.text, scope.kind()).ok().flatten();
@@ -394,8 +400,8 @@ fn edit(
     how: &How,
     change: impl FnOnce(&mut Text, &List) -> Result<Change>,
 ) -> Result<Outcome> {
-    let node = place.sources()?.node;
-    let file = scope.file(&node);
+    let sources = place.sources()?;
+    let (file, node) = (scope.file(&sources), sources.node);
     let path: PathBuf = place.root.join(&file);
     if let FileScope::Vnet(_) = scope
         && let Some(parent) = path.parent().filter(|parent| !parent.is_dir())

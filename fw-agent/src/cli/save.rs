@@ -29,7 +29,7 @@ pub(super) fn run(place: &Place, arguments: &Arguments) -> Result<Outcome> {
     let mut files = saved::files(&sources, &facts, now)?;
     saved::verify(&sources, &files, &facts, now)?;
     if let Some(scope) = &arguments.scope {
-        let path = scope.file(&sources.node);
+        let path = scope.file(&sources);
         files.retain(|file, _| *file == path);
         if files.is_empty() {
             bail!("there is no {path}");

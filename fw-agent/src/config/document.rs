@@ -101,6 +101,8 @@ pub enum Kind {
     Cluster,
     /// `host.fw`.
     Host,
+    /// `host.fw` of a plain host, which may hold what else stands in `cluster.fw`.
+    Plain,
     /// `<vmid>.fw`.
     Guest,
     /// `sdn/firewall/<vnet>.fw`.
@@ -111,7 +113,7 @@ impl Kind {
     /// The kind of list that `[RULES]` is.
     fn rules(self) -> List {
         match self {
-            Self::Cluster | Self::Host => List::Host,
+            Self::Cluster | Self::Host | Self::Plain => List::Host,
             Self::Guest => List::Guest,
             Self::Vnet => List::Vnet,
         }
@@ -120,7 +122,7 @@ impl Kind {
     /// Whether the file may define aliases and sets.
     fn has_names(self) -> bool {
         match self {
-            Self::Cluster | Self::Guest => true,
+            Self::Cluster | Self::Plain | Self::Guest => true,
             Self::Host | Self::Vnet => false,
         }
     }
@@ -385,7 +387,7 @@ fn header(
         ),
         ("GROUP", Some(name)) => (
             Section::Group(section_name(line, name, LONGEST_GROUP)?),
-            kind == Kind::Cluster,
+            matches!(kind, Kind::Cluster | Kind::Plain),
         ),
         _ => {
             let hint = "sections are [OPTIONS], [ALIASES], [IPSET name], [RULES] and [group name]"

@@ -57,6 +57,12 @@ macro_rules! options {
                 }
             }
 
+            fn fill(&mut self, from: &Self) {
+                $(if self.$field.line.is_none() && from.$field.line.is_some() {
+                    self.$field = Setting { value: from.$field.value.clone(), line: None };
+                })*
+            }
+
             fn lines(&self) -> Vec<(&'static str, u32)> {
                 let lines = [$(($key, self.$field.line),)*];
                 lines.into_iter().filter_map(|(key, line)| Some((key, line?))).collect()
@@ -78,6 +84,9 @@ pub trait OptionTable: Default {
 
     /// Sets one option: none if there is no such key, else what there is to say, or why the value is refused.
     fn set(&mut self, key: &str, value: &str, line: u32) -> Option<Result<Set, String>>;
+
+    /// Takes over what another file sets and this one does not, without its lines.
+    fn fill(&mut self, from: &Self);
 
     /// The options that a line set, with that line.
     fn lines(&self) -> Vec<(&'static str, u32)>;

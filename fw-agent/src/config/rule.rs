@@ -12,6 +12,7 @@ use std::sync::Arc;
 use fw_common::verdict::{Direction, Verdict};
 
 pub use self::interface::Interface;
+pub(crate) use self::interface::is_host_interface;
 use super::address::{AddressSpec, LONGEST_GROUP, is_name, parse_spec};
 use super::closest::did_you_mean;
 use super::line::{Fault, Line, Note, Span, before_comment, quote};

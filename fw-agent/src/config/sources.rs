@@ -20,10 +20,14 @@ use super::memo::is_same;
 use super::sdn::{IPAM_STATE, LEGACY_IPAM_STATE, RUNNING_CONFIG};
 
 /// Every file that the configuration of one node consists of.
+///
+/// There are two layouts of a tree: Proxmox's, and that of a plain host, which has the one directory `firewall` and in it `host.fw`.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
     /// The node.
     pub node: String,
+    /// The tree is a plain host's.
+    pub plain: bool,
     /// Contents by path relative to the root, with `/` between the parts.
     pub files: BTreeMap<String, Bytes>,
     /// Paths that exist but could not be read, with the reason.
@@ -36,12 +40,14 @@ impl PartialEq for Sources {
     fn eq(&self, other: &Self) -> bool {
         let Self {
             node,
+            plain,
             files,
             unreadable,
             stale,
         } = other;
         let mut pairs = self.files.iter().zip(files);
         self.node == *node
+            && self.plain == *plain
             && self.files.len() == files.len()
             && pairs.all(|((path, text), (other, of))| path == other && is_same(text, of))
             && self.unreadable == *unreadable
@@ -82,6 +88,7 @@ impl Sources {
         let read = &mut read;
         let mut sources = Self {
             node: node.to_owned(),
+            plain: is_plain(root),
             ..Self::default()
         };
         for path in [MEMBERS_FILE, ".vmlist", COROSYNC_FILE] {
@@ -94,6 +101,10 @@ impl Sources {
         }
         sources.directory(root, FIREWALL_DIRECTORY, ".fw", read);
         sources.directory(root, VNET_DIRECTORY, ".fw", read);
+        if !sources.plain {
+            sources.files.remove(PLAIN_HOST_FILE);
+            sources.unreadable.remove(PLAIN_HOST_FILE);
+        }
         sources.file(&host_file(node), read);
         sources.directory(root, &qemu_directory(node), ".conf", read);
         sources.directory(root, &lxc_directory(node), ".conf", read);
@@ -124,6 +135,14 @@ impl Sources {
                 self.files.insert(file.clone(), bytes.clone());
                 self.stale.insert(file.clone(), reason.clone());
             }
+        }
+    }
+
+    /// Path of the node's own file.
+    pub fn host_file(&self) -> String {
+        match self.plain {
+            true => PLAIN_HOST_FILE.to_owned(),
+            false => host_file(&self.node),
         }
     }
 
@@ -231,7 +250,15 @@ pub const VNET_DIRECTORY: &str = "sdn/firewall";
 /// Path of the cluster's file.
 pub const CLUSTER_FILE: &str = "firewall/cluster.fw";
 
-/// Path of a node's own file.
+/// Path of a plain host's own file.
+pub const PLAIN_HOST_FILE: &str = "firewall/host.fw";
+
+/// Whether a tree is laid out as a plain host's: it has rules, but no nodes. A file system of Proxmox's that is not mounted has neither.
+pub fn is_plain(root: &Path) -> bool {
+    root.join(FIREWALL_DIRECTORY).is_dir() && !root.join("nodes").exists()
+}
+
+/// Path of a node's own file in Proxmox's layout.
 pub fn host_file(node: &str) -> String {
     format!("nodes/{node}/host.fw")
 }

@@ -114,27 +114,7 @@ impl<'m, K: Pod, V: Pod> Batch<'m, K, V> {
     /// # Errors
     /// The kernel does not tell them.
     pub fn visit(&self, visit: impl FnMut(&[K], &[V]) -> ControlFlow<()>) -> Result<(), Error> {
-        self.walk(Command::Lookup, None, CHUNK, visit)
-    }
-
-    /// The values behind `key`, up to `count` of them, in the order of the kernel's walk: for an array those of the next indices.
-    ///
-    /// # Errors
-    /// As [`Batch::visit`].
-    pub fn behind(&self, key: K, count: usize) -> Result<Vec<V>, Error> {
-        let mut found = Vec::with_capacity(count.min(CHUNK));
-        if count == 0 {
-            return Ok(found);
-        }
-        self.walk(Command::Lookup, Some(key), count.min(CHUNK), |_, values| {
-            let wanted = count - found.len();
-            found.extend(values.iter().take(wanted));
-            match found.len() < count {
-                true => ControlFlow::Continue(()),
-                false => ControlFlow::Break(()),
-            }
-        })?;
-        Ok(found)
+        self.walk(Command::Lookup, visit)
     }
 
     /// All keys for which `wanted` says so.
@@ -157,7 +137,7 @@ impl<'m, K: Pod, V: Pod> Batch<'m, K, V> {
     /// # Errors
     /// As [`Batch::visit`]; entries that were shown are removed.
     pub fn drain(&self, mut visit: impl FnMut(&[K], &[V])) -> Result<(), Error> {
-        self.walk(Command::LookupAndDelete, None, CHUNK, |keys, values| {
+        self.walk(Command::LookupAndDelete, |keys, values| {
             visit(keys, values);
             ControlFlow::Continue(())
         })
@@ -275,20 +255,13 @@ impl<'m, K: Pod, V: Pod> Batch<'m, K, V> {
     fn walk(
         &self,
         command: Command,
-        start: Option<K>,
-        mut room: usize,
         mut visit: impl FnMut(&[K], &[V]) -> ControlFlow<()>,
     ) -> Result<(), Error> {
+        let mut room = CHUNK;
         let mut keys: Vec<K> = Vec::with_capacity(room);
         let mut values: Vec<V> = Vec::with_capacity(room);
         let mut cursors: [Cursor<K>; 2] = [(0, MaybeUninit::zeroed()); 2];
         let mut begun = false;
-        if let Some(key) = start {
-            let place = (&raw mut cursors[0]).cast::<K>();
-            // SAFETY: a cursor has room for a key at its start, as it stands there for the kernel too.
-            unsafe { place.write_unaligned(key) };
-            begun = true;
-        }
         let mut empty = 0;
         loop {
             let [from, to] = &mut cursors;

@@ -78,7 +78,7 @@ impl Carry {
         let begin = |from: Pins| {
             let version = from.version_number();
             let begun = match version {
-                3 => first::<v3::V3>(&from, pins),
+                3 | 4 => first::<v3::V3>(&from, pins),
                 _ => {
                     tracing::warn!(
                         version,
@@ -119,7 +119,7 @@ impl Carry {
     pub(super) fn end(self, pins: &Pins) {
         let version = self.from.version_number();
         let ended = match version {
-            3 => self.second::<v3::V3>(pins),
+            3 | 4 => self.second::<v3::V3>(pins),
             _ => Ok(()),
         };
         if let Err(error) = ended {

@@ -31,13 +31,13 @@ use rustix::thread::{MembarrierCommand, membarrier};
 use self::resize::OldFlows;
 pub use self::test_run::TestPlace;
 use super::attach::{self, AttachMode, Hook, Role};
-use super::batch::Batch;
 use super::carry::Carry;
 use super::door::{Desk, Door, Newcomer, Programs};
 use super::link::{Held, Kept};
 use super::pins::Pins;
 use super::plan::{Action, State};
 use super::spaces::Tries;
+use super::words::{self, Words};
 use super::{Error, OBJECT, grace, uplink};
 
 /// Programs and maps of one node.
@@ -47,7 +47,7 @@ pub struct Kernel {
     pins: Pins,
     ports: HashMap<MapData, u32, Port>,
     stations: HashMap<MapData, u64, Station>,
-    arena: Array<MapData, u64>,
+    arena: Words,
     tries: Tries,
     port_counters: PerCpuArray<MapData, PortCounters>,
     settings: Array<MapData, Settings>,
@@ -106,7 +106,7 @@ impl Kernel {
             held,
             stations: typed(&mut ebpf, name::STATIONS)?,
             ports: typed(&mut ebpf, name::PORTS)?,
-            arena: typed(&mut ebpf, name::ARENA)?,
+            arena: Words::new(data(&mut ebpf, name::ARENA)?)?,
             tries: Tries {
                 v4: typed(&mut ebpf, name::CLASSES_V4)?,
                 v6: typed(&mut ebpf, name::CLASSES_V6)?,
@@ -220,10 +220,7 @@ impl Kernel {
     }
 
     fn read_policy(&self, start: u32) -> Result<Vec<u64>, Error> {
-        let head = self
-            .arena
-            .get(&start, 0)
-            .map_err(failed("read", name::ARENA))?;
+        let head = self.arena.get(start)?;
         let length = (head as u32).min(capacity::ARENA.saturating_sub(start));
         self.read_words(start, length)
     }
@@ -234,7 +231,7 @@ impl Kernel {
         if start == 0 || last.is_none_or(|last| last > capacity::ARENA) {
             return Ok(Vec::new());
         }
-        Batch::of(&self.arena, name::ARENA)?.behind(start - 1, length as usize)
+        self.arena.read(start, length)
     }
 
     /// Carries out one action.
@@ -250,8 +247,7 @@ impl Kernel {
                 prefixes,
             } => self.tries.write_entries(*space, lineage, prefixes),
             Action::WritePolicy { start, words } | Action::AddBits { start, words } => {
-                let arena = Batch::of(&self.arena, name::ARENA)?;
-                arena.write((*start..).zip(words.iter().copied()))
+                self.arena.write(*start, words)
             }
             Action::WriteSettings(settings) => self
                 .settings
@@ -508,11 +504,11 @@ fn layout(map: &str) -> Option<(u32, u32, u32)> {
     }
     match map {
         name::PORTS => bytes::<u32, Port>(capacity::PORTS),
-        name::ARENA => bytes::<u32, u64>(capacity::ARENA),
+        name::ARENA => Some((size_of::<u32>() as u32, words::VALUE_BYTES, 1)),
         name::CLASSES_V4 => bytes::<Key<ClassKeyV4>, u32>(capacity::CLASSES),
         name::CLASSES_V6 => bytes::<Key<ClassKeyV6>, u32>(capacity::CLASSES),
         name::FLOWS => bytes::<FlowKey, Flow>(capacity::FLOWS),
-        name::HALF_OPEN => bytes::<FlowKey, Flow>(capacity::HALF_OPEN),
+        name::HALF_OPEN => bytes::<FlowKey, Flow>(capacity::entries(capacity::HALF_OPEN)),
         name::FLOW_USAGE => bytes::<PortKey, u64>(capacity::FLOW_USAGE),
         name::FRAGMENTS => bytes::<FragmentKey, FragmentValue>(capacity::FRAGMENTS),
         name::LOG_LIMITS => bytes::<RuleKey, LogLimit>(capacity::LOG_LIMITS),
@@ -535,6 +531,13 @@ where
 {
     let map = ebpf.take_map(name).ok_or(Error::Missing { name })?;
     T::try_from(map).map_err(failed("open", name))
+}
+
+fn data(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData, Error> {
+    match ebpf.take_map(name) {
+        Some(Map::Array(data)) => Ok(data),
+        Some(_) | None => Err(Error::Missing { name }),
+    }
 }
 
 pub(super) fn failed(verb: &'static str, map: &'static str) -> impl Fn(MapError) -> Error {

@@ -19,7 +19,7 @@ use aya::Pod;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap};
 use fw_common::maps::{ABI, name};
 
-use super::{Error, Hook};
+use super::{Error, Hook, Words};
 
 /// Where the agent pins unless told otherwise.
 pub const DEFAULT: &str = "/sys/fs/bpf/tapwall";
@@ -286,6 +286,14 @@ impl Pins {
         Map::Array(self.data(name)?)
             .try_into()
             .map_err(|source| layout(name, source))
+    }
+
+    /// The pinned arena.
+    ///
+    /// # Errors
+    /// As [`Pins::hash`].
+    pub fn words(&self) -> Result<Words, Error> {
+        Words::new(self.data(name::ARENA)?)
     }
 
     /// A pinned array with one entry per CPU.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use crate::compile::{Compiled, compile};
 use crate::config::line::{before_comment, decode, lines};
-use crate::config::{CLUSTER_FILE, Sources, VNET_DIRECTORY, guest_file, host_file};
+use crate::config::{CLUSTER_FILE, Sources, VNET_DIRECTORY, guest_file};
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::inventory::facts::HostFacts;
 use crate::policy::{NodePolicy, Policy};
@@ -68,7 +68,7 @@ fn paths(sources: &Sources, compiled: &Compiled) -> BTreeSet<String> {
     let guests = config.guests.keys().map(|vmid| guest_file(*vmid));
     let vnets = config.vnets.keys();
     let vnets = vnets.map(|name| format!("{VNET_DIRECTORY}/{name}.fw"));
-    let own = [CLUSTER_FILE.to_owned(), host_file(&sources.node)];
+    let own = [CLUSTER_FILE.to_owned(), sources.host_file()];
     own.into_iter().chain(guests).chain(vnets).collect()
 }
 

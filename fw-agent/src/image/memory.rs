@@ -18,7 +18,7 @@ use fw_common::maps::{
     port_flag,
 };
 use fw_common::pipeline;
-use fw_common::tables::{Step, Tables};
+use fw_common::tables::{Tables, Words};
 use fw_common::verdict::{Direction, Judgement};
 use fw_common::wire::{Address, Headers, IpVersion};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -238,6 +238,11 @@ impl Memory {
         (judgement, logged)
     }
 
+    /// The words of policies and prefilters.
+    pub fn arena(&self) -> &[u64] {
+        &self.arena
+    }
+
     /// What was counted.
     pub fn books(&self) -> &Books {
         &self.books
@@ -390,8 +395,8 @@ impl Tables for &Memory {
         self.ports.get(index).map(|(_, port)| port)
     }
 
-    fn word(&self, index: u32) -> Option<u64> {
-        self.arena.get(index as usize).copied()
+    fn words(&self) -> Option<impl Words> {
+        Some(self.arena())
     }
 
     fn longest_prefix(&self, space: u32, version: IpVersion, address: &Address) -> u32 {
@@ -496,13 +501,5 @@ impl Tables for &Memory {
 
     fn now(&self) -> u64 {
         self.now.get()
-    }
-
-    fn repeat<S: Step>(count: u32, step: &mut S) {
-        for _ in 0..count {
-            if !step.step() {
-                return;
-            }
-        }
     }
 }

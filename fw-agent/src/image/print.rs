@@ -2,9 +2,10 @@
 
 use std::fmt::{self, Display, Formatter};
 
+use fw_common::classify::Head;
 use fw_common::maps::RuleWord;
 use fw_common::maps::classes::BLACKLISTED;
-use fw_common::maps::policy::FIELDS;
+use fw_common::maps::policy::{ENTRIES, FIELDS, HEAD, PLACE_BITS};
 use ipnet::IpNet;
 
 use super::{Classes, MapImage, PolicyImage, VlanImage};
@@ -98,8 +99,8 @@ impl Display for PolicyImage {
         for (field, name) in FIELD_NAMES.iter().enumerate() {
             write!(f, ", {name} {} intervals", self.intervals(field))?;
         }
-        let at = self.words[1 + FIELDS] as usize;
-        for (number, word) in self.words[at..].iter().enumerate() {
+        let rules = &self.words[HEAD..HEAD + self.rules.len()];
+        for (number, word) in rules.iter().enumerate() {
             let judgement = RuleWord(*word).judgement();
             write!(
                 f,
@@ -117,11 +118,14 @@ impl Display for PolicyImage {
 impl PolicyImage {
     /// Intervals that the values of a field fall into.
     fn intervals(&self, field: usize) -> u64 {
-        let map = self.words[1 + field] as u32 as usize;
-        let tops = self.words[map] as u32 as usize;
-        let blocks = map + (self.words[map] >> 32) as usize;
+        const PLACE: u64 = (1 << PLACE_BITS) - 1;
+        if !Head(self.words[0]).looks_at(field) {
+            return 1;
+        }
+        let entry = self.words[ENTRIES + field];
+        let (map, tops) = (entry & PLACE, entry >> PLACE_BITS & PLACE);
         // The last top entry counts the blocks; the block behind them counts the boundaries.
-        let count = self.words[map + 3 + tops * 2] as usize;
-        self.words[blocks + count * 2 + 1] + 1
+        let blocks = self.words[(map + tops) as usize] >> 32;
+        (self.words[(map + tops + 1 + blocks) as usize] >> 32) + 1
     }
 }

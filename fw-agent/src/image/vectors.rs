@@ -4,14 +4,14 @@
 //!
 //! 1. Every rule's condition on a field becomes ranges of values.
 //! 2. The ranges' ends cut the field into intervals; a sweep over them notes the rules that each interval satisfies.
-//! 3. Rules without a condition on the field go to its common vector instead, so that the size is bounded by what rules say, not by the
-//!    product of rules and values.
-//! 4. Equal vectors are stored once.
+//! 3. Rules without a condition on the field satisfy every interval. Where they would take much room there they go to its common vector instead, so that
+//!    the size is bounded by what rules say, not by the product of rules and values.
+//! 4. Equal runs of words are stored once.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use fw_common::maps::{RuleWord, policy};
+use fw_common::maps::{RuleWord, capacity, policy, traits};
 use fw_common::verdict::NO_LOG;
 
 use super::classes::Members;
@@ -25,6 +25,14 @@ pub enum PolicyError {
     TooManyRules {
         /// Expanded rules.
         rules: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// Its rules tell apart too many values.
+    #[error("the policy takes {words} words, but the kernel map has {limit}")]
+    TooManyWords {
+        /// Words that it takes.
+        words: usize,
         /// The limit.
         limit: usize,
     },
@@ -100,29 +108,52 @@ pub(super) fn build(
             limit: policy::MAX_RULES,
         });
     }
-    let mut layout = Layout {
-        words: vec![0; policy::HEAD],
-        summaries: count.div_ceil(64).div_ceil(64),
-        vectors: HashMap::new(),
-    };
     let known = Known::new(policy, members);
-    layout.words[policy::KNOWN] = known.word();
-    for field in 0..policy::FIELDS {
-        let conditions: Vec<Option<Ranges>> = policy
-            .rules
-            .iter()
-            .map(|rule| ranges(field, &rule.matches, &known))
-            .collect();
-        layout.words[1 + field] = layout.field(&conditions);
-    }
-    layout.words[1 + policy::FIELDS] = layout.words.len() as u64;
+    let mut layout = Layout::new(count);
     for (rule, identity) in policy.rules.iter().zip(identities) {
         let log = rule.log.unwrap_or(NO_LOG);
         let word = RuleWord::new(*identity, rule.verdict, rule.reason, log);
         layout.words.push(word.0);
     }
-    let length = layout.words.len() as u64;
-    layout.words[0] = length | (layout.summaries as u64) << 32 | (count as u64) << 40;
+    layout.words[policy::KNOWN] = known.word();
+    let conditions: Vec<Vec<Option<Ranges>>> = (0..policy::FIELDS)
+        .map(|field| {
+            let rules = policy.rules.iter();
+            rules
+                .map(|rule| ranges(field, &rule.matches, &known))
+                .collect()
+        })
+        .collect();
+    let mut flags = 0;
+    let fields: Vec<Field> = conditions
+        .iter()
+        .map(|of_rules| Field::new(of_rules))
+        .collect();
+    if fields.iter().any(Field::has_common) {
+        layout
+            .words
+            .resize(policy::HEAD + count + policy::FIELDS, 0);
+    }
+    for (number, field) in fields.iter().enumerate() {
+        if field.changes.is_empty() {
+            continue;
+        }
+        flags |= 1 << (48 + number);
+        layout.words[policy::ENTRIES + number] = layout.field(field);
+        if field.has_common() {
+            flags |= 1 << (56 + number);
+            let common = layout.reference(&field.common);
+            layout.words[policy::HEAD + count + number] = common;
+        }
+    }
+    let length = layout.words.len();
+    if length > capacity::ARENA as usize {
+        return Err(PolicyError::TooManyWords {
+            words: length,
+            limit: capacity::ARENA as usize,
+        });
+    }
+    layout.words[0] = length as u64 | (count as u64) << 32 | flags;
     Ok(layout.words)
 }
 
@@ -135,7 +166,7 @@ fn ranges(field: usize, matches: &Matches, known: &Known<'_>) -> Option<Ranges> 
         policy::DPORT => ports(&matches.dport),
         policy::PROTOCOL if matches.not_ip => Some(vec![(policy::NOT_IP, policy::NOT_IP)]),
         policy::PROTOCOL => protocols(matches.family, matches.protocol),
-        _ => traits(matches.traits_mask, matches.traits_value),
+        _ => trait_values(matches.traits_mask, matches.traits_value),
     }
 }
 
@@ -166,55 +197,97 @@ fn protocols(family: Option<Family>, protocol: Option<u8>) -> Option<Ranges> {
     }
 }
 
-fn traits(mask: u8, value: u8) -> Option<Ranges> {
+fn trait_values(mask: u8, value: u8) -> Option<Ranges> {
     if mask == 0 {
         return None;
     }
     Some(
-        (0..=u8::MAX)
+        (0..=traits::ALL)
             .filter(|bits| bits & mask == value)
             .map(|bits| (u32::from(bits), u32::from(bits)))
             .collect(),
     )
 }
 
+/// What the rules of a policy want of a field.
+struct Field {
+    rules: usize,
+    /// Rules without a condition on it.
+    common: Vec<u64>,
+    /// Per boundary the rules whose range begins or ends there. A rule's ranges may touch or overlap, hence the depths.
+    changes: BTreeMap<u32, Vec<(usize, i32)>>,
+}
+
+impl Field {
+    fn new(conditions: &[Option<Ranges>]) -> Self {
+        let mut common = vec![0; conditions.len().div_ceil(64)];
+        let mut changes: BTreeMap<u32, Vec<(usize, i32)>> = BTreeMap::new();
+        for (rule, condition) in conditions.iter().enumerate() {
+            let Some(ranges) = condition else {
+                set_bit(&mut common, rule);
+                continue;
+            };
+            // Of a set without addresses there is nothing to satisfy.
+            changes.entry(0).or_default();
+            for (first, last) in ranges {
+                changes.entry(*first).or_default().push((rule, 1));
+                changes.entry(last + 1).or_default().push((rule, -1));
+            }
+        }
+        Self {
+            rules: conditions.len(),
+            common,
+            changes,
+        }
+    }
+
+    /// Whether the rules without a condition stay apart, because they would take too many words in the references of all intervals.
+    fn has_common(&self) -> bool {
+        /// Words per rule that they may take.
+        const MOST: usize = 4;
+        let words = self.common.iter().filter(|word| **word != 0).count();
+        let groups = self
+            .common
+            .chunks(GROUP)
+            .filter(|group| group.iter().any(|word| *word != 0));
+        let groups = groups.count();
+        // A record for each group, and the words of the one in which the interval has rules of its own.
+        let of_each = groups + words.checked_div(groups).unwrap_or(0);
+        self.rules > policy::FEW_RULES as usize && self.changes.len() * of_each > MOST * self.rules
+    }
+}
+
+/// Words of 64 rules in a group.
+const GROUP: usize = policy::GROUP_WORDS as usize;
+
 /// The words so far.
 struct Layout {
     words: Vec<u64>,
-    summaries: usize,
-    /// Offsets of vectors that are already laid out.
-    vectors: HashMap<Vec<u64>, u64>,
+    /// Rules of the policy.
+    rules: usize,
+    /// Places of runs of words that may be referred to.
+    runs: HashMap<Vec<u64>, u64>,
 }
 
 impl Layout {
-    /// Lays out one field and returns its entry: offsets of its map and of its common vector.
-    fn field(&mut self, conditions: &[Option<Ranges>]) -> u64 {
-        let mut common = vec![0; conditions.len().div_ceil(64)];
-        // Per boundary the rules whose range begins or ends there. A rule's ranges may touch or overlap, hence the depths.
-        let mut changes: BTreeMap<u32, Vec<(usize, i32)>> = BTreeMap::new();
-        for (rule, condition) in conditions.iter().enumerate() {
-            match condition {
-                None => set_bit(&mut common, rule),
-                Some(ranges) => {
-                    for (first, last) in ranges {
-                        changes.entry(*first).or_default().push((rule, 1));
-                        changes.entry(last + 1).or_default().push((rule, -1));
-                    }
-                }
-            }
+    fn new(rules: usize) -> Self {
+        Self {
+            words: vec![0; policy::HEAD],
+            rules,
+            runs: HashMap::new(),
         }
-        let common = self.vector(&common);
-        let mut depths = vec![0; conditions.len()];
-        let mut active = vec![0; conditions.len().div_ceil(64)];
+    }
+
+    /// Lays out one field and returns its entry.
+    fn field(&mut self, field: &Field) -> u64 {
+        let mut depths = vec![0; self.rules];
+        let mut active = match field.has_common() {
+            true => vec![0; self.rules.div_ceil(64)],
+            false => field.common.clone(),
+        };
         let mut boundaries = Vec::new();
         let mut references = Vec::new();
-        if changes
-            .first_key_value()
-            .is_none_or(|(first, _)| *first > 0)
-        {
-            references.push(self.vector(&active));
-        }
-        for (boundary, rules) in &changes {
+        for (boundary, rules) in &field.changes {
             for (rule, change) in rules {
                 depths[*rule] += change;
                 if depths[*rule] > 0 {
@@ -223,7 +296,7 @@ impl Layout {
                     active[rule / 64] &= !(1 << (rule % 64));
                 }
             }
-            let reference = self.vector(&active);
+            let reference = self.reference(&active);
             if *boundary > 0 {
                 if references.last() == Some(&reference) {
                     continue;
@@ -232,58 +305,75 @@ impl Layout {
             }
             references.push(reference);
         }
-        let map = self.map(&boundaries, &references);
-        map | common << 32
+        self.map(&boundaries, &references)
     }
 
-    /// Lays out a sparse vector, or finds an equal one.
-    fn vector(&mut self, words: &[u64]) -> u64 {
-        let mut sparse = vec![0; self.summaries];
-        for (index, word) in words.iter().enumerate() {
-            if *word != 0 {
-                set_bit(&mut sparse, index);
-                sparse.push(*word);
+    /// What says that these rules are satisfied.
+    fn reference(&mut self, rules: &[u64]) -> u64 {
+        if self.rules <= policy::FEW_RULES as usize {
+            return rules.first().copied().unwrap_or(0);
+        }
+        let mut groups = 0;
+        let mut records = Vec::new();
+        for (number, group) in rules.chunks(GROUP).enumerate() {
+            let (mut record, mut words) = (0, Vec::new());
+            for (bit, word) in group.iter().enumerate() {
+                record |= (words.len() as u64) << (8 + 3 * bit);
+                if *word != 0 {
+                    record |= 1 << bit;
+                    words.push(*word);
+                }
+            }
+            if !words.is_empty() {
+                groups |= 1 << number;
+                records.push(record | self.run(words) << 32);
             }
         }
+        match groups {
+            0 => 0,
+            _ => groups | self.run(records) << 32,
+        }
+    }
+
+    /// Lays out a run of words, or finds an equal one.
+    fn run(&mut self, words: Vec<u64>) -> u64 {
         let next = self.words.len() as u64;
-        *self.vectors.entry(sparse).or_insert_with_key(|sparse| {
-            self.words.extend(sparse);
+        *self.runs.entry(words).or_insert_with_key(|words| {
+            self.words.extend(words);
             next
         })
     }
 
-    /// Lays out the map from values to intervals to vectors. `boundaries` are the first values of all intervals but the first.
+    /// Lays out the map from values to intervals to references. `boundaries` are the first values of all intervals but the first.
     fn map(&mut self, boundaries: &[u32], references: &[u64]) -> u64 {
-        let tops = boundaries.last().map_or(0, |last| (last >> 12) + 1) as usize;
-        let mut top_words = vec![[0_u64; 2]; tops + 1];
-        let mut blocks: Vec<[u64; 2]> = Vec::new();
+        let tops = boundaries.last().map_or(0, |last| (last >> 10) + 1) as usize;
+        let mut top_words = vec![0; tops + 1];
+        let mut blocks: Vec<u64> = Vec::new();
         let mut current = None;
         for (before, value) in boundaries.iter().enumerate() {
-            let block = value >> 6;
+            let block = value >> 5;
             if current != Some(block) {
                 current = Some(block);
-                blocks.push([0, before as u64]);
-                top_words[(block >> 6) as usize][0] |= 1 << (block & 63);
+                blocks.push((before as u64) << 32);
+                top_words[(block >> 5) as usize] |= 1_u64 << (block & 31);
             }
             if let Some(last) = blocks.last_mut() {
-                last[0] |= 1 << (value & 63);
+                *last |= 1 << (value & 31);
             }
         }
-        blocks.push([0, boundaries.len() as u64]);
+        blocks.push((boundaries.len() as u64) << 32);
         let mut before = 0;
         for top in &mut top_words {
-            top[1] = before;
-            before += u64::from(top[0].count_ones());
+            let count = u64::from(top.count_ones());
+            *top |= before << 32;
+            before += count;
         }
-        let offset = self.words.len() as u64;
-        let blocks_at = 2 + top_words.len() as u64 * 2;
-        let references_at = blocks_at + blocks.len() as u64 * 2;
-        self.words.push(tops as u64 | blocks_at << 32);
-        self.words.push(references_at);
-        self.words.extend(top_words.as_flattened());
-        self.words.extend(blocks.as_flattened());
+        let map = self.words.len() as u64;
+        self.words.extend(top_words);
+        self.words.extend(blocks);
+        let references_at = self.words.len() as u64;
         self.words.extend(references);
-        offset
+        map | (tops as u64) << policy::PLACE_BITS | references_at << (2 * policy::PLACE_BITS)
     }
 }
 

@@ -8,10 +8,10 @@ use ipnet::IpNet;
 use crate::policy::{AddressSet, Family};
 
 /// Ascending, disjoint, non-adjacent inclusive ranges; IPv4 addresses as their 32-bit numbers.
-pub(super) type Ranges = Vec<(u128, u128)>;
+pub(crate) type Ranges = Vec<(u128, u128)>;
 
 /// Every address of a family.
-pub(super) fn everything(family: Family) -> Ranges {
+pub(crate) fn everything(family: Family) -> Ranges {
     match family {
         Family::V4 => vec![(0, u32::MAX.into())],
         Family::V6 => vec![(0, u128::MAX)],
@@ -78,7 +78,7 @@ fn bounds(net: IpNet, family: Family) -> Option<(u128, u128)> {
 }
 
 /// Whether `outer` holds every address of `inner`.
-pub(super) fn contains<T: Copy + Ord>(outer: &[(T, T)], inner: &[(T, T)]) -> bool {
+pub(crate) fn contains<T: Copy + Ord>(outer: &[(T, T)], inner: &[(T, T)]) -> bool {
     inner.iter().all(|(first, last)| {
         let at = outer.partition_point(|(_, end)| end < first);
         outer
@@ -88,7 +88,7 @@ pub(super) fn contains<T: Copy + Ord>(outer: &[(T, T)], inner: &[(T, T)]) -> boo
 }
 
 /// The addresses that are in both.
-pub(super) fn intersection(a: &Ranges, b: &Ranges) -> Ranges {
+pub(crate) fn intersection(a: &Ranges, b: &Ranges) -> Ranges {
     let mut out = Ranges::new();
     let (mut i, mut j) = (0, 0);
     while let (Some(x), Some(y)) = (a.get(i), b.get(j)) {
@@ -106,7 +106,7 @@ pub(super) fn intersection(a: &Ranges, b: &Ranges) -> Ranges {
 }
 
 /// The addresses of `a` that are not in `b`.
-pub(super) fn difference(a: &Ranges, b: &Ranges) -> Ranges {
+pub(crate) fn difference(a: &Ranges, b: &Ranges) -> Ranges {
     let mut out = Ranges::new();
     let mut others = b.iter().peekable();
     for (first, last) in a {

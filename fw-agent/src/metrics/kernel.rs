@@ -326,12 +326,12 @@ fn arena(pins: &Pins) -> Result<u64, Cause> {
     let of = |places: BTreeSet<u32>, none: [u32; 2]| {
         places.iter().filter(|place| !none.contains(place)).count() as u64
     };
-    let words = pins.array::<u64>(name::ARENA)?;
+    let words = pins.words()?;
     let mut used = of(vlans, [NO_VLAN, ANY_VLAN]) * u64::from(VLAN_WORDS)
         + of(prefilters, [0, NO_PREFILTER]) * u64::from(PREFILTER_WORDS);
     for start in policies {
         // The lower half of a policy's first word is its length.
-        used += words.get(&start, 0)? & u64::from(u32::MAX);
+        used += words.get(start)? & u64::from(u32::MAX);
     }
     Ok(used)
 }

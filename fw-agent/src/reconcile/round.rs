@@ -16,7 +16,7 @@ use fw_common::maps::PortKey;
 use super::answers::unreadable;
 use super::{Agent, debug_log, unix_time};
 use crate::compile::Compiled;
-use crate::config::Sources;
+use crate::config::{Sources, is_plain};
 use crate::datapath::plan::next_image;
 use crate::diagnostic::Severity;
 use crate::image::{HOST, MapImage};
@@ -112,9 +112,11 @@ impl Agent {
 
     /// Reads the files. Those that exist but cannot be read keep the contents they had.
     pub(super) fn read(&mut self) -> Result<Sources> {
-        // Both directories exist on every node. If they do not, the cluster file system is not there.
+        // It exists on every node, and a plain host has rules. If neither is there, the cluster file system is not.
         let node = self.options.root.join("nodes").join(&self.options.node);
-        std::fs::read_dir(&node).with_context(|| format!("cannot read {}", node.display()))?;
+        if !is_plain(&self.options.root) {
+            std::fs::read_dir(&node).with_context(|| format!("cannot read {}", node.display()))?;
+        }
         let mut sources = self.reader.read();
         self.finish_trial(&sources);
         sources.keep_from(&self.sources);

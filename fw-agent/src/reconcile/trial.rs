@@ -3,7 +3,7 @@
 //! In: what `fwctl` staged, and its requests. Out: the configuration that is enforced: the files, with what is on trial in their place.
 //!
 //! Each step is on disk before it is in force, so that whatever happens to this process the next one goes on. An end is in force before it is on disk:
-//! nothing may keep the agent from going back, not even a full disk.
+//! nothing may keep the agent from going back, not even a full disk. Invariant: files that were never read are not enforced; they would open the node.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -94,6 +94,7 @@ impl Agent {
         tracing::info!("{}", trial.status(&now, &sources).lines()[0]);
         let was_sound = !self.record.incomplete;
         self.sources = sources;
+        (self.read_error, self.cached_at) = (None, None);
         self.trial = Some(trial);
         self.enforce();
         if was_sound && self.record.incomplete {
@@ -186,8 +187,13 @@ impl Agent {
             "the trial since {} ends: {why}; the files are in force",
             trial.begun_at
         );
-        // The files as they were read last, in case they cannot be read now.
-        self.enforce();
+        match self.compiled.is_some() {
+            // The files as they were read last, in case they cannot be read now.
+            true => self.enforce(),
+            false => tracing::error!(
+                "no files were read since the agent began: what the kernel holds stays in force until they are"
+            ),
+        }
         self.news = true;
         self.forget_trial();
     }

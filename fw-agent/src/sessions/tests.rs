@@ -79,6 +79,11 @@ fn what_could_not_be_opened_again_is_told_with_the_rule() {
         "that is so now, too"
     );
     assert_eq!(
+        said(["", ""], [ON, ""], false).len(),
+        2,
+        "the firewall goes on"
+    );
+    assert_eq!(
         said([ON, ""], ["", ""], false),
         [""; 0],
         "the firewall goes off"

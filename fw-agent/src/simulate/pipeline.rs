@@ -12,7 +12,7 @@ use fw_common::event::FlowNews;
 use fw_common::flow::{Flow, FlowKey, FlowRef};
 use fw_common::maps::{FragmentKey, FragmentValue, Port, Settings};
 use fw_common::pipeline::{judge, track_flow};
-use fw_common::tables::{Step, Tables};
+use fw_common::tables::{Tables, Words};
 use fw_common::verdict::{Direction, Judgement, Reason};
 use fw_common::wire::{Address, Headers, IpVersion};
 
@@ -152,8 +152,8 @@ impl Tables for Forced<'_> {
         Tables::port(&self.memory, ifindex)
     }
 
-    fn word(&self, index: u32) -> Option<u64> {
-        self.memory.word(index)
+    fn words(&self) -> Option<impl Words> {
+        Some(self.memory.arena())
     }
 
     fn longest_prefix(&self, space: u32, version: IpVersion, address: &Address) -> u32 {
@@ -209,9 +209,5 @@ impl Tables for Forced<'_> {
 
     fn now(&self) -> u64 {
         self.memory.now()
-    }
-
-    fn repeat<S: Step>(count: u32, step: &mut S) {
-        <&Memory as Tables>::repeat(count, step);
     }
 }

@@ -7,6 +7,7 @@
 //!
 //! A program that the verifier itself refuses fails otherwise, with its log.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
@@ -25,6 +26,9 @@ struct Arguments {
     /// Print as JSON.
     #[arg(long)]
     json: bool,
+    /// The object of another build than the one the agent embeds.
+    #[arg(long, value_name = "FILE")]
+    object: Option<PathBuf>,
 }
 
 /// What the verifier says of one program.
@@ -53,7 +57,13 @@ fn main() -> ExitCode {
 
 /// Prints the table; says whether all programs are within the limit.
 fn run(arguments: &Arguments) -> Result<bool> {
-    let rows = measure()?;
+    let rows = match &arguments.object {
+        None => measure(OBJECT)?,
+        Some(path) => {
+            let object = std::fs::read(path);
+            measure(&object.with_context(|| format!("reading {}", path.display()))?)?
+        }
+    };
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&rows)?);
     } else {
@@ -75,10 +85,10 @@ fn run(arguments: &Arguments) -> Result<bool> {
     Ok(rows.iter().all(|row| row.instructions <= LIMIT))
 }
 
-fn measure() -> Result<Vec<Row>> {
+fn measure(object: &[u8]) -> Result<Vec<Row>> {
     let mut ebpf = EbpfLoader::new()
         .verifier_log_level(VerifierLogLevel::STATS)
-        .load(OBJECT)
+        .load(object)
         .context("making the maps (this needs root)")?;
     let mut limit = getrlimit(Resource::Nofile);
     // The lowest number that is free: from there on nothing is opened.

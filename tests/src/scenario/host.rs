@@ -13,7 +13,7 @@ use fw_common::event::FlowNews;
 use fw_common::flow::{Flow, FlowKey, FlowRef};
 use fw_common::maps::{FragmentKey, FragmentValue, Port, Settings};
 use fw_common::pipeline;
-use fw_common::tables::{Step, Tables};
+use fw_common::tables::{Tables, Words};
 use fw_common::verdict::{Direction, NO_RULE};
 use fw_common::wire::{Address, ETHERTYPE_ARP, Headers, IpVersion, Packet as WirePacket, Wire};
 
@@ -214,8 +214,8 @@ impl Tables for Watched<'_> {
         Tables::port(&self.tables, ifindex)
     }
 
-    fn word(&self, index: u32) -> Option<u64> {
-        self.tables.word(index)
+    fn words(&self) -> Option<impl Words> {
+        Some(self.tables.arena())
     }
 
     fn longest_prefix(&self, space: u32, version: IpVersion, address: &Address) -> u32 {
@@ -272,10 +272,6 @@ impl Tables for Watched<'_> {
 
     fn now(&self) -> u64 {
         self.tables.now()
-    }
-
-    fn repeat<S: Step>(count: u32, step: &mut S) {
-        <&Memory as Tables>::repeat(count, step);
     }
 
     fn track(&self, port: &Port, direction: Direction, headers: &Headers) -> Tracked {

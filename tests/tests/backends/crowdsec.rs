@@ -3,10 +3,11 @@
 use std::fs;
 use std::time::Instant;
 
+use tapwall_tests::installed::installed;
 use tapwall_tests::node::{STRANGER_V4, STRANGER_V6};
 use tapwall_tests::patience::patience;
 
-use super::{Bed, Running, SOON, program};
+use super::{Bed, Running, SOON};
 
 /// Its files, in the bed's directory.
 fn configure(bed: &Bed) {
@@ -52,13 +53,13 @@ fn configure(bed: &Bed) {
 fn cscli(bed: &Bed, arguments: &[&str]) -> String {
     let config = bed.file("config.yaml");
     bed.run(
-        program("cscli"),
+        installed("crowdsec", "cscli").unwrap(),
         &[&["-c", config.to_str().unwrap()], arguments].concat(),
     )
 }
 
 fn lapi(bed: &Bed) -> Running {
-    let mut command = bed.command(program("crowdsec"));
+    let mut command = bed.command(installed("crowdsec", "crowdsec").unwrap());
     command.arg("-c").arg(bed.file("config.yaml")).arg("-no-cs");
     let server = Running::start(&mut command, bed.file("lapi"));
     let deadline = Instant::now() + patience(SOON);

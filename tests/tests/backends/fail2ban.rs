@@ -5,10 +5,11 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::Instant;
 
+use tapwall_tests::installed::installed;
 use tapwall_tests::node::{STRANGER_V4, STRANGER_V6};
 use tapwall_tests::patience::patience;
 
-use super::{Bed, Running, SOON, attack, program};
+use super::{Bed, Running, SOON, attack};
 
 const JAIL: &str = "[DEFAULT]\nusedns = no\nbackend = polling\nignoreself = false\nbantime = 1h\nfindtime = 10m\nmaxretry = 3\n\
     banaction = tapwall\naction = %(banaction)s[port=\"ssh\", protocol=\"tcp\"]\n\n";
@@ -37,7 +38,7 @@ fn configure(bed: &Bed) {
 }
 
 fn start(bed: &Bed) -> Running {
-    let mut command = bed.command(program("fail2ban-server"));
+    let mut command = bed.command(installed("fail2ban", "fail2ban-server").unwrap());
     command
         .arg("-c")
         .arg(bed.place.path())
@@ -73,7 +74,7 @@ fn attackers_are_banned_and_unbanned() {
     let place = bed.place.path().to_str().unwrap();
     let client = |arguments: &[&str]| {
         bed.run(
-            program("fail2ban-client"),
+            installed("fail2ban", "fail2ban-client").unwrap(),
             &[&["-c", place], arguments].concat(),
         )
     };

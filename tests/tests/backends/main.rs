@@ -175,22 +175,6 @@ impl Drop for Running {
     }
 }
 
-/// A program of a package that the tests need.
-fn program(name: &str) -> PathBuf {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let own = std::env::current_exe().unwrap();
-    let directories = std::env::split_paths(&path)
-        .chain(["/usr/sbin", "/usr/bin"].map(PathBuf::from))
-        .chain(
-            own.ancestors()
-                .map(|above| above.join("unpacked/crowdsec/usr/bin")),
-        );
-    directories
-        .map(|directory| directory.join(name))
-        .find(|file| file.is_file())
-        .unwrap_or_else(|| panic!("{name} is not there; run `cargo xtask setup`"))
-}
-
 /// A line of sshd's about a failed login, as syslog has it now.
 fn failed_login(source: IpAddr, number: usize) -> String {
     let now = run(Command::new("date").arg("+%b %e %H:%M:%S")).unwrap();

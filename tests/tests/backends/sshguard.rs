@@ -2,9 +2,10 @@
 
 use std::net::IpAddr;
 
+use tapwall_tests::installed::installed;
 use tapwall_tests::node::{STRANGER_V4, STRANGER_V6};
 
-use super::{Bed, Running, attack, program};
+use super::{Bed, Running, attack};
 
 /// sshguard with this configuration, in the only place where it looks for it, on a log.
 fn start(bed: &Bed, block_time: u32) -> Running {
@@ -21,7 +22,7 @@ fn start(bed: &Bed, block_time: u32) -> Running {
     let script = format!(
         "mount --bind {} /etc/sshguard && exec {} {}",
         bed.place.path().display(),
-        program("sshguard").display(),
+        installed("sshguard", "sshguard").unwrap().display(),
         bed.file("auth.log").display()
     );
     let mut command = bed.command("unshare");

@@ -11,8 +11,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use fw_agent::control::socket;
+use fw_common::maps::capacity;
 use serde_json::Value;
 use tapwall_tests::agent::Agent;
+use tapwall_tests::installed::installed;
 use tapwall_tests::node::DemoNode;
 use tapwall_tests::patience::patience;
 use tapwall_tests::probe::Answer::{Answered, Silent};
@@ -106,7 +108,11 @@ fn what_passed_and_what_did_not_is_told_by_guest_and_reason() {
     assert!(value("tapwall_reason_packets_total{reason=\"established\"}") >= 1.0);
     assert_eq!(value("tapwall_reason_packets_total{reason=\"ban\"}"), 0.0);
     assert!(value("tapwall_map_entries{map=\"PORTS\"}") >= 2.0);
-    assert_eq!(value("tapwall_map_max_entries{map=\"FLOWS\"}"), 262_144.0);
+    let entries = capacity::entries(capacity::FLOWS);
+    assert_eq!(
+        value("tapwall_map_max_entries{map=\"FLOWS\"}"),
+        f64::from(entries)
+    );
     assert!(value("tapwall_map_entries{map=\"ARENA\"}") > 10.0);
     let flows = values
         .iter()
@@ -169,21 +175,9 @@ fn an_agent_that_hangs_is_told_of_and_the_endpoint_is_where_the_settings_say() {
     drop(hold);
 }
 
-/// A program of Debian's package prometheus, which `cargo xtask setup` unpacks unless it is installed.
+/// A program of Prometheus's.
 fn prometheus(name: &str) -> PathBuf {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let own = std::env::current_exe().unwrap();
-    // target/debug/deps/service-…
-    let unpacked = own
-        .ancestors()
-        .nth(3)
-        .unwrap()
-        .join("xtask/prometheus/usr/bin");
-    let mut files = std::env::split_paths(&path)
-        .chain([unpacked])
-        .map(|place| place.join(name));
-    let found = files.find(|file| file.is_file());
-    found.unwrap_or_else(|| panic!("no {name}: run `cargo xtask setup`"))
+    installed("prometheus", name).unwrap()
 }
 
 #[test]

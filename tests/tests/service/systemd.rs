@@ -4,15 +4,13 @@
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::process::Output;
 
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tapwall_tests::agent::program;
+use tapwall_tests::booted::Booted;
 use tapwall_tests::node::DemoNode;
 use tapwall_tests::probe::Answer::{self, Answered, Silent};
 use tapwall_tests::probe::{TIMEOUT, TcpServer, connect};
@@ -21,126 +19,69 @@ use tempfile::TempDir;
 
 use crate::packaging::{FIRST, first_of_all};
 
-const LIMIT: Duration = Duration::from_secs(60);
 const UNIT: &str = "tapwall.service";
-const LOG: &str = "/var/log/pve-firewall.log";
+const LOG: &str = "/var/log/tapwall.log";
 /// Where the agent asks for short grace periods.
 const GRACE: &str = "/sys/kernel/rcu_expedited";
 
-/// A machine as far as systemd can tell; it ends when dropped.
-struct Booted {
-    outer: Child,
-    first: Pid,
-    group: Option<PathBuf>,
-    _place: TempDir,
+/// What lies over the machine's root: the programs, and what is packaged with them.
+fn over() -> TempDir {
+    let over = temporary_directory("over").unwrap();
+    let packaging = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging");
+    let put = |file: &str, text: &str| {
+        let path = over.path().join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    };
+    let packaged = |file| fs::read_to_string(packaging.join(file)).unwrap();
+    put(
+        "etc/systemd/system/tapwall.service",
+        &packaged("tapwall.service"),
+    );
+    put("etc/logrotate.d/tapwall", &packaged("logrotate"));
+    let settings = packaged("agent.toml");
+    let own_log = format!("[log]\nfile = \"{LOG}\"");
+    let settings = settings.replace("[log]", &own_log);
+    put(
+        "etc/tapwall/agent.toml",
+        &format!("node = \"demo\"\n{settings}"),
+    );
+    // A firewall of the same node, as far as systemd can tell.
+    let other = "[Service]\nType=exec\nExecStart=/bin/sleep infinity\n";
+    put("etc/systemd/system/pve-firewall.service", other);
+    // The watchdog of the unit, but not its half a minute.
+    let watchdog = "etc/systemd/system/tapwall.service.d/watchdog.conf";
+    put(watchdog, "[Service]\nWatchdogSec=3\n");
+    fs::create_dir_all(over.path().join("usr/sbin")).unwrap();
+    for name in ["fw-agent", "fwctl"] {
+        let link = over.path().join("usr/sbin").join(name);
+        symlink(program(name).unwrap(), link).unwrap();
+    }
+    over
 }
 
-impl Booted {
-    /// Boots; none if this machine does not let us, which it says.
-    fn start(node: &DemoNode, tree: &ConfigTree) -> Option<Self> {
-        if !Path::new("/lib/systemd/systemd").exists() {
-            eprintln!("skipped: systemd is not installed");
-            return None;
-        }
-        let place = temporary_directory("systemd").unwrap();
-        let said = place.path().join("said");
-        let work = place.path().join("work");
-        fs::create_dir(&work).unwrap();
-        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let group = new_group();
-        let out = fs::File::create(&said).unwrap();
-        // The new process joins its control group before it makes that the root of a namespace.
-        let join = "if [ -n \"$1\" ]; then echo $$ > \"$1/cgroup.procs\"; fi; shift; exec \"$@\"";
-        let mut command = Command::new("sh");
-        command.args(["-c", join, "sh"]);
-        command.arg(group.as_deref().unwrap_or(Path::new("")));
-        command.arg("nsenter");
-        command.arg(format!("--net={}", node.host.namespace.path().display()));
-        command.args([
-            "--",
-            "unshare",
-            "--mount",
-            "--pid",
-            "--fork",
-            "--kill-child",
-        ]);
-        command.args(["--cgroup", "--uts", "--ipc", "--", "sh"]);
-        command.arg(here.join("tests/service/systemd/boot.sh"));
-        command.arg(&work);
-        command.args([program("fw-agent").unwrap(), program("fwctl").unwrap()]);
-        command.arg(tree.path());
-        command.arg(here.join("../packaging"));
-        command
-            .stdin(Stdio::null())
-            .stderr(out.try_clone().unwrap());
-        let mut outer = command.stdout(out).spawn().unwrap();
-        let deadline = Instant::now() + LIMIT;
-        let first = loop {
-            let said = fs::read_to_string(&said).unwrap();
-            if let Some(why) = said.lines().find_map(|line| line.strip_prefix("skip: ")) {
-                eprintln!(
-                    "skipped: this machine does not let us boot systemd in namespaces: {why}"
-                );
-                outer.wait().unwrap();
-                remove_group(group);
-                return None;
-            }
-            assert!(outer.try_wait().unwrap().is_none(), "it ended: {said}");
-            assert!(Instant::now() < deadline, "it does not boot: {said}");
-            if let Some(first) = systemd_below(outer.id()) {
-                break first;
-            }
-            sleep(Duration::from_millis(10));
-        };
-        let booted = Self {
-            outer,
-            first,
-            group,
-            _place: place,
-        };
-        booted.until("systemd answers", || {
-            booted
-                .systemctl(&["is-active", "basic.target"])
-                .status
-                .success()
-        });
-        Some(booted)
-    }
+/// A machine that must do what it is asked to.
+struct Machine(Booted);
 
-    /// Runs a program inside.
+impl Machine {
     fn run(&self, words: &[&str]) -> Output {
-        let mut command = Command::new("nsenter");
-        command.args(["--target", &self.first.as_raw_nonzero().to_string()]);
-        command.args([
-            "--mount", "--pid", "--net", "--uts", "--ipc", "--cgroup", "--",
-        ]);
-        command.args(words).stdin(Stdio::null());
-        command.output().unwrap()
+        self.0.run(words).unwrap()
     }
 
     fn systemctl(&self, words: &[&str]) -> Output {
         self.run(&[&["systemctl"], words].concat())
     }
 
-    /// Runs a program inside that must do what it is asked to; what it printed.
+    /// What a program prints inside.
     #[track_caller]
     fn insist(&self, words: &[&str]) -> String {
-        let output = self.run(words);
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let error = String::from_utf8_lossy(&output.stderr);
-        assert!(
-            output.status.success(),
-            "{words:?}: {}: {text}{error}\n{}",
-            output.status,
-            self.journal()
-        );
-        text
+        self.0.insist(words).unwrap()
     }
 
+    #[track_caller]
     fn property(&self, name: &str) -> String {
-        let property = format!("--property={name}");
-        let text = self.insist(&["systemctl", "show", &property, "--value", UNIT]);
-        text.trim().to_owned()
+        self.0.property(UNIT, name).unwrap()
     }
 
     /// The agent's number inside; 0: there is none.
@@ -149,74 +90,17 @@ impl Booted {
     }
 
     fn journal(&self) -> String {
-        let output = self.run(&["journalctl", "--no-pager", "--unit", UNIT]);
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        self.0.journal()
     }
 
     #[track_caller]
     fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
-        let deadline = Instant::now() + LIMIT;
-        while !holds() {
-            assert!(Instant::now() < deadline, "not {what}; {}", self.journal());
-            sleep(Duration::from_millis(20));
-        }
+        self.0.until(what, || Ok(holds())).unwrap();
     }
 
-    /// A file inside.
     fn file(&self, path: &str) -> PathBuf {
-        PathBuf::from(format!("/proc/{}/root{path}", self.first.as_raw_nonzero()))
+        self.0.file(path)
     }
-}
-
-impl Drop for Booted {
-    fn drop(&mut self) {
-        // With process 1 the kernel ends all others of the namespace.
-        if let Err(error) = kill_process(self.first, Signal::KILL) {
-            eprintln!("ending systemd: {error}");
-        }
-        if let Err(error) = self.outer.wait() {
-            eprintln!("waiting for systemd: {error}");
-        }
-        remove_group(self.group.take());
-    }
-}
-
-/// A control group of its own, so that systemd finds no processes of others in it; none where there are no groups of version 2.
-fn new_group() -> Option<PathBuf> {
-    let mounts = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(Path::new);
-    let mount = mounts
-        .into_iter()
-        .find(|path| path.join("cgroup.procs").exists())?;
-    let group = mount.join(format!("tapwall-test-{}", std::process::id()));
-    fs::create_dir(&group).ok().map(|()| group)
-}
-
-fn remove_group(group: Option<PathBuf>) {
-    let Some(group) = group else { return };
-    let deadline = Instant::now() + Duration::from_secs(5);
-    // A group goes when its processes are reaped, and after those inside it.
-    while group.exists() && Instant::now() < deadline {
-        let mut remove = Command::new("find");
-        remove
-            .arg(&group)
-            .args(["-depth", "-type", "d", "-exec", "rmdir", "{}", ";"]);
-        if remove.stderr(Stdio::null()).status().is_err() {
-            return;
-        }
-    }
-}
-
-/// The systemd that is a child of this process or of its children.
-fn systemd_below(parent: u32) -> Option<Pid> {
-    let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).ok()?;
-    children.split_whitespace().find_map(|child| {
-        let name = fs::read_to_string(format!("/proc/{child}/comm")).ok()?;
-        let child = child.parse().ok()?;
-        match name.trim() == "systemd" {
-            true => Pid::from_raw(child),
-            false => systemd_below(child.cast_unsigned()),
-        }
-    })
 }
 
 fn tcp(node: &DemoNode, port: u16) -> Answer {
@@ -244,7 +128,9 @@ fn the_unit_works_under_a_real_systemd() {
     tree.write_firewall(100, &rules(80)).unwrap();
     let servers = [80, 81].map(|port| TcpServer::start(&node.vm.namespace, node.vm.v4_port(port)));
     assert!(servers.iter().all(Result::is_ok));
-    let Some(machine) = Booted::start(&node, &tree) else {
+    let over = over();
+    let booted = Booted::start(&node.host.namespace, over.path(), Some(tree.path()));
+    let Some(machine) = booted.unwrap().map(Machine) else {
         return;
     };
     starts_ready_and_hardened(&machine, &node);
@@ -256,7 +142,7 @@ fn the_unit_works_under_a_real_systemd() {
     excludes_the_other_firewall(&machine, &node);
 }
 
-fn starts_ready_and_hardened(machine: &Booted, node: &DemoNode) {
+fn starts_ready_and_hardened(machine: &Machine, node: &DemoNode) {
     machine.insist(&["fwctl", "start"]);
     // It is up when the command returns, and then the policy is in force: nothing is waited for here.
     assert_eq!(machine.property("ActiveState"), "active");
@@ -318,7 +204,7 @@ fn starts_ready_and_hardened(machine: &Booted, node: &DemoNode) {
     }
 }
 
-fn speaks_to_the_journal_in_fields(machine: &Booted) {
+fn speaks_to_the_journal_in_fields(machine: &Machine) {
     let json = machine.insist(&["journalctl", "--no-pager", "--unit", UNIT, "--output=json"]);
     let lines = json
         .lines()
@@ -342,7 +228,7 @@ fn speaks_to_the_journal_in_fields(machine: &Booted) {
     }
 }
 
-fn reloads_and_restarts(machine: &Booted, node: &DemoNode, tree: &ConfigTree) {
+fn reloads_and_restarts(machine: &Machine, node: &DemoNode, tree: &ConfigTree) {
     let before = machine.agent();
     // A reload is over when the command returns.
     tree.write_firewall(100, &rules(81)).unwrap();
@@ -357,7 +243,7 @@ fn reloads_and_restarts(machine: &Booted, node: &DemoNode, tree: &ConfigTree) {
     is_in_force(node, 80, 81);
 }
 
-fn is_started_again_when_it_hangs(machine: &Booted, node: &DemoNode) {
+fn is_started_again_when_it_hangs(machine: &Machine, node: &DemoNode) {
     let before = machine.agent();
     machine.insist(&["kill", "-STOP", &before.to_string()]);
     is_in_force(node, 80, 81);
@@ -371,7 +257,7 @@ fn is_started_again_when_it_hangs(machine: &Booted, node: &DemoNode) {
     is_in_force(node, 80, 81);
 }
 
-fn rotates_its_log(machine: &Booted, node: &DemoNode) {
+fn rotates_its_log(machine: &Machine, node: &DemoNode) {
     if machine.run(&["logrotate", "--version"]).status.code() == Some(127) {
         eprintln!("skipped: logrotate is not installed");
         return;
@@ -397,7 +283,7 @@ fn rotates_its_log(machine: &Booted, node: &DemoNode) {
     );
 }
 
-fn stops_for_good(machine: &Booted, node: &DemoNode) {
+fn stops_for_good(machine: &Machine, node: &DemoNode) {
     machine.insist(&["systemctl", "stop", UNIT]);
     is_in_force(node, 80, 81);
     machine.insist(&["systemctl", "start", UNIT]);
@@ -417,7 +303,7 @@ fn stops_for_good(machine: &Booted, node: &DemoNode) {
     assert!(text.starts_with("Status: enabled/stopped"), "{text}");
 }
 
-fn excludes_the_other_firewall(machine: &Booted, node: &DemoNode) {
+fn excludes_the_other_firewall(machine: &Machine, node: &DemoNode) {
     machine.insist(&["systemctl", "start", UNIT]);
     machine.insist(&["systemctl", "start", "pve-firewall.service"]);
     // Nothing orders the two: it may still be stopping.

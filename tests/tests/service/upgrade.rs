@@ -20,8 +20,8 @@ use tapwall_tests::probe::{Session, TIMEOUT, TcpServer, connect};
 use tapwall_tests::tree::ConfigTree;
 use tapwall_tests::vigil::{Asking, Flow};
 
-/// The last version whose maps the agent can read.
-const OLD: u32 = 3;
+/// Versions whose maps the agent can read; what it reads of them has one layout.
+const OLD: [u32; 2] = [3, 4];
 /// One whose maps nobody can.
 const UNKNOWN: u32 = 1000;
 const ECHO: u16 = 7007;
@@ -30,7 +30,7 @@ fn rules(lines: &str) -> String {
     format!("[OPTIONS]\nenable: 1\npolicy_in: DROP\n\n[RULES]\n{lines}")
 }
 
-/// Key and value bytes of version 3's maps that come over.
+/// Key and value bytes of these versions' maps that come over.
 const SIZES: [(&str, u32, u32); 7] = [
     (name::FLOWS, 44, 48),
     (name::HALF_OPEN, 44, 48),
@@ -50,7 +50,7 @@ fn rename(pins: &Path, version: u32) {
         assert_eq!(
             sizes,
             (key, value),
-            "{map} cannot stand for version {OLD}'s any more"
+            "{map} cannot stand for that of versions {OLD:?} any more"
         );
     }
     let directory = |version| pins.join(format!("v{version}"));
@@ -99,16 +99,20 @@ fn scene(options: &[&str]) -> Scene {
 }
 
 #[test]
-fn flows_bans_and_counters_come_over_from_the_version_before() {
-    everything_comes_over(&[]);
+fn flows_bans_and_counters_come_over_from_versions_before() {
+    for version in OLD {
+        everything_comes_over(version, &[]);
+    }
 }
 
 #[test]
 fn with_filters_too_flows_bans_and_counters_come_over() {
-    everything_comes_over(&["--clsact"]);
+    for version in OLD {
+        everything_comes_over(version, &["--clsact"]);
+    }
 }
 
-fn everything_comes_over(options: &[&str]) {
+fn everything_comes_over(version: u32, options: &[&str]) {
     let Scene { node, tree, agent } = scene(options);
     let _server = TcpServer::start(&node.vm.namespace, node.vm.v4_port(80)).unwrap();
     let (outside, web) = (&node.outside, node.vm.v4_port(80));
@@ -138,7 +142,7 @@ fn everything_comes_over(options: &[&str]) {
     let before = counted(&pins);
     assert!(before.iter().all(|packets| *packets > 0), "{before:?}");
 
-    let moved = |_: &mut Command| rename(&pins, OLD);
+    let moved = |_: &mut Command| rename(&pins, version);
     let agent = agent.respawn_adjusted(&node.host.namespace, moved).unwrap();
     agent.wait_said("took over from another version").unwrap();
     assert!(
@@ -146,7 +150,7 @@ fn everything_comes_over(options: &[&str]) {
         "{}",
         agent.stderr()
     );
-    assert!(!pins.join(format!("v{OLD}")).exists());
+    assert!(!pins.join(format!("v{version}")).exists());
     for side in ["ingress", "egress"] {
         let mut tc = node.host.namespace.command("tc");
         let text = run(tc.args(["filter", "show", "dev", TAP, side])).unwrap();

@@ -21,7 +21,7 @@ pub struct Package {
 }
 
 /// Programs and the packages they come from.
-const PROGRAMS: [(&str, Package); 6] = [
+const PROGRAMS: [(&str, Package); 7] = [
     (
         "ip",
         Package {
@@ -48,6 +48,13 @@ const PROGRAMS: [(&str, Package); 6] = [
         Package {
             name: "nftables",
             purpose: "translates addresses in the tests of a host that does",
+        },
+    ),
+    (
+        "iptables-legacy-restore",
+        Package {
+            name: "iptables",
+            purpose: "loads the rulesets that Tapwall is compared with, and that it translates",
         },
     ),
     (
@@ -113,19 +120,28 @@ const FOR_MACHINES: [(&str, Package); 3] = [
 ];
 
 /// Programs that only `cargo xtask bench` runs: what Tapwall is compared with.
-const BENCH_PROGRAMS: [(&str, Package); 2] = [
+const BENCH_PROGRAMS: [(&str, Package); 1] = [(
+    "ipset",
+    Package {
+        name: "ipset",
+        purpose: "loads their sets",
+    },
+)];
+
+/// Programs that only `cargo xtask dist` runs.
+const DIST_PROGRAMS: [(&str, Package); 2] = [
     (
-        "iptables-legacy-restore",
+        "dpkg-shlibdeps",
         Package {
-            name: "iptables",
-            purpose: "loads the rulesets that Tapwall is compared with",
+            name: "dpkg-dev",
+            purpose: "finds the libraries that the package depends on",
         },
     ),
     (
-        "ipset",
+        "lintian",
         Package {
-            name: "ipset",
-            purpose: "loads their sets",
+            name: "lintian",
+            purpose: "checks the package against Debian's policy",
         },
     ),
 ];
@@ -148,6 +164,11 @@ pub fn missing_for_machines() -> Vec<Package> {
 /// Likewise, for the bench alone.
 pub fn missing_for_bench() -> Vec<Package> {
     absent(&BENCH_PROGRAMS)
+}
+
+/// Likewise, for the package alone.
+pub fn missing_for_dist() -> Vec<Package> {
+    absent(&DIST_PROGRAMS)
 }
 
 fn absent(programs: &[(&str, Package)]) -> Vec<Package> {
@@ -206,8 +227,7 @@ pub fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|data| data.uid() == 0)
 }
 
-/// `apt-get` that asks nothing.
-pub fn apt_get() -> Command {
+fn apt_get() -> Command {
     let mut command = Command::new("apt-get");
     command.env("DEBIAN_FRONTEND", "noninteractive");
     command

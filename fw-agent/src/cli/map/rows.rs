@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::Result;
 use aya::maps::{MapError, MapInfo};
+use fw_common::classify::Head;
 use fw_common::conntrack::{ANSWERED, State};
 use fw_common::flow::{Flow, FlowKey};
 use fw_common::limit::{Bucket, EPOCH};
@@ -20,7 +21,7 @@ use serde_json::{Value, json};
 
 use crate::config::registry;
 use crate::datapath::pins::Pins;
-use crate::datapath::{Bans, monotonic};
+use crate::datapath::{Bans, Words, monotonic};
 
 /// A map's contents.
 pub(super) struct Rows {
@@ -102,7 +103,7 @@ fn ports(pins: &Pins) -> Result<Rows> {
     let map = pins.hash::<u32, Port>(name::PORTS)?;
     let mut ports: Vec<(u32, Port)> = map.iter().collect::<Result<_, MapError>>()?;
     ports.sort_by_key(|(ifindex, _)| *ifindex);
-    let words = pins.array::<u64>(name::ARENA)?;
+    let words = pins.words()?;
     let mut cells = Vec::new();
     for (ifindex, port) in ports {
         cells.push(vec![
@@ -151,15 +152,14 @@ fn ports(pins: &Pins) -> Result<Rows> {
 }
 
 /// VLANs that a port may use: `none`, `any`, or their numbers.
-fn vlans(words: &aya::maps::Array<aya::maps::MapData, u64>, start: u32) -> Result<Value> {
+fn vlans(words: &Words, start: u32) -> Result<Value> {
     match start {
         NO_VLAN => return Ok(json!("none")),
         ANY_VLAN => return Ok(json!("any")),
         _ => {}
     }
     let mut numbers = Vec::new();
-    for index in 0..VLAN_WORDS {
-        let word = words.get(&start.saturating_add(index), 0)?;
+    for (index, word) in (0..).zip(words.read(start, VLAN_WORDS)?) {
         let set = (0..64).filter(|bit| word >> bit & 1 == 1);
         numbers.extend(set.map(|bit| index * 64 + bit));
     }
@@ -168,7 +168,7 @@ fn vlans(words: &aya::maps::Array<aya::maps::MapData, u64>, start: u32) -> Resul
 
 /// The policies that ports refer to, rule by rule.
 fn arena(pins: &Pins) -> Result<Rows> {
-    let words = pins.array::<u64>(name::ARENA)?;
+    let words = pins.words()?;
     let map = pins.hash::<u32, Port>(name::PORTS)?;
     let mut starts = std::collections::BTreeSet::new();
     for port in map.iter() {
@@ -178,10 +178,9 @@ fn arena(pins: &Pins) -> Result<Rows> {
     }
     let mut cells = Vec::new();
     for start in starts.into_iter().filter(|start| *start != 0) {
-        let head = words.get(&start, 0)?;
-        let rules = words.get(&(start + 1 + policy::FIELDS as u32), 0)? as u32;
-        for number in 0..(head >> 40) as u32 {
-            let word = words.get(&(start + rules + number), 0)?;
+        let head = words.get(start)?;
+        let rules = words.read(start + policy::HEAD as u32, Head(head).rules())?;
+        for (number, word) in (0..).zip(rules) {
             let judgement = RuleWord(word).judgement();
             cells.push(vec![
                 json!(start),

@@ -66,7 +66,7 @@ pub(super) fn parse(
 }
 
 /// A letter, then up to 20 letters, digits, `_` or `-`, then perhaps `:N` or `.N`.
-fn is_host_interface(text: &str) -> bool {
+pub(crate) fn is_host_interface(text: &str) -> bool {
     let (name, suffix) = match text.split_once([':', '.']) {
         Some((name, suffix)) => (name, Some(suffix)),
         None => (text, None),

@@ -16,7 +16,9 @@ use bytes::Bytes;
 use crate::config::long_set::headers;
 use crate::config::memo::is_same;
 
-use super::{CLUSTER_FILE, guest_file, guest_number, lxc_directory, qemu_directory};
+use super::{
+    CLUSTER_FILE, PLAIN_HOST_FILE, guest_file, guest_number, lxc_directory, qemu_directory,
+};
 
 /// Files by path.
 type Files = BTreeMap<String, Bytes>;
@@ -44,7 +46,9 @@ pub(super) fn lost(last: &Files, now: &Files, node: &str) -> Vec<(String, &'stat
             found.extend(lost_firewall(guest_file(vmid), last, now));
         }
     }
-    found.extend(lost_firewall(CLUSTER_FILE.to_owned(), last, now));
+    for file in [CLUSTER_FILE, PLAIN_HOST_FILE] {
+        found.extend(lost_firewall(file.to_owned(), last, now));
+    }
     found
 }
 

@@ -15,7 +15,7 @@ use aya::EbpfLoader;
 use aya::maps::{HashMap, MapData};
 use fw_common::conntrack::{ANSWERED, SECOND};
 use fw_common::flow::{Flow, FlowKey};
-use fw_common::maps::name;
+use fw_common::maps::{capacity, name};
 
 use super::Kernel;
 use crate::datapath::batch::Batch;
@@ -37,14 +37,19 @@ pub(super) struct OldFlows {
 const NEXT: &str = "FLOWS_NEXT";
 
 impl Kernel {
-    /// Entries of the flow table.
+    /// Flows that the table is made for.
     ///
     /// # Errors
     /// The map cannot be asked.
     pub fn flow_capacity(&self) -> Result<u32, Error> {
         let info = aya::maps::MapInfo::from_pin(self.pins.map(name::FLOWS));
         let info = info.map_err(super::failed("open", name::FLOWS))?;
-        Ok(info.max_entries())
+        let entries = info.max_entries();
+        let fewer = entries.saturating_sub(1);
+        Ok(match capacity::entries(fewer) == entries {
+            true => fewer,
+            false => entries,
+        })
     }
 
     /// Whether [`Kernel::end_resize`] is still to come.
@@ -52,7 +57,8 @@ impl Kernel {
         self.old_flows.is_some()
     }
 
-    pub(super) fn begin_resize(&mut self, entries: u32) -> Result<(), Error> {
+    pub(super) fn begin_resize(&mut self, room: u32) -> Result<(), Error> {
+        let entries = capacity::entries(room);
         self.end_resize()?;
         let next = self.pins.map(NEXT);
         Pins::remove(next.clone())?;

@@ -1,10 +1,10 @@
 #!/bin/sh
 # Becomes systemd as process 1 of its own namespaces, on a copy of this machine's root that nothing written to outlives.
-# $1: an empty directory; $2: fw-agent; $3: fwctl; $4: the tree for /etc/pve; $5: the packaging directory.
+# $1: an empty directory; $2: a directory that is laid over the root (links in it are followed); $3: the tree for /etc/pve, or nothing: then there is no /etc/pve.
 # Says "skip: <why>" and ends if this machine does not let us.
 set -eu
 skip() { echo "skip: $1"; exit 0; }
-work=$1 agent=$2 fwctl=$3 tree=$4 packaging=$5
+work=$1 over=$2 tree=$3
 mount --make-rprivate / || skip "no mount namespace"
 mount -t tmpfs tmpfs "$work" || skip "no tmpfs"
 mkdir "$work/upper" "$work/work" "$work/root"
@@ -28,8 +28,8 @@ done
 mkdir "$root/dev/shm" "$root/dev/pts"
 
 units=$root/etc/systemd/system
-rm -rf "$units" "$root/etc/fstab" "$root/var/log/journal" "$root/var/lib/tapwall" "$root/etc/tapwall" "$root/etc/machine-id"
-mkdir -p "$units" "$root/etc/tapwall" "$root/etc/pve"
+rm -rf "$units" "$root/etc/fstab" "$root/var/log/journal" "$root/var/lib/tapwall" "$root/etc/tapwall" "$root/etc/pve" "$root/etc/machine-id"
+mkdir -p "$units"
 echo 0123456789abcdef0123456789abcdef > "$root/etc/machine-id"
 # What would change the machine that this runs on, or needs one of its own.
 for unit in systemd-sysctl systemd-remount-fs systemd-modules-load systemd-udevd systemd-udev-trigger systemd-random-seed systemd-binfmt \
@@ -40,20 +40,16 @@ for unit in dev-hugepages.mount dev-mqueue.mount sys-kernel-debug.mount sys-kern
 	sys-fs-fuse-connections.mount proc-sys-fs-binfmt_misc.automount systemd-udevd-control.socket systemd-udevd-kernel.socket; do
 	ln -s /dev/null "$units/$unit"
 done
-cp "$agent" "$root/usr/sbin/fw-agent"
-cp "$fwctl" "$root/usr/sbin/fwctl"
-cp "$packaging/tapwall.service" "$units/"
-{ echo 'node = "demo"'; cat "$packaging/agent.toml"; } > "$root/etc/tapwall/agent.toml"
-rm -f "$root/var/log/pve-firewall.log" "$root/var/lib/logrotate/status"
-mkdir -p "$root/etc/logrotate.d"
-cp "$packaging/logrotate" "$root/etc/logrotate.d/tapwall"
-chmod 644 "$root/etc/logrotate.d/tapwall"
-# A firewall of the same node, as far as systemd can tell.
-printf '[Service]\nType=exec\nExecStart=/bin/sleep infinity\n' > "$units/pve-firewall.service"
-# The watchdog of the unit, but not its half a minute.
-mkdir "$units/tapwall.service.d"
-printf '[Service]\nWatchdogSec=3\n' > "$units/tapwall.service.d/watchdog.conf"
-mount --bind "$tree" "$root/etc/pve"
+# A container's, which keeps packages from starting services.
+rm -f "$root/usr/sbin/policy-rc.d"
+# What this machine may have of Tapwall.
+rm -f "$root/usr/sbin/fw-agent" "$root/usr/sbin/fwctl" "$root/usr/lib/systemd/system/tapwall.service"
+rm -rf "$root/var/log/pve-firewall.log" "$root/var/log/tapwall.log" "$root/var/lib/logrotate/status" "$root/etc/logrotate.d/tapwall"
+cp -rL "$over/." "$root/"
+if [ -n "$tree" ]; then
+	mkdir -p "$root/etc/pve"
+	mount --bind "$tree" "$root/etc/pve"
+fi
 cd "$root"
 pivot_root . mnt
 umount -l /mnt
