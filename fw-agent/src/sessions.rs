@@ -76,7 +76,7 @@ pub struct GuestCuts {
 pub struct Court<'c> {
     compiled: &'c Compiled,
     pipeline: Pipeline,
-    /// Ports judge flows that run again after a change of the rules.
+    /// Guests' NICs judge flows that run again after a change of the rules.
     reevaluates: bool,
 }
 
@@ -88,7 +88,7 @@ struct Refused {
 }
 
 impl<'c> Court<'c> {
-    /// `reevaluates`: flows that run are judged again after a change.
+    /// `reevaluates`: guests' flows that run are judged again after a change.
     pub fn new(compiled: &'c Compiled, reevaluates: bool) -> Self {
         Self {
             compiled,
@@ -102,7 +102,12 @@ impl<'c> Court<'c> {
         let again = self.packet(way, !way.inbound, "NEW");
         let here = self.packet(way, false, "ESTABLISHED");
         let runs = here.or_else(|| self.packet(way, true, "ESTABLISHED"));
-        match (runs, self.reevaluates) {
+        // Only flows of guests are judged again after a change.
+        let is_guest = match way.here {
+            Endpoint::Guest { .. } => true,
+            Endpoint::Host | Endpoint::Outside | Endpoint::Bridge { .. } => false,
+        };
+        match (runs, is_guest && self.reevaluates) {
             (None, true) => [again, None],
             (runs, _) => [runs, again],
         }

@@ -94,9 +94,16 @@ pub(super) fn make_lasting(
     force: bool,
 ) -> Result<()> {
     let now = tree::current(&place.root, stage, force)?;
+    // One that cannot be read is no way back.
+    let before = store.previous().ok().flatten();
     store.keep_previous(&now)?;
-    if is_running {
-        client::confirm_trial(&place.run_dir)?;
+    if is_running && let Err(error) = client::confirm_trial(&place.run_dir) {
+        // Nothing will be written: the way back is the one that it was.
+        match before {
+            Some(previous) => store.keep_previous(&previous)?,
+            None => store.forget_previous()?,
+        }
+        return Err(error);
     }
     let written = tree::write(&place.root, &node(place)?, &now);
     if !is_running {

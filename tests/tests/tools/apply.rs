@@ -40,10 +40,15 @@ struct Bed {
 
 impl Bed {
     fn new() -> Self {
+        Self::with(&[])
+    }
+
+    /// With further options of the agent.
+    fn with(options: &[&str]) -> Self {
         let node = DemoNode::new().unwrap();
         let tree = ConfigTree::with_demo_guests().unwrap();
         tree.write("firewall/cluster.fw", OPEN).unwrap();
-        let agent = Agent::start(&node.host.namespace, &tree).unwrap();
+        let agent = Agent::start_with(&node.host.namespace, &tree, options).unwrap();
         let server = TcpServer::start(&node.host.namespace, node.host.v4_port(22)).unwrap();
         Self {
             candidates: temporary_directory("candidate").unwrap(),
@@ -156,6 +161,19 @@ fn who_would_be_cut_off_is_named_and_with_force_it_goes_back_in_time() {
     let (said, code) = fwctl(&bed.agent, &["confirm"]);
     assert_eq!(code, Some(2), "{said}");
     assert!(said.contains("nothing is on trial"), "{said}");
+}
+
+#[test]
+fn flows_of_the_host_go_on_even_if_those_of_guests_are_judged_again() {
+    let bed = Bed::with(&["--reevaluate"]);
+    let mut session = bed.session();
+    session.transfer(1000).unwrap();
+    let candidate = bed.candidate("host.fw", SHUT);
+    let (said, code) = fwctl(&bed.agent, &["apply", "--confirm", "60", &candidate]);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains(" at vmbr0: goes on, but could not"), "{said}");
+    bed.shut(600);
+    session.transfer(1000).unwrap();
 }
 
 #[test]
