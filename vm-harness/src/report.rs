@@ -115,6 +115,11 @@ impl Report {
         self.passed + self.failed.len() > 0
     }
 
+    /// Whether any test has begun.
+    pub fn has_begun(&self) -> bool {
+        self.has_results() || self.running.is_some()
+    }
+
     /// The machine is dead: so is the test that ran.
     pub fn died(&mut self, why: &str) {
         if let Some(test) = self.running.take() {

@@ -166,11 +166,6 @@ pub const EXCLUDED: &[(&str, &str, &str)] = &[
         "metrics::prometheus_scrapes_and_answers_what_the_dashboard_asks",
         PROMETHEUS,
     ),
-    (
-        "tools",
-        "screen::the_screen_shows_what_happens_obeys_keys_and_gives_the_terminal_back",
-        "needs pseudo-terminals, which machines have not; what is on the screen is tested without them too",
-    ),
 ];
 
 /// What to run on a kernel.

@@ -8,11 +8,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::record::canonical;
+use crate::sessions::found::{connections, ssh_connection};
 
 /// Ports of SSH and of the web interface.
 const PORTS: [u16; 2] = [22, 8006];
@@ -22,9 +22,6 @@ const VARIABLE: &[u8] = b"SSH_CONNECTION=";
 
 /// Where logind describes sessions.
 const LOGIND: &str = "/run/systemd/sessions";
-
-/// `TCP_ESTABLISHED` as `/proc/net/tcp` writes it.
-const ESTABLISHED: &str = "01";
 
 /// The far ends.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -57,10 +54,12 @@ impl Sessions {
             note(&mut found.logged_in, of_process(id));
         }
         found.logged_in.extend(of_logind(Path::new(LOGIND)));
-        for file in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
-            let text = fs::read_to_string(file).unwrap_or_default();
-            found.connected.extend(connected(&text, &ports));
-        }
+        // What the kernel does not tell protects nobody; the other sources are there.
+        let connections = connections().unwrap_or_default().into_iter();
+        let wanted = connections.filter(|(local, _)| ports.contains(&local.port()));
+        found
+            .connected
+            .extend(wanted.map(|(_, remote)| remote.ip()));
         found
     }
 }
@@ -74,9 +73,8 @@ fn of_process(id: u32) -> Option<(IpAddr, u16)> {
 fn peer(environment: &[u8]) -> Option<(IpAddr, u16)> {
     let mut variables = environment.split(|byte| *byte == 0);
     let value = variables.find_map(|variable| variable.strip_prefix(VARIABLE))?;
-    let mut words = std::str::from_utf8(value).ok()?.split_ascii_whitespace();
-    let address = words.next()?.parse().ok()?;
-    Some((plain(address), words.nth(2)?.parse().ok()?))
+    let (client, server) = ssh_connection(std::str::from_utf8(value).ok()?)?;
+    Some((client.ip(), server.port()))
 }
 
 /// The process above another.
@@ -106,41 +104,7 @@ fn of_logind(directory: &Path) -> Vec<IpAddr> {
             .filter_map(|line| line.strip_prefix("REMOTE_HOST="));
         hosts.next()?.parse().ok()
     });
-    peers.map(plain).collect()
-}
-
-/// Peers of established connections to `ports`, of a text like `/proc/net/tcp` or `/proc/net/tcp6`.
-fn connected(text: &str, ports: &BTreeSet<u16>) -> Vec<IpAddr> {
-    let peers = text.lines().skip(1).filter_map(|line| {
-        let mut words = line.split_ascii_whitespace().skip(1);
-        let (_, port) = words.next()?.split_once(':')?;
-        let (peer, _) = words.next()?.split_once(':')?;
-        let wanted = ports.contains(&u16::from_str_radix(port, 16).ok()?);
-        (wanted && words.next()? == ESTABLISHED)
-            .then(|| socket_address(peer))
-            .flatten()
-    });
-    peers.collect()
-}
-
-/// An address as these files have it: words of 32 bits in the machine's order, in hexadecimal digits.
-fn socket_address(text: &str) -> Option<IpAddr> {
-    let word = |at: usize| {
-        let word = u32::from_str_radix(text.get(8 * at..8 * at + 8)?, 16).ok()?;
-        Some(word.to_ne_bytes())
-    };
-    if text.len() == 8 {
-        return Some(Ipv4Addr::from(word(0)?).into());
-    }
-    let mut octets = [0; 16];
-    for (at, bytes) in octets.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-        *bytes = word(at)?;
-    }
-    Some(plain(Ipv6Addr::from(octets).into()))
-}
-
-fn plain(address: IpAddr) -> IpAddr {
-    canonical(address.into()).addr()
+    peers.map(|peer: IpAddr| peer.to_canonical()).collect()
 }
 
 #[cfg(test)]
@@ -166,25 +130,6 @@ mod tests {
         ] {
             assert_eq!(peer(none), None, "{none:?}");
         }
-    }
-
-    #[test]
-    fn peers_of_the_ports_that_administrators_use() {
-        // 192.0.2.1:22 ← 192.0.2.7, one that is being closed, one to port 80.
-        let v4 = "  sl  local_address rem_address   st\n\
-            \u{20}  0: 010200C0:0016 070200C0:C350 01 00000000:00000000\n\
-            \u{20}  1: 010200C0:0016 080200C0:C350 06 00000000:00000000\n\
-            \u{20}  2: 010200C0:0050 090200C0:C350 01 00000000:00000000\n";
-        let v6 = "head\n\
-            0: 0000000000000000FFFF0000010200C0:1F46 0000000000000000FFFF0000070200C0:C351 01 0\n\
-            1: B80D0120000000000000000001000000:1F46 B80D0120000000000000000007000000:C351 01 0\n\
-            2: nonsense:1F46 B80D:1 01\n3: 12\n";
-        assert_eq!(connected(v4, &PORTS.into()), [address("192.0.2.7")]);
-        assert_eq!(
-            connected(v6, &PORTS.into()),
-            [address("192.0.2.7"), address("2001:db8::7")]
-        );
-        assert_eq!(connected(v4, &[80].into()), [address("192.0.2.9")]);
     }
 
     #[test]

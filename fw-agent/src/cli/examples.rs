@@ -181,22 +181,6 @@ const EXAMPLES: &[(&str, &[&str])] = &[
             "fwctl top --once --json",
         ],
     ),
-    (
-        "diff",
-        &[
-            "fwctl diff 100.fw",
-            "fwctl diff new/ --from /etc/pve --json",
-        ],
-    ),
-    (
-        "apply",
-        &[
-            "fwctl apply --dry-run 100.fw",
-            "fwctl apply --confirm 60 100.fw host.fw",
-        ],
-    ),
-    ("confirm", &["fwctl confirm"]),
-    ("revert", &["fwctl revert"]),
     ("start", &["fwctl start"]),
     ("stop", &["fwctl stop"]),
     ("restart", &["fwctl restart"]),

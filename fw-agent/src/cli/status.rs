@@ -27,10 +27,10 @@ pub(super) fn run(place: &Place, arguments: &Arguments) -> Result<Outcome> {
     let Found {
         status,
         answered,
-        silent,
+        remarks,
     } = status(place)?;
-    if let Some(error) = silent {
-        eprintln!("fwctl: {error:#}; this is what it did last");
+    for remark in remarks {
+        eprintln!("fwctl: {remark}");
     }
     let mut out = std::io::stdout().lock();
     if arguments.json {
@@ -52,24 +52,24 @@ pub(super) struct Found {
     pub(super) status: Status,
     /// That is from who should know: the running agent, or the record of one that ended.
     pub(super) answered: bool,
-    /// Why an agent that runs has not answered.
-    pub(super) silent: Option<anyhow::Error>,
+    /// What could not be asked or read, and what that means.
+    pub(super) remarks: Vec<String>,
 }
 
 pub(super) fn status(place: &Place) -> Result<Found> {
     let directory = place.run_directory();
     let running = directory.is_locked();
-    let mut silent = None;
+    let mut remarks = Vec::new();
     if running {
         match client::status(&place.run_dir) {
             Ok(status) => {
                 return Ok(Found {
                     status,
                     answered: true,
-                    silent,
+                    remarks,
                 });
             }
-            Err(error) => silent = Some(error),
+            Err(error) => remarks.push(format!("{error:#}; this is what it did last")),
         }
     }
     let mut record = directory
@@ -87,9 +87,13 @@ pub(super) fn status(place: &Place) -> Result<Found> {
     let differs = sources
         .as_ref()
         .is_some_and(|now| now.unreadable.is_empty() && digest(now) != record.digest);
+    let trial = on_disk(place, sources.as_ref()).unwrap_or_else(|error| {
+        remarks.push(format!("{error:#}"));
+        None
+    });
     let status = Status {
         running,
-        trial: on_disk(place, sources.as_ref()),
+        trial,
         pending: running && (differs || record.incomplete),
         record,
         ..Status::default()
@@ -97,19 +101,20 @@ pub(super) fn status(place: &Place) -> Result<Found> {
     Ok(Found {
         status,
         answered: !running,
-        silent,
+        remarks,
     })
 }
 
 /// What was on trial when the agent ended.
-fn on_disk(place: &Place, sources: Option<&Sources>) -> Option<trial::Status> {
-    let sources = sources?;
+fn on_disk(place: &Place, sources: Option<&Sources>) -> Result<Option<trial::Status>> {
+    let Some(sources) = sources else {
+        return Ok(None);
+    };
     let store = Store::new(&place.state_dir, &place.root, &sources.node);
-    let trial = store.trial().unwrap_or_else(|error| {
-        eprintln!("fwctl: {:#}", anyhow::Error::from(error));
-        None
-    });
-    Some(trial?.status(&Moment::now().ok()?, sources))
+    let (trial, now) = (store.trial()?, Moment::now().ok());
+    Ok(trial
+        .zip(now)
+        .map(|(trial, now)| trial.status(&now, sources)))
 }
 
 fn print(out: &mut impl Write, status: &Status) -> std::io::Result<()> {

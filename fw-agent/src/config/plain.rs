@@ -64,6 +64,13 @@ impl OptionTable for PlainOptions {
         lines.extend(host.filter(|(key, _)| *key != "enable"));
         lines
     }
+
+    fn changes(&self, other: &Self) -> Vec<(&'static str, [Option<u32>; 2])> {
+        let mut changes = self.cluster.changes(&other.cluster);
+        let host = self.host.changes(&other.host).into_iter();
+        changes.extend(host.filter(|(key, _)| *key != "enable"));
+        changes
+    }
 }
 
 /// The two documents.

@@ -7,6 +7,7 @@
 //! impossible flags, to groups) are not looked at. This is an outline for people; `fwctl simulate` says what becomes of a packet.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use fw_common::verdict::Verdict;
 
@@ -56,35 +57,53 @@ pub(super) fn compare(before: &NodePolicy, after: &NodePolicy) -> Vec<ServiceCha
 fn told(way: Way, old: &Policy, new: &Policy) -> Vec<Told> {
     let mut told = Vec::new();
     for (number, protocol) in PROTOCOLS {
-        let changes = changes(&reach(old, number), &reach(new, number));
-        let changes = changes.into_iter();
+        let begins = begins([old, new], number);
+        let [was, is] = [old, new].map(|policy| reach(policy, number, &begins));
+        let changes = changes(&begins, &was, &is).into_iter();
         told.extend(changes.map(|((before, after), ports)| (way, protocol, before, after, ports)));
     }
     told
 }
 
-/// Who reaches each port.
-fn reach(policy: &Policy, protocol: u8) -> Vec<Reach> {
-    let mut reach = vec![Reach::Closed; PORTS];
-    let mut undecided = Left::new();
+/// Where ranges of ports begin that rules of both policies do not tell apart.
+fn begins(policies: [&Policy; 2], protocol: u8) -> Vec<u16> {
+    let mut begins = vec![0];
+    let rules = policies.iter().flat_map(|policy| &policy.rules);
+    for rule in rules.filter(|rule| is_about(rule, protocol)) {
+        for (first, last) in &rule.matches.dport {
+            begins.push(*first);
+            begins.extend(last.checked_add(1));
+        }
+    }
+    begins.sort_unstable();
+    begins.dedup();
+    begins
+}
+
+/// Who reaches the ports of each range.
+fn reach(policy: &Policy, protocol: u8, begins: &[u16]) -> Vec<Reach> {
+    let mut reach = vec![Reach::Closed; begins.len()];
+    let mut undecided = Left::new(begins.len());
     // Those of them that nobody reaches yet.
-    let mut unreached = Left::new();
+    let mut unreached = Left::new(begins.len());
     for rule in policy.rules.iter().filter(|rule| is_about(rule, protocol)) {
         let all = [(0, u16::MAX)];
         let ports = match rule.matches.dport.is_empty() {
             true => &all[..],
             false => &rule.matches.dport,
         };
-        for range in ports {
+        for (first, last) in ports {
+            let from = begins.partition_point(|begin| begin < first);
+            let to = begins.partition_point(|begin| begin <= last);
             match (has_conditions(rule), rule.verdict) {
                 (true, Verdict::Accept) => {
-                    unreached.take(*range, |port| reach[port] = Reach::Some);
+                    unreached.take(from..to, |at| reach[at] = Reach::Some);
                 }
                 (true, Verdict::Drop | Verdict::Reject) => {}
-                (false, verdict) => undecided.take(*range, |port| {
-                    unreached.take_one(port);
+                (false, verdict) => undecided.take(from..to, |at| {
+                    unreached.take_one(at);
                     if verdict == Verdict::Accept {
-                        reach[port] = Reach::Open;
+                        reach[at] = Reach::Open;
                     }
                 }),
             }
@@ -93,40 +112,38 @@ fn reach(policy: &Policy, protocol: u8) -> Vec<Reach> {
     reach
 }
 
-const PORTS: usize = 1 << 16;
-
-/// Ports that are left, each with one from which on to look for the next that is.
+/// Ranges that are left, each with one from which on to look for the next that is.
 struct Left(Vec<usize>);
 
 impl Left {
-    fn new() -> Self {
-        Self((0..=PORTS).collect())
+    fn new(count: usize) -> Self {
+        Self((0..=count).collect())
     }
 
-    /// The first port that is left, from this one on.
-    fn from(&mut self, port: usize) -> usize {
-        let mut found = port;
+    /// The first that is left, from this one on.
+    fn from(&mut self, start: usize) -> usize {
+        let mut found = start;
         while self.0[found] != found {
             found = self.0[found];
         }
-        let mut at = port;
+        let mut at = start;
         while at != found {
             at = std::mem::replace(&mut self.0[at], found);
         }
         found
     }
 
-    fn take_one(&mut self, port: usize) {
-        self.0[port] = port + 1;
+    fn take_one(&mut self, at: usize) {
+        self.0[at] = at + 1;
     }
 
-    /// Takes those of a range away.
-    fn take(&mut self, (first, last): (u16, u16), mut taken: impl FnMut(usize)) {
-        let mut port = self.from(first.into());
-        while port <= usize::from(last) {
-            taken(port);
-            self.take_one(port);
-            port = self.from(port);
+    /// Takes those that are left among some away.
+    fn take(&mut self, those: Range<usize>, mut taken: impl FnMut(usize)) {
+        let mut at = self.from(those.start);
+        while at < those.end {
+            taken(at);
+            self.take_one(at);
+            at = self.from(at);
         }
     }
 }
@@ -148,16 +165,18 @@ fn has_conditions(rule: &Rule) -> bool {
 }
 
 /// The ports whose reach is another, by how it was and is.
-fn changes(old: &[Reach], new: &[Reach]) -> BTreeMap<(Reach, Reach), Ranges> {
+fn changes(begins: &[u16], old: &[Reach], new: &[Reach]) -> BTreeMap<(Reach, Reach), Ranges> {
     let mut found: BTreeMap<(Reach, Reach), Ranges> = BTreeMap::new();
-    for (port, (was, is)) in (0..=u16::MAX).zip(old.iter().zip(new)) {
+    let ends = begins.iter().skip(1).map(|next| next - 1);
+    let ranges = begins.iter().zip(ends.chain([u16::MAX]));
+    for ((first, last), (was, is)) in ranges.zip(old.iter().zip(new)) {
         if was == is {
             continue;
         }
         let ranges = found.entry((*was, *is)).or_default();
         match ranges.last_mut() {
-            Some((_, end)) if end.checked_add(1) == Some(port) => *end = port,
-            Some(_) | None => ranges.push((port, port)),
+            Some((_, end)) if end.checked_add(1) == Some(*first) => *end = last,
+            Some(_) | None => ranges.push((*first, last)),
         }
     }
     found

@@ -71,6 +71,28 @@ pub fn sessions(
     flows: &[Entry],
     policy: &NodePolicy,
 ) -> std::io::Result<Vec<Session>> {
+    let sockets = sockets()?;
+    let owners = owners::owners();
+    let mut found = tcp(&sockets, &owners, machine);
+    found.extend(udp(flows, machine));
+    found.extend(corosync(policy, machine));
+    found.sort();
+    found.dedup();
+    Ok(found)
+}
+
+/// Both ends of every established TCP connection, the host's first.
+///
+/// # Errors
+/// The kernel's list of sockets cannot be read.
+pub fn connections() -> std::io::Result<Vec<(SocketAddr, SocketAddr)>> {
+    let sockets = sockets()?.into_iter().filter(|socket| !socket.listens);
+    Ok(sockets
+        .map(|socket| (socket.local, socket.remote))
+        .collect())
+}
+
+fn sockets() -> std::io::Result<Vec<Socket>> {
     let mut sockets = Vec::new();
     for file in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
         match std::fs::read_to_string(file) {
@@ -80,13 +102,7 @@ pub fn sessions(
             Err(error) => return Err(error),
         }
     }
-    let owners = owners::owners();
-    let mut found = tcp(&sockets, &owners, machine);
-    found.extend(udp(flows, machine));
-    found.extend(corosync(policy, machine));
-    found.sort();
-    found.dedup();
-    Ok(found)
+    Ok(sockets)
 }
 
 fn tcp(sockets: &[Socket], owners: &BTreeMap<u64, String>, machine: &Machine) -> Vec<Session> {

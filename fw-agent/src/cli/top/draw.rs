@@ -87,9 +87,9 @@ fn lines(screen: &mut Screen, area: Rect) -> Vec<Line<'static>> {
 /// What is above the lists: two lines of the node, and those of what is wrong.
 pub(super) fn head(screen: &Screen, frame: &Frame, width: usize) -> Vec<String> {
     let mut lines = vec![first(screen, Some(frame), width), second(&frame.head)];
+    lines.extend(frame.head.notes.iter().cloned());
     let degraded = frame.head.degraded.iter();
     lines.extend(degraded.map(|scope| format!("degraded: {scope}")));
-    lines.extend(frame.head.notes.iter().cloned());
     lines
 }
 

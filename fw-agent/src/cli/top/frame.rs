@@ -16,6 +16,7 @@ use super::sample::Sample;
 use crate::cli::scope::{self, Scope};
 use crate::live::Names;
 use crate::policy::OriginKind;
+use crate::trial;
 
 /// Packets that are kept of those seen live.
 const KEPT: usize = 500;
@@ -78,7 +79,7 @@ pub(super) struct Head {
     pub(super) half_open_max: u64,
     /// What rates are over; null: there are none yet.
     pub(super) interval_seconds: Option<f64>,
-    /// What could not be read.
+    /// What is on trial, and what could not be read.
     pub(super) notes: Vec<String>,
 }
 
@@ -201,8 +202,8 @@ fn head(seen: &Seen<'_>, seconds: Option<f64>) -> Head {
         let talkers = now.flows.by_address.iter();
         talkers.filter(|(talker, _)| talker.is_own)
     };
-    let mut notes = seen.notes.clone();
-    notes.extend(now.silent.clone());
+    let mut notes: Vec<String> = now.status.trial.iter().flat_map(on_trial).collect();
+    notes.extend(seen.notes.iter().chain(&now.remarks).cloned());
     Head {
         enabled: record.enabled,
         agent_running: now.status.running,
@@ -215,6 +216,17 @@ fn head(seen: &Seen<'_>, seconds: Option<f64>) -> Head {
         half_open_max: now.flows.room[1],
         interval_seconds: seconds.map(|seconds| (seconds * 1000.0).round() / 1000.0),
         notes,
+    }
+}
+
+/// What is on trial: how long still comes first, for lines are cut.
+fn on_trial(trial: &trial::Status) -> Vec<String> {
+    match trial.seconds_left {
+        Some(seconds) => vec![format!(
+            "ON TRIAL, back in {seconds} s unless confirmed: {}",
+            trial.files.join(", ")
+        )],
+        None => trial.lines(),
     }
 }
 

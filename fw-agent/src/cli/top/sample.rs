@@ -22,8 +22,8 @@ pub(super) struct Sample {
     /// Nanoseconds of the coarse monotonic clock.
     pub(super) at: u64,
     pub(super) status: Status,
-    /// The agent did not answer, or its record cannot be read.
-    pub(super) silent: Option<String>,
+    /// What of that could not be asked or read.
+    pub(super) remarks: Vec<String>,
     pub(super) ports: BTreeMap<PortKey, PortCounters>,
     pub(super) rules: BTreeMap<RuleKey, Counter>,
     pub(super) reasons: Vec<(Reason, Counter)>,
@@ -59,14 +59,16 @@ pub(super) struct Talk {
 impl Sample {
     /// Looks. `since`: when the last look was.
     pub(super) fn take(place: &Place, pins: &Pins, since: Option<u64>) -> Result<Self> {
-        let (status, silent) = match status::status(place) {
-            Ok(Found { status, silent, .. }) => (status, silent),
-            Err(error) => (Status::default(), Some(error)),
+        let (status, remarks) = match status::status(place) {
+            Ok(Found {
+                status, remarks, ..
+            }) => (status, remarks),
+            Err(error) => (Status::default(), vec![format!("{error:#}")]),
         };
         Ok(Self {
             at: sweep::now(),
             status,
-            silent: silent.map(|error| format!("{error:#}")),
+            remarks,
             ports: counters::ports(pins)?,
             rules: counters::rules(pins)?,
             reasons: counters::drops(pins)?,

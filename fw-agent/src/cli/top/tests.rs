@@ -20,6 +20,7 @@ use crate::compile::{Compiled, compile};
 use crate::config::Sources;
 use crate::inventory::facts::HostFacts;
 use crate::live::Names;
+use crate::trial;
 
 const SECOND: u64 = 1_000_000_000;
 const RULES: &str = "[OPTIONS]\nenable: 1\npolicy_in: DROP\n[RULES]\nIN ACCEPT -p tcp -dport 80 # web\nIN DROP -source 192.0.2.0/24 -p udp -dport 5000:6000 -log info\n";
@@ -226,7 +227,12 @@ fn what_is_wrong_is_above_the_lists() {
     look.status.pending = true;
     look.status.record.enabled = false;
     look.status.record.degraded = (100..106).map(|vmid| format!("{vmid}: closed")).collect();
-    look.silent = Some("no answer in time".to_owned());
+    look.remarks = vec!["no answer in time".to_owned()];
+    look.status.trial = Some(trial::Status {
+        seconds_left: Some(42),
+        files: vec!["firewall/100.fw".to_owned()],
+        ..trial::Status::default()
+    });
     screen.look(look, Arc::default(), Vec::new(), String::new());
     insta::assert_snapshot!(shown(&mut screen, 80, 12));
 }

@@ -1,7 +1,7 @@
 //! One kernel's machine: its image, its boots, what became of them.
 //!
-//! Under emulation 6.12 sometimes panics or stalls before the first test. A boot that did not get to a result is tried again, up to [`TRIES`] times,
-//! and said so; after the first result nothing is repeated.
+//! Under emulation 6.12 sometimes panics or stalls before the first test. A boot that did not get to a test is tried again, up to [`TRIES`] times,
+//! and said so; once a test has begun nothing is repeated.
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -19,7 +19,7 @@ use vm_harness::watch::{End, Limits, Watched, watch};
 
 use crate::contents;
 
-/// Boots until the first result.
+/// Boots until the first test.
 const TRIES: u32 = 3;
 
 /// How long a boot may take, emulated on a busy machine.
@@ -77,7 +77,7 @@ impl Boots {
             for line in &watched.console {
                 eprintln!("{}: console: {line}", kernel.line.name());
             }
-            if report.has_results() || attempt == TRIES {
+            if report.has_begun() || attempt == TRIES {
                 report.died(&why);
                 break;
             }
