@@ -318,14 +318,18 @@ impl Place {
         ))
     }
 
+    /// Whether the tree is this machine's.
+    fn is_own(&self) -> bool {
+        self.root == self.own_root || self.root == Path::new(DEFAULT_ROOT)
+    }
+
     /// What is known of the machine that the tree is for: nothing, unless it is this one's.
     fn facts(&self) -> Result<HostFacts> {
         let is_here = match &self.node {
             Some(node) => config::node_name(&self.root).as_ref() == Some(node),
             None => true,
         };
-        let is_own = self.root == self.own_root || self.root == Path::new(DEFAULT_ROOT);
-        if !is_own || !is_here {
+        if !self.is_own() || !is_here {
             return Ok(HostFacts::default());
         }
         let runtime = tokio::runtime::Builder::new_current_thread()

@@ -24,7 +24,9 @@ use bytes::Bytes;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-use crate::config::{CLUSTER_FILE, FIREWALL_DIRECTORY, Sources, VNET_DIRECTORY, host_file};
+use crate::config::{
+    CLUSTER_FILE, FIREWALL_DIRECTORY, PLAIN_HOST_FILE, Sources, VNET_DIRECTORY, host_file,
+};
 
 /// A file's contents as they were and as they are to be; none: no such file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -229,7 +231,7 @@ pub fn lock_of(path: &str, node: &str) -> Option<String> {
     if path == CLUSTER_FILE {
         return Some("cluster".to_owned());
     }
-    if path == host_file(node) {
+    if path == host_file(node) || path == PLAIN_HOST_FILE {
         return Some(format!("host-{node}"));
     }
     if let Some(name) = below(VNET_DIRECTORY) {

@@ -264,7 +264,7 @@ fn sources(tree: &Tree) -> (Sources, Option<String>) {
     } = tree;
     let own = root.join("nodes").join(node);
     let found = Sources::read_cluster(root, node);
-    if own.is_dir() && found.unreadable.is_empty() {
+    if (own.is_dir() || found.plain) && found.unreadable.is_empty() {
         return (found, None);
     }
     let cache = Cache::new(state_directory, root, node);

@@ -11,7 +11,6 @@ mod said;
 
 use std::env;
 use std::io::IsTerminal;
-use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
@@ -31,7 +30,6 @@ use crate::inventory::facts::{HostFacts, interfaces};
 use crate::lint;
 use crate::sessions::found::{Machine, sessions, ssh_connection};
 use crate::sessions::{Court, Cut, GuestCuts, cuts, guest_cuts};
-use crate::settings::DEFAULT_ROOT;
 use crate::trial::candidate::{self, Candidate};
 use crate::trial::store::Store;
 use crate::trial::{Edit, Stage};
@@ -68,7 +66,7 @@ struct Cuts {
 
 pub(super) fn run(place: &Place, arguments: &Arguments) -> Result<Outcome> {
     let files = place.sources()?;
-    let candidate = candidate::read(&arguments.candidate, &files.node)?;
+    let candidate = candidate::read(&arguments.candidate, &files)?;
     let store = Store::new(&place.state_dir, &place.root, &files.node);
     let is_running = place.run_directory().is_locked();
     refuse_second(place, &store, is_running)?;
@@ -77,7 +75,7 @@ pub(super) fn run(place: &Place, arguments: &Arguments) -> Result<Outcome> {
     }
     let pins = Pins::new(&place.pin_dir);
     // Another machine's tree is nothing to this one's connections.
-    let is_here = pins.exist() || place.root == Path::new(DEFAULT_ROOT);
+    let is_here = pins.exist() || place.is_own();
     let (facts, machine) = surroundings(place, is_here)?;
     let after = with(&files, &candidate);
     let before = in_force(place, &files)?;

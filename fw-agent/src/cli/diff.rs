@@ -34,7 +34,7 @@ pub(super) fn run(place: &Place, arguments: &Arguments) -> Result<Outcome> {
     let files = place.sources()?;
     let facts = place.facts()?;
     let given = |given: &[String]| -> Result<Sources> {
-        let candidate = candidate::read(given, &files.node)?;
+        let candidate = candidate::read(given, &files)?;
         Ok(with(&files, &candidate))
     };
     let before = match arguments.from.is_empty() {

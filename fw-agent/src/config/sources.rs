@@ -69,9 +69,13 @@ impl Sources {
     pub fn read_cluster(root: &Path, node: &str) -> Self {
         let mut sources = Self {
             node: node.to_owned(),
+            plain: is_plain(root),
             ..Self::default()
         };
-        for path in [MEMBERS_FILE, COROSYNC_FILE, CLUSTER_FILE] {
+        // A plain host's sets may stand in its own file.
+        let own = sources.plain.then_some(PLAIN_HOST_FILE);
+        let paths = [MEMBERS_FILE, COROSYNC_FILE, CLUSTER_FILE];
+        for path in paths.into_iter().chain(own) {
             sources.file(path, &mut |path| {
                 std::fs::read(root.join(path)).map(Bytes::from)
             });

@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::lock_of;
-use crate::config::{CLUSTER_FILE, Sources, VNET_DIRECTORY, guest_file, host_file};
+use crate::config::{
+    CLUSTER_FILE, PLAIN_HOST_FILE, Sources, VNET_DIRECTORY, guest_file, host_file,
+};
 
 /// Why there is no candidate.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +49,14 @@ pub enum CandidateError {
         /// The file.
         file: String,
     },
+    /// The rules of this tree's host are elsewhere.
+    #[error("{file} is no file of this tree, in which the host's is {own}: give it as `host=FILE`")]
+    Layout {
+        /// The file that is given.
+        file: String,
+        /// The tree's.
+        own: String,
+    },
     /// There is nothing of this node in a directory.
     #[error(
         "{directory} has no firewall file of node {node}: it is to be laid out like the tree, as `fwctl save --to DIR` makes one"
@@ -62,22 +72,22 @@ pub enum CandidateError {
 /// Texts of firewall files by their path in the tree.
 pub type Candidate = BTreeMap<String, Vec<u8>>;
 
-/// Reads a candidate of `node`.
+/// Reads a candidate for a tree that has the files `own`.
 ///
 /// # Errors
 /// See [`CandidateError`].
-pub fn read(given: &[String], node: &str) -> Result<Candidate, CandidateError> {
+pub fn read(given: &[String], own: &Sources) -> Result<Candidate, CandidateError> {
     let mut candidate = Candidate::new();
     for text in given {
         let whole = Path::new(text);
         if whole.is_dir() {
-            directory(whole, node, &mut candidate)?;
+            directory(whole, &own.node, &mut candidate)?;
             continue;
         }
         // A path may have a sign of its own.
         let (file, path) = match text.split_once('=') {
-            Some((whose, path)) if !whole.exists() => (named(whose, node), Path::new(path)),
-            Some(_) | None => (by_name(whole, node), whole),
+            Some((whose, path)) if !whole.exists() => (named(whose, own), Path::new(path)),
+            Some(_) | None => (by_name(whole, own), whole),
         };
         let file = file.ok_or_else(|| CandidateError::Whose {
             path: path.display().to_string(),
@@ -87,6 +97,12 @@ pub fn read(given: &[String], node: &str) -> Result<Candidate, CandidateError> {
             source,
         })?;
         add(&mut candidate, file, bytes)?;
+    }
+    for file in [host_file(&own.node), PLAIN_HOST_FILE.to_owned()] {
+        if file != own.host_file() && candidate.contains_key(&file) {
+            let own = own.host_file();
+            return Err(CandidateError::Layout { file, own });
+        }
     }
     Ok(candidate)
 }
@@ -123,22 +139,22 @@ fn directory(path: &Path, node: &str, candidate: &mut Candidate) -> Result<(), C
 }
 
 /// The file that is named in a word.
-fn named(whose: &str, node: &str) -> Option<String> {
+fn named(whose: &str, own: &Sources) -> Option<String> {
     let file = match (whose, whose.split_once('/')) {
         ("cluster", _) => CLUSTER_FILE.to_owned(),
-        ("host", _) => host_file(node),
+        ("host", _) => own.host_file(),
         (_, Some(("vnet", name))) => format!("{VNET_DIRECTORY}/{name}.fw"),
         _ => guest_file(whose.parse().ok()?),
     };
-    lock_of(&file, node).map(|_| file)
+    lock_of(&file, &own.node).map(|_| file)
 }
 
 /// The file that a file's own name tells.
-fn by_name(path: &Path, node: &str) -> Option<String> {
+fn by_name(path: &Path, own: &Sources) -> Option<String> {
     let name = path.file_name()?.to_str()?.strip_suffix(".fw")?;
     match name.contains('/') {
         true => None,
-        false => named(name, node),
+        false => named(name, own),
     }
 }
 
@@ -168,9 +184,13 @@ mod tests {
             write(path);
         }
         let tree = place.path().join("tree").to_str().unwrap().to_owned();
+        let mut own = Sources {
+            node: "n".into(),
+            ..Sources::default()
+        };
         let files = |given: &[&str]| {
             let given: Vec<String> = given.iter().map(|text| (*text).to_owned()).collect();
-            read(&given, "n").map(|found| found.into_keys().collect::<Vec<_>>())
+            read(&given, &own).map(|found| found.into_keys().collect::<Vec<_>>())
         };
         let all = [
             "firewall/100.fw",
@@ -200,5 +220,11 @@ mod tests {
         let empty = place.path().join("empty");
         let nothing = files(&[empty.to_str().unwrap()]);
         assert!(matches!(nothing, Err(CandidateError::Nothing { .. })));
+        // A plain host's tree.
+        own.plain = true;
+        let given = |text: String| read(&[text], &own);
+        let host = given(format!("host={two}")).unwrap();
+        assert_eq!(host.into_keys().collect::<Vec<_>>(), ["firewall/host.fw"]);
+        assert!(matches!(given(tree), Err(CandidateError::Layout { .. })));
     }
 }

@@ -1,6 +1,7 @@
 //! A plain host with two NICs, its rules in one file: no node of Proxmox, no guests.
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::thread;
 
@@ -8,7 +9,7 @@ use tapwall_tests::agent::Agent;
 use tapwall_tests::netns::Netns;
 use tapwall_tests::probe::Answer::{self, Answered, Refused, Silent};
 use tapwall_tests::probe::{TIMEOUT, TcpServer, UdpServer, connect, exchange, ping};
-use tapwall_tests::tree::ConfigTree;
+use tapwall_tests::tree::{ConfigTree, temporary_directory};
 
 use crate::{done, fwctl};
 
@@ -143,6 +144,21 @@ fn one_file_rules_two_nics() {
         })
         .unwrap();
     assert!(!tree.path().join("firewall/cluster.fw").exists());
+
+    // A trial of another file leaves the tree a plain host's.
+    let place = temporary_directory("candidate").unwrap();
+    let candidate = place.path().join("host.fw");
+    fs::write(&candidate, text.replace("8080", "9000")).unwrap();
+    let words = ["apply", candidate.to_str().unwrap()];
+    agent
+        .after(|| {
+            done(&agent, &words);
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(seen(1), [Silent, Refused, Silent, Answered]);
+    assert!(!tree.path().join("nodes").exists());
+    agent.after(|| tree.write(FILE, text)).unwrap();
 
     // A file that is gone turns nothing off; one that says so does.
     tree.remove(FILE).unwrap();
