@@ -264,7 +264,7 @@ fn sources(tree: &Tree) -> (Sources, Option<String>) {
     } = tree;
     let own = root.join("nodes").join(node);
     let found = Sources::read_cluster(root, node);
-    if (own.is_dir() || found.plain) && found.unreadable.is_empty() {
+    if (found.plain || own.is_dir()) && found.unreadable.is_empty() {
         return (found, None);
     }
     let cache = Cache::new(state_directory, root, node);
@@ -378,6 +378,25 @@ mod tests {
         }
         assert!(protected.hit(net("0.0.0.0/0").unwrap()).len() > 8);
         assert!(protected.hit(net("::/0").unwrap()).len() > 2);
+    }
+
+    #[test]
+    fn a_plain_host_has_its_management_set_in_its_one_file() {
+        let place = tempfile::tempdir().unwrap();
+        let tree = Tree {
+            root: place.path().to_path_buf(),
+            node: "a".into(),
+            state_directory: place.path().join("state"),
+        };
+        assert!(sources(&tree).1.is_some(), "there is nothing");
+        std::fs::create_dir(place.path().join("firewall")).unwrap();
+        let text = "[OPTIONS]\nenable: 1\n[IPSET management]\n203.0.113.0/24\n";
+        std::fs::write(place.path().join("firewall/host.fw"), text).unwrap();
+        let (found, remark) = sources(&tree);
+        assert_eq!(remark, None);
+        let (config, _) = config::parse(&found);
+        let protected = Protected::of(&config, &HostFacts::default(), &[]);
+        assert_eq!(protected.hit(net("203.0.113.5").unwrap()).len(), 1);
     }
 
     #[test]

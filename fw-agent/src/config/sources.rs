@@ -65,17 +65,18 @@ impl Sources {
         })
     }
 
-    /// Reads only what is the whole cluster's: its members and its firewall file.
+    /// Reads only what is the whole cluster's: its members and its firewall file, or a plain host's file.
     pub fn read_cluster(root: &Path, node: &str) -> Self {
         let mut sources = Self {
             node: node.to_owned(),
             plain: is_plain(root),
             ..Self::default()
         };
-        // A plain host's sets may stand in its own file.
-        let own = sources.plain.then_some(PLAIN_HOST_FILE);
-        let paths = [MEMBERS_FILE, COROSYNC_FILE, CLUSTER_FILE];
-        for path in paths.into_iter().chain(own) {
+        let host = sources.plain.then_some(PLAIN_HOST_FILE);
+        for path in [MEMBERS_FILE, COROSYNC_FILE, CLUSTER_FILE]
+            .into_iter()
+            .chain(host)
+        {
             sources.file(path, &mut |path| {
                 std::fs::read(root.join(path)).map(Bytes::from)
             });
