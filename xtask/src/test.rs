@@ -21,6 +21,8 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     let mut command = workspace.cargo();
     command
         .args(["test", "--workspace", "--exclude", "fw-ebpf"])
+        // All that fails is to be seen in one run.
+        .arg("--no-fail-fast")
         .args(arguments);
     progress::run_visible("tests", &mut command)?;
     verified?;

@@ -289,7 +289,7 @@ impl<'a> FilterTable<'a> {
             ));
         }
         if let Some(line) = first_block {
-            let why = "it was for running connections, too; here only new ones are looked at (the set `blacklist` cuts running ones)";
+            let why = "it was for running connections, too; here only new ones are looked at (a ban, `fwctl ban`, or the set `blacklist` cuts running ones)";
             self.tell(Some(line), State::Differs, why, Effect::OPENS, remarks);
         }
     }
