@@ -258,9 +258,10 @@ pub const CLUSTER_FILE: &str = "firewall/cluster.fw";
 /// Path of a plain host's own file.
 pub const PLAIN_HOST_FILE: &str = "firewall/host.fw";
 
-/// Whether a tree is laid out as a plain host's: it has rules, but no nodes. A file system of Proxmox's that is not mounted has neither.
+/// Whether a tree is a plain host's: it has that file, which no node of Proxmox has, and no nodes. Less would not do: a tree of Proxmox's that is not all
+/// there yet may have other firewall files, and would be taken for a host without guests.
 pub fn is_plain(root: &Path) -> bool {
-    root.join(FIREWALL_DIRECTORY).is_dir() && !root.join("nodes").exists()
+    root.join(PLAIN_HOST_FILE).is_file() && !root.join("nodes").exists()
 }
 
 /// Path of a node's own file in Proxmox's layout.

@@ -89,7 +89,7 @@ const WITHIN: u16 = 40_000;
 fn large(ranges: u16, client: &str) -> String {
     let rules = (0..ranges).map(|row| {
         let (first, last) = (10_000 + row, 65_000 - row);
-        format!("IN ACCEPT -p udp -dport {first}:{last}\n")
+        format!("IN ACCEPT -p udp -sport {first}:{last} -dport {first}:{last}\n")
     });
     policy(0, client) + &rules.collect::<String>()
 }
@@ -155,11 +155,11 @@ fn a_policy_without_room_leaves_its_guest_the_last_one_until_there_is_room() {
         let is_newer = |record: &Record| record.generation > before;
         agent.wait_for(LIMIT, "the edit", is_newer).unwrap()
     };
-    assert!(holds(&apply(100, &large(12_000, &client))));
+    assert!(holds(&apply(100, &large(16_000, &client))));
     assert_eq!(try_port(from, vm, WITHIN, LIMIT), Answered);
     assert_eq!(try_port(from, guest, WITHIN, short), Silent);
     // … and there is not enough for the second.
-    let record = apply(101, &large(11_000, &client));
+    let record = apply(101, &large(15_900, &client));
     let named = "guest 101 net0: no room for its policy";
     assert!(
         record.degraded.iter().any(|text| text.contains(named)),

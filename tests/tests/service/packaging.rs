@@ -118,6 +118,7 @@ fn the_units_capabilities_are_enough() {
 
 #[test]
 fn systemd_understands_every_line_of_the_units() {
+    const UNIT: &str = "tapwall.service";
     if Command::new("systemd-analyze")
         .arg("--version")
         .output()
@@ -131,24 +132,22 @@ fn systemd_understands_every_line_of_the_units() {
     let unit = unit.replace("ExecStart=/usr/sbin/fw-agent", "ExecStart=/bin/true");
     let unit = unit.replace("ExecReload=/usr/sbin/fwctl", "ExecReload=/bin/true");
     let unit = unit.replace("Documentation=", "# Documentation=");
-    let path = place.path().join("tapwall.service");
-    let verify = |text: &str| {
+    let verify = |name: &str, text: &str| {
+        let path = place.path().join(name);
         fs::write(&path, text).unwrap();
         let mut command = Command::new("systemd-analyze");
         command.args(["verify", "--man=no"]).arg(&path);
         let output = command.output().unwrap();
         String::from_utf8_lossy(&output.stderr).into_owned()
     };
-    assert_eq!(verify(&unit), "");
+    assert_eq!(verify(UNIT, &unit), "");
     let bouncer = fs::read_to_string(packaging("tapwall-crowdsec.service")).unwrap();
     let bouncer = bouncer.replace("ExecStart=/usr/sbin/fwctl", "ExecStart=/bin/true");
-    assert_eq!(
-        verify(&bouncer.replace("Documentation=", "# Documentation=")),
-        ""
-    );
+    let bouncer = bouncer.replace("Documentation=", "# Documentation=");
+    assert_eq!(verify("tapwall-crowdsec.service", &bouncer), "");
     let wrong = unit.replace("NoNewPrivileges", "NoNewPrivilege");
     assert!(
-        verify(&wrong).contains("NoNewPrivilege"),
+        verify(UNIT, &wrong).contains("NoNewPrivilege"),
         "it would be noticed"
     );
 }

@@ -165,7 +165,10 @@ fn one_file_rules_two_nics() {
     agent.fwctl(&["reload"]).unwrap();
     assert_eq!(seen(0)[2], Silent);
     let (status, _) = fwctl(&agent, &["status"]);
-    assert!(status.contains("it is gone"), "{status}");
+    assert!(
+        status.contains("firewall/host.fw is not there either"),
+        "{status}"
+    );
     let off = text.replace("enable: 1", "enable: 0");
     agent.after(|| tree.write(FILE, &off)).unwrap();
     assert_eq!(seen(1), [Answered, Answered, Answered, Answered]);

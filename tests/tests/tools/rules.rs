@@ -98,10 +98,8 @@ fn counters_begin_again_for_whom_it_is_asked() {
     };
     send(&node, 5000);
     assert_eq!(packets(), 1);
-    assert_eq!(
-        json(&agent, &["counters", "zero", "101", "--json"])["rules"],
-        0
-    );
+    // Not those of another guest, whatever that has sent by itself.
+    done(&agent, &["counters", "zero", "101"]);
     assert_eq!(packets(), 1);
     done(&agent, &["counters", "zero", "100/net0"]);
     assert_eq!(packets(), 0);

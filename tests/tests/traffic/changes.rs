@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::net::UdpSocket;
 use std::time::Duration;
 
+use fw_common::maps::capacity;
 use rustix::process::Signal;
 use tapwall_tests::agent::Agent;
 use tapwall_tests::node::{DemoNode, TAP, VETH};
@@ -111,19 +112,19 @@ fn the_flow_table_gets_another_size_under_a_connection() {
     bed.agent
         .after(|| bed.tree.write_firewall(100, &firewall("DROP", "")))
         .unwrap();
-    for (option, entries) in [("nf_conntrack_max: 300000", 303_104), ("", 262_144)] {
+    for (option, flows) in [("nf_conntrack_max: 300000", 303_104), ("", 262_144)] {
         let text = format!("[OPTIONS]\n{option}\n");
         let host = format!("nodes/{NODE}/host.fw");
         let record = bed.agent.after(|| bed.tree.write(&host, &text)).unwrap();
         assert_eq!(record.degraded, Vec::<String>::new());
         let output = bed.agent.fwctl(&["map", "list", "--json"]).unwrap();
         let maps: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-        let flows = maps
+        let table = maps
             .as_array()
             .unwrap()
             .iter()
             .find(|map| map["map"] == "FLOWS");
-        assert_eq!(flows.unwrap()["capacity"], entries);
+        assert_eq!(table.unwrap()["capacity"], capacity::entries(flows));
         session.transfer(1 << 20).unwrap();
         bed.becomes(&Silent, |timeout| {
             connect(&outside.namespace, outside.v4(), to, timeout)
