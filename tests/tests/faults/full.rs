@@ -85,11 +85,12 @@ const PACE: Duration = Duration::from_millis(2);
 /// A port in all ranges of [`large`].
 const WITHIN: u16 = 40_000;
 
-/// The policy A with so many ranges of ports besides, each within the one before: every port of them satisfies many rules.
-fn large(ranges: u16, client: &str) -> String {
+/// The policy A with so many ranges of ports besides, which begin and end in no order: every port of them satisfies many rules, and no two the same.
+fn large(ranges: u32, client: &str) -> String {
     let rules = (0..ranges).map(|row| {
-        let (first, last) = (10_000 + row, 65_000 - row);
-        format!("IN ACCEPT -p udp -sport {first}:{last} -dport {first}:{last}\n")
+        let first = 10_000 + row * 7_919 % 25_000;
+        let last = 45_000 + row * 4_729 % 20_000;
+        format!("IN ACCEPT -p udp -dport {first}:{last}\n")
     });
     policy(0, client) + &rules.collect::<String>()
 }
@@ -159,7 +160,7 @@ fn a_policy_without_room_leaves_its_guest_the_last_one_until_there_is_room() {
     assert_eq!(try_port(from, vm, WITHIN, LIMIT), Answered);
     assert_eq!(try_port(from, guest, WITHIN, short), Silent);
     // … and there is not enough for the second.
-    let record = apply(101, &large(15_900, &client));
+    let record = apply(101, &large(14_000, &client));
     let named = "guest 101 net0: no room for its policy";
     assert!(
         record.degraded.iter().any(|text| text.contains(named)),

@@ -73,7 +73,7 @@ fn the_translation_does_what_iptables_did() {
         let file = place.path().join("rules.v4");
         fs::write(&file, &saved).unwrap();
         let tree = ConfigTree::plain().unwrap();
-        let agent = Agent::start(&plain.host, &tree).unwrap();
+        let agent = Agent::spawn(&plain.host, &tree).unwrap();
         let path = tree.path().join(FILE);
         let names = [&file, &path].map(|path| path.to_str().unwrap());
         let words = ["import", "iptables-save", names[0], "--output", names[1]];

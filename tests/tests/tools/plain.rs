@@ -91,14 +91,17 @@ impl Plain {
 fn one_file_rules_two_nics() {
     let plain = Plain::new();
     let tree = ConfigTree::plain().unwrap();
-    let agent = Agent::start(&plain.host, &tree).unwrap();
+    let agent = Agent::spawn(&plain.host, &tree).unwrap();
+    agent
+        .wait_said("firewall/host.fw is not there either")
+        .unwrap();
     assert_eq!(
         [plain.tcp(0, 9000), plain.tcp(1, 9000)],
         [Answered, Answered],
         "nothing turns it on"
     );
     let off = "[RULES]\nIN DROP\n";
-    tree.write(FILE, off).unwrap();
+    agent.after(|| tree.write(FILE, off)).unwrap();
     assert_eq!(plain.tcp(0, 9000), Answered, "nor rules without `enable`");
 
     let text = "[OPTIONS]\nenable: 1\npolicy_in: DROP\n[ALIASES]\ninside 10.10.0.0/24\n[RULES]\nIN ACCEPT -p tcp -dport 22 -source inside\nIN REJECT -i wan0 -p tcp -dport 80\nIN ACCEPT -p tcp -dport 80\nGROUP web -i wan0\n[group web]\nIN ACCEPT -p tcp -dport 8080\n";
