@@ -51,12 +51,12 @@ pub struct Arguments {
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     let directory = workspace.target.join("bench");
     let file = directory.join("results.json");
-    let results = if arguments.show {
-        Results::read(&file)?
+    let (results, failed) = if arguments.show {
+        (Results::read(&file)?, None)
     } else {
-        let results = measure(workspace, arguments)?;
+        let (results, failed) = measure(workspace, arguments)?;
         results.write(&file)?;
-        results
+        (results, failed)
     };
     table::print(&results);
     for chart in chart::draw_all(&results, &directory)? {
@@ -68,10 +68,14 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         docs::write(&results, &page)?;
         eprintln!("tables: {}", page.display());
     }
-    Ok(())
+    failed.map_or(Ok(()), Err)
 }
 
-fn measure(workspace: &Workspace, arguments: &Arguments) -> Result<Results> {
+/// Measures; a part that fails costs none of the others, and the first one's error is returned beside them.
+fn measure(
+    workspace: &Workspace,
+    arguments: &Arguments,
+) -> Result<(Results, Option<anyhow::Error>)> {
     let tools = setup::ensure(workspace, Scope::Run)?;
     let missing = packages::missing_for_bench();
     if !missing.is_empty() {
@@ -89,11 +93,18 @@ fn measure(workspace: &Workspace, arguments: &Arguments) -> Result<Results> {
         false => arguments.parts.iter().copied().collect(),
     };
     let mut results = Results::new(Machine::look(workspace)?, arguments.quick);
+    let mut failed = None;
     for part in wanted {
         let rows = part
             .measure(workspace, arguments.quick, arguments.rounds)
-            .with_context(|| format!("measuring {}", part.name()))?;
-        results.rows.extend(rows);
+            .with_context(|| format!("measuring {}", part.name()));
+        match rows {
+            Ok(rows) => results.rows.extend(rows),
+            Err(error) => {
+                eprintln!("{error:#}");
+                failed.get_or_insert(error);
+            }
+        }
     }
-    Ok(results)
+    Ok((results, failed))
 }

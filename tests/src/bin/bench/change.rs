@@ -135,7 +135,8 @@ fn of_set(entries: usize, effort: Effort) -> Result<()> {
     for round in 0..effort.rounds(1, 3) {
         eprintln!("change: a set of {entries}, round {}", round + 1);
         if round > 0 {
-            // Empty again; the agent records when it is.
+            // Empty again; the agent records when it is, and before that what the last edit left to do.
+            std::thread::sleep(Duration::from_millis(500));
             let before = agent.record()?.map_or(0, |record| record.generation);
             tree.write(file, &format!("{head}203.0.113.1\n"))?;
             agent.wait_for(crate::crowd::LIMIT, "an empty set", |record| {
