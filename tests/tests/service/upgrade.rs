@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aya::maps::MapInfo;
 use fw_agent::datapath::Bans;
@@ -192,10 +192,9 @@ fn of_a_version_that_is_not_known_nothing_comes_over_and_the_log_says_so() {
     while asking.tally().arrived < 20 {
         std::thread::sleep(Duration::from_millis(5));
     }
-    // What goes on by its flow alone ends with it; what the rules accept goes on.
-    agent
-        .after(|| tree.write_firewall(100, &rules("IN ACCEPT -p tcp -dport 81\n")))
-        .unwrap();
+    // What goes on by its flow alone ends with it; what the rules accept goes on. An answer that is on its way meanwhile begins no flow of its own.
+    let edited = rules("IN ACCEPT -p tcp -dport 81\nOUT DROP -p udp\n");
+    agent.after(|| tree.write_firewall(100, &edited)).unwrap();
     let (source, web) = (outside.v4(), node.vm.v4_port(81));
     let mut session = Session::open(&outside.namespace, source, web).unwrap();
     session.transfer(1000).unwrap();
@@ -207,7 +206,9 @@ fn of_a_version_that_is_not_known_nothing_comes_over_and_the_log_says_so() {
         .wait_said("the layout of this version's maps is not known")
         .unwrap();
     agent.wait_said("took over from another version").unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
     while asking.tally().lost == 0 {
+        assert!(Instant::now() < deadline, "the flow came over");
         std::thread::sleep(Duration::from_millis(5));
     }
     session.transfer(1000).unwrap();
