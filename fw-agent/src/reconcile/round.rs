@@ -10,13 +10,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use fw_common::maps::PortKey;
 
 use super::answers::unreadable;
 use super::{Agent, debug_log, unix_time};
 use crate::compile::Compiled;
-use crate::config::{PLAIN_HOST_FILE, Sources, is_plain};
+use crate::config::Sources;
 use crate::datapath::plan::next_image;
 use crate::diagnostic::Severity;
 use crate::image::{HOST, MapImage};
@@ -112,15 +112,7 @@ impl Agent {
 
     /// Reads the files. Those that exist but cannot be read keep the contents they had.
     pub(super) fn read(&mut self) -> Result<Sources> {
-        // It exists on every node, and a plain host has its file. If neither is there, the cluster file system is not, or that file is gone.
-        let node = self.options.root.join("nodes").join(&self.options.node);
-        if !is_plain(&self.options.root) {
-            std::fs::read_dir(&node).with_context(|| {
-                let node = node.display();
-                format!("cannot read {node}, and {PLAIN_HOST_FILE} is not there either")
-            })?;
-        }
-        let mut sources = self.reader.read();
+        let mut sources = self.reader.read()?;
         self.finish_trial(&sources);
         sources.keep_from(&self.sources);
         Ok(sources)

@@ -77,7 +77,8 @@ impl Agent {
             return Err(Refusal::conflict(why));
         }
         let sources = self.read().map_err(Refusal::failed)?;
-        if let Some(file) = stage.changed(&self.reader.read()).first() {
+        let now_there = self.reader.read().map_err(Refusal::failed)?;
+        if let Some(file) = stage.changed(&now_there).first() {
             let why = format!("{file} was changed since this was staged: look at it and try again");
             return Err(Refusal::conflict(why));
         }

@@ -59,7 +59,7 @@ fn main() -> Result<()> {
     let mut digests = Digests::default();
     let mut reader = Reader::new(tree.path(), NODE);
     if !arguments.no_wait {
-        reader.read();
+        reader.read()?;
         std::thread::sleep(Duration::from_secs(2));
     }
     let mut compiler = Compiler::default();
@@ -81,7 +81,7 @@ fn main() -> Result<()> {
             times.push((stage, processor::milliseconds() - clock));
             clock = processor::milliseconds();
         };
-        let mut sources = reader.read();
+        let mut sources = reader.read()?;
         lap("1 read");
         sources.keep_from(&last);
         lap("2 doubt");
