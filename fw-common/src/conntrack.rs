@@ -143,6 +143,9 @@ impl State {
     }
 }
 
+/// Seconds after which an idle question of UDP or ICMP is forgotten, and its answer.
+const SHORT_TIMEOUT: u32 = 30;
+
 /// Seconds after which an idle stream of UDP is forgotten (as the others below).
 const STREAM_TIMEOUT: u32 = 120;
 
@@ -151,7 +154,7 @@ const STREAM_TIMEOUT: u32 = 120;
 pub fn timeout(state: u32, number: u8, settings: &Settings) -> u32 {
     let is_short = number == protocol::UDP || is_icmp(number);
     match State::from_u32(state) {
-        State::Asked | State::Answered if is_short => 30,
+        State::Asked | State::Answered if is_short => SHORT_TIMEOUT,
         State::Asked | State::Answered => 600,
         State::Stream => STREAM_TIMEOUT,
         _ if state & RESET != 0 => 10,
@@ -353,8 +356,8 @@ pub fn may_run_on(headers: &Headers) -> bool {
     is_kind && headers.fragment == Fragment::Whole
 }
 
-/// [`track`] for a packet that [`may_run_on`], of a flow that both ends have taken part in, as long as its state stays: of TCP established, of UDP a
-/// stream. Then the packet is ESTABLISHED, and no more is to be done. False, and nothing was done, if the state may be another.
+/// [`track`] for a packet that [`may_run_on`], of a flow that both ends have taken part in, as long as its state stays: of TCP established, of UDP an
+/// answered one and then a stream. Then the packet is ESTABLISHED, and no more is to be done. False, and nothing was done, if the state may be another.
 #[inline(always)]
 pub fn run_on(
     headers: &Headers,
@@ -363,8 +366,10 @@ pub fn run_on(
     settings: &Settings,
     now: u64,
 ) -> bool {
+    let is_young = now.saturating_sub(flow.created()) <= STREAM_AGE;
     let (runs, seconds) = match headers.protocol {
         protocol::TCP => (State::Established, settings.tcp_established),
+        _ if is_young => (State::Answered, SHORT_TIMEOUT),
         _ => (State::Stream, STREAM_TIMEOUT),
     };
     let state = runs as u32 | ANSWERED;
@@ -377,8 +382,6 @@ pub fn run_on(
             false => Side::Reply,
         };
         flow.acknowledge(side, headers.acknowledge);
-    } else if now.saturating_sub(flow.created()) <= STREAM_AGE {
-        return false;
     }
     flow.touch(now, state);
     true

@@ -76,6 +76,34 @@ impl FlowKey {
     }
 }
 
+impl FlowKey {
+    /// A number that keys which differ rarely share: of [`crate::flow_filter`].
+    #[inline(always)]
+    pub fn digest(&self) -> u64 {
+        /// Odd, and half of its bits are set: 2⁶⁴ divided by the golden ratio.
+        const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+        let [l0, l1, l2, l3] = self.local.0;
+        let [r0, r1, r2, r3] = self.remote.0;
+        let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+        let kind =
+            u32::from(self.net) | u32::from(self.protocol) << 16 | u32::from(self.version) << 24;
+        let ports = u32::from(self.local_port) | u32::from(self.remote_port) << 16;
+        let mut digest = 0;
+        for word in [
+            pair(self.vmid, kind),
+            pair(l0, l1),
+            pair(l2, l3),
+            pair(r0, r1),
+            pair(r2, r3),
+            u64::from(ports),
+        ] {
+            digest = (digest ^ word).wrapping_mul(FACTOR);
+            digest ^= digest >> 32;
+        }
+        digest.wrapping_mul(FACTOR)
+    }
+}
+
 /// The two parts of what ICMP and ICMPv6 ask and answer: echo, timestamp, information, address mask; node information.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Echo {

@@ -12,6 +12,7 @@ pub mod conntrack;
 pub mod early;
 pub mod event;
 pub mod flow;
+pub mod flow_filter;
 pub mod fragment;
 pub mod guard;
 pub mod host;

@@ -41,6 +41,8 @@ pub mod name {
     pub const FLOWS: &str = "FLOWS";
     /// LRU hash likewise: flows that only one end knows of so far. A flood can only evict these.
     pub const HALF_OPEN: &str = "HALF_OPEN";
+    /// Array of one value, `u64` words: which keys are in neither of them, see [`crate::flow_filter`].
+    pub const FLOW_FILTER: &str = "FLOW_FILTER";
     /// LRU hash: [`super::FragmentKey`] → ports of a datagram's first fragment.
     pub const FRAGMENTS: &str = "FRAGMENTS";
     /// Per-CPU array: [`super::Counter`] by [`crate::verdict::Reason`], and those of [`super::counter`].
@@ -74,13 +76,14 @@ pub mod name {
     pub const LOCALS: &str = "LOCALS";
 
     /// All of them.
-    pub const ALL: [&str; 20] = [
+    pub const ALL: [&str; 21] = [
         PORTS,
         ARENA,
         CLASSES_V4,
         CLASSES_V6,
         FLOWS,
         HALF_OPEN,
+        FLOW_FILTER,
         FLOW_USAGE,
         FRAGMENTS,
         COUNTERS,

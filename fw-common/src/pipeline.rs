@@ -251,10 +251,31 @@ pub(crate) fn find_flow<'t, T: Tables>(tables: &'t T, key: &FlowKey) -> Option<F
 enum RunOn {
     /// The flow runs on, and that is noted.
     Did(Tracked),
-    /// [`track_in_full`] must say what the packet is.
-    Differs,
-    /// Likewise; it is not among the flows that both ends have taken part in.
-    NotSettled,
+    /// [`track_in_full`] must say what the packet is, and look for its flow there.
+    Differs(Sought),
+}
+
+/// Where a packet's flow may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sought {
+    /// In neither table.
+    Nowhere = 0,
+    /// Not among those that both ends have taken part in.
+    HalfOpen = 1,
+    /// Anywhere.
+    Everywhere = 2,
+}
+
+impl Sought {
+    /// From its number; what has none is sought everywhere.
+    #[inline(always)]
+    pub const fn from_u32(number: u32) -> Self {
+        match number {
+            0 => Self::Nowhere,
+            1 => Self::HalfOpen,
+            _ => Self::Everywhere,
+        }
+    }
 }
 
 /// Finds the packet's flow and tracks it.
@@ -265,8 +286,8 @@ pub fn track_flow<T: Tables>(
     direction: Direction,
     headers: &Headers,
 ) -> Tracked {
-    track_by(tables, port, direction, headers, |may_be_settled| {
-        track_in_full(tables, port, direction, headers, may_be_settled)
+    track_by(tables, port, direction, headers, |sought| {
+        track_in_full(tables, port, direction, headers, sought)
     })
 }
 
@@ -277,12 +298,11 @@ pub fn track_by<T: Tables>(
     port: &Port,
     direction: Direction,
     headers: &Headers,
-    in_full: impl Fn(bool) -> Tracked,
+    in_full: impl Fn(Sought) -> Tracked,
 ) -> Tracked {
     match run_on(&tables, port, direction, headers) {
         RunOn::Did(tracked) => tracked,
-        RunOn::Differs => in_full(true),
-        RunOn::NotSettled => in_full(false),
+        RunOn::Differs(sought) => in_full(sought),
     }
 }
 
@@ -291,17 +311,21 @@ pub fn track_by<T: Tables>(
 #[inline(always)]
 fn run_on<T: Tables>(tables: &T, port: &Port, direction: Direction, headers: &Headers) -> RunOn {
     if !may_run_on(headers) {
-        return RunOn::Differs;
+        return RunOn::Differs(Sought::Everywhere);
     }
     let key = FlowKey::of(headers, port, direction);
+    // TCP that acknowledges mostly has a flow; of the rest anything may be the first of one.
+    if headers.protocol != protocol::TCP && !tables.may_know(&key) {
+        return RunOn::Differs(Sought::Nowhere);
+    }
     let Some(flow) = tables.flow(&key) else {
-        return RunOn::NotSettled;
+        return RunOn::Differs(Sought::HalfOpen);
     };
     let is_of_epoch = port.flags & port_flag::REEVALUATE == 0 || flow.epoch() == port.epoch;
     if !is_of_epoch
         || !conntrack::run_on(headers, direction, flow, &tables.settings(), tables.now())
     {
-        return RunOn::Differs;
+        return RunOn::Differs(Sought::Everywhere);
     }
     RunOn::Did(Tracked {
         unchecked: is_unchecked(port, direction, flow),
@@ -316,23 +340,25 @@ fn is_unchecked(port: &Port, direction: Direction, flow: FlowRef<'_>) -> bool {
 }
 
 /// The long way of [`track_flow`]. A flow that has become an established one is moved there. One of another epoch is to be judged
-/// again, if the port wants that. `may_be_settled`: false if it is known that it is no flow that both ends have taken part in.
+/// again, if the port wants that.
 #[inline(always)]
 pub fn track_in_full<T: Tables>(
     tables: T,
     port: &Port,
     direction: Direction,
     headers: &Headers,
-    may_be_settled: bool,
+    sought: Sought,
 ) -> Tracked {
     let key = FlowKey::of(headers, port, direction);
-    let settled = match may_be_settled {
-        true => tables.flow(&key),
-        false => None,
+    let may_be_known = sought != Sought::Nowhere && tables.may_know(&key);
+    let settled = match sought {
+        Sought::Everywhere if may_be_known => tables.flow(&key),
+        Sought::Everywhere | Sought::HalfOpen | Sought::Nowhere => None,
     };
     let found = match settled {
         Some(flow) => Some(flow),
-        None => tables.half_open(&key),
+        None if may_be_known => tables.half_open(&key),
+        None => None,
     };
     let mut tracked = track(
         headers,

@@ -16,6 +16,7 @@
     reason = "the macro `classifier` makes functions without"
 )]
 
+mod filter;
 mod hairpin;
 mod host;
 mod ledger;

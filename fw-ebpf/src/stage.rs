@@ -16,12 +16,13 @@ use fw_common::host::Passage;
 use fw_common::lineage;
 use fw_common::maps::policy::FIELDS;
 use fw_common::maps::{Port, RuleWord};
-use fw_common::pipeline;
+use fw_common::pipeline::{self, Sought};
 use fw_common::reevaluate;
 use fw_common::syn_limit;
 use fw_common::verdict::{Direction, Reason};
 use fw_common::wire::{self, Address, Headers};
 
+use crate::filter;
 use crate::hairpin;
 use crate::host;
 use crate::log;
@@ -126,14 +127,14 @@ pub extern "C" fn track(
     port: *const Port,
     direction: u32,
     headers: *const Headers,
-    may_be_settled: u32,
+    sought: u32,
 ) -> u32 {
     const CLOSED: u32 = Tracked::plain(CtState::Invalid).to_bits();
     let port = argument!(port.as_ref or CLOSED);
     let headers = argument!(headers.as_ref or CLOSED);
     let direction = Direction::from_u8(direction as u8);
-    let may_be_settled = may_be_settled != 0;
-    pipeline::track_in_full(Maps, port, direction, headers, may_be_settled).to_bits()
+    let sought = Sought::from_u32(sought);
+    pipeline::track_in_full(Maps, port, direction, headers, sought).to_bits()
 }
 
 /// [`conntrack::related`]; 1 if the error is about a known flow. Of a frame that is `bare` offsets count from the network header.
@@ -271,6 +272,23 @@ pub extern "C" fn commit(
     let direction = Direction::from_u8(direction as u8);
     let tracked = Tracked::from_bits(tracked);
     pipeline::commit_flow(Maps, port, direction, headers, tracked, rule);
+    0
+}
+
+/// [`filter::may_know`]: 1 if it may.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn may_know_flow(key: *const FlowKey) -> u32 {
+    let key = argument!(key.as_ref or 1);
+    u32::from(filter::may_know(key))
+}
+
+/// [`filter::note`]. Returns 0: global functions return a number.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn note_flow(key: *const FlowKey) -> u32 {
+    let key = argument!(key.as_ref or 0);
+    filter::note(key);
     0
 }
 

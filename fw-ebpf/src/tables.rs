@@ -27,7 +27,7 @@ use crate::ledger::count_once;
 use crate::{stage, usage};
 
 /// `BPF_F_MMAPABLE` of the kernel's `bpf.h`: the agent writes words, not the whole value.
-const MAPPABLE: u32 = 1 << 10;
+pub const MAPPABLE: u32 = 1 << 10;
 
 #[map]
 static PORTS: HashMap<u32, Port> = HashMap::with_max_entries(capacity::PORTS, 0);
@@ -187,6 +187,11 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn may_know(&self, key: &FlowKey) -> bool {
+        stage::may_know_flow(key) != 0
+    }
+
+    #[inline(always)]
     fn flow(&self, key: &FlowKey) -> Option<FlowRef<'_>> {
         flow_ref(FLOWS.get_ptr_mut(key))
     }
@@ -199,8 +204,11 @@ impl Tables for Maps {
     #[inline(always)]
     fn insert_half_open(&self, key: &FlowKey, flow: &Flow) -> bool {
         let done = HALF_OPEN.insert(key, flow, 0).is_ok();
-        if !done {
-            count_once(counter::FLOWS_REFUSED);
+        match done {
+            true => {
+                stage::note_flow(key);
+            }
+            false => count_once(counter::FLOWS_REFUSED),
         }
         done
     }
@@ -220,6 +228,7 @@ impl Tables for Maps {
                 return false;
             }
         }
+        stage::note_flow(key);
         // Not there any more is fine: the other direction's packet was faster.
         HALF_OPEN.remove(key).is_ok()
     }
@@ -292,9 +301,8 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn track(&self, port: &Port, direction: Direction, headers: &Headers) -> Tracked {
-        let tracked = pipeline::track_by(*self, port, direction, headers, |may_be_settled| {
-            let flag = u32::from(may_be_settled);
-            Tracked::from_bits(stage::track(port, direction as u32, headers, flag))
+        let tracked = pipeline::track_by(*self, port, direction, headers, |sought| {
+            Tracked::from_bits(stage::track(port, direction as u32, headers, sought as u32))
         });
         // As after a stage: what a value leaves undefined may be a pointer in a register, which the verifier does not let anyone compute with.
         Tracked::from_bits(black_box(tracked.to_bits()))

@@ -15,6 +15,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use fw_agent::datapath::AttachMode;
 use fw_agent::record::{Record, RunDirectory};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tempfile::TempDir;
@@ -466,10 +467,21 @@ fn begin(namespace: &Path, places: &Places, adjust: impl FnOnce(&mut Command)) -
 }
 
 /// With `TAPWALL_TEST_ATTACH=clsact` every agent under test attaches as on kernels before 6.6.
+fn is_by_clsact() -> bool {
+    std::env::var("TAPWALL_TEST_ATTACH").is_ok_and(|mode| mode == "clsact")
+}
+
+/// How agents under test attach, if nothing else is said.
+pub fn attach_mode() -> AttachMode {
+    match is_by_clsact() {
+        true => AttachMode::Clsact,
+        false => AttachMode::of_this_kernel(),
+    }
+}
+
 fn attach_by_clsact(options: &[String]) -> Option<&'static str> {
     const OPTION: &str = "--clsact";
-    let wanted = std::env::var("TAPWALL_TEST_ATTACH").is_ok_and(|mode| mode == "clsact");
-    (wanted && !options.iter().any(|option| option == OPTION)).then_some(OPTION)
+    (is_by_clsact() && !options.iter().any(|option| option == OPTION)).then_some(OPTION)
 }
 
 /// A program that runs in a namespace, given by its file.

@@ -21,6 +21,7 @@ use anyhow::{Context, Result, bail, ensure};
 use aya::Pod;
 use aya::maps::{HashMap, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::TestRunResult;
+use fw_agent::datapath::flow_filter::FlowFilter;
 use fw_agent::datapath::pins::Pins;
 use fw_agent::datapath::plan::{Edge, Present, next_image, plan_node, plan_uplinks};
 use fw_agent::datapath::{
@@ -206,6 +207,8 @@ impl TestKernel {
             .context("loading the kernel programs (this needs root and /sys/fs/bpf)")?;
         let events = kernel.take_events()?;
         let counters = directory.pins().per_cpu(name::COUNTERS)?;
+        // Nobody sweeps here: from the beginning, when there are no flows, the programs ask the filter.
+        FlowFilter::open(&directory.pins())?.rebuild()?.finish();
         let mut made = Self {
             kernel,
             state: State::default(),

@@ -2,16 +2,21 @@
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use fw_agent::compile::{Compiled, compile};
 use fw_agent::config::Sources;
+use fw_agent::datapath::batch::Batch;
+use fw_agent::datapath::flows;
+use fw_agent::datapath::sweep::sweep;
 use fw_agent::image::{MapImage, Memory};
 use fw_agent::policy::{NodePolicy, PortId};
 use fw_agent::simulate::pipeline::Pipeline;
 use fw_agent::simulate::{Query, run, text};
 use fw_common::conntrack::{ANSWERED, SECOND, State};
 use fw_common::event::{FlowChange, FlowEvent};
-use fw_common::maps::settings_flag;
+use fw_common::flow::{Flow, FlowKey};
+use fw_common::maps::{name, settings_flag};
 use fw_common::pipeline::judge;
 use fw_common::verdict::{Direction, Reason};
 use fw_common::wire::Headers;
@@ -453,4 +458,87 @@ fn flows_that_begin_and_are_replaced_are_told_if_the_settings_ask() {
         both.expect(Direction::In, &datagram, Reason::Rule);
         expect(&mut both, &[(Ends, asked, false), (Begins, asked, false)]);
     }
+}
+
+/// A question of the guest's, whose answer the rules let in only as that.
+fn asked(port: u16) -> [Vec<u8>; 2] {
+    let talk = Talk {
+        protocol: UDP,
+        v6: false,
+        port,
+    };
+    [Direction::Out, Direction::In].map(|direction| talk.frame(direction, 0))
+}
+
+#[test]
+fn the_sweep_s_filter_misses_no_flow_while_it_is_made() {
+    const LEAST: u32 = 50;
+    const MOST: u16 = 60_000;
+    let mut kernel = TestKernel::new().unwrap();
+    kernel.load(&policies("")).unwrap();
+    let pins = kernel.pins();
+    let (sweeps, over) = (AtomicU32::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                sweep(&pins).unwrap();
+                sweeps.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let mut judge = |(direction, frame): (Direction, &[u8]), expect| {
+            let reason = kernel.run(PORT, direction, frame).unwrap().reason;
+            // Not by a panic: the other thread would go on for ever.
+            (reason != expect).then_some(reason)
+        };
+        let missed = (1..MOST).find_map(|port| {
+            let [question, answer] = asked(port);
+            let [_, older] = asked(port.div_ceil(2));
+            let missed = judge((Direction::Out, &question), Reason::Policy)
+                .or_else(|| judge((Direction::In, &answer), Reason::Established))
+                .or_else(|| judge((Direction::In, &older), Reason::Established));
+            let done = sweeps.load(Ordering::Relaxed) >= LEAST;
+            (missed.is_some() || done).then_some((port, missed))
+        });
+        over.store(true, Ordering::Relaxed);
+        assert!(matches!(missed, Some((_, None))), "{missed:?}");
+    });
+    assert!(sweeps.into_inner() >= LEAST);
+}
+
+#[test]
+fn a_flow_that_is_put_there_is_known_at_once_and_otherwise_from_the_next_sweep_on() {
+    let mut kernel = TestKernel::new().unwrap();
+    kernel.load(&policies("")).unwrap();
+    let pins = kernel.pins();
+    let [question, answer] = asked(1);
+    let judge = |kernel: &mut TestKernel, frame: &[u8], direction| {
+        kernel.run(PORT, direction, frame).unwrap().reason
+    };
+    judge(&mut kernel, &question, Direction::Out);
+    judge(&mut kernel, &answer, Direction::In);
+    let flow = flows::list(&pins, |_| true).unwrap().remove(0);
+    // The same flow under keys that the filter does not know.
+    let of = |port| {
+        let mut other = flow;
+        other.key.remote_port = port;
+        (other, asked(port)[1].clone())
+    };
+    let ((put, answer), (written, late)) = (of(2), of(3));
+    assert_eq!(flows::insert(&pins, &[put]).unwrap().inserted, 1);
+    assert_eq!(
+        judge(&mut kernel, &answer, Direction::In),
+        Reason::Established
+    );
+    let table = pins.hash::<FlowKey, Flow>(name::FLOWS).unwrap();
+    let table = Batch::of(&table, name::FLOWS).unwrap();
+    table.write([(written.key, written.flow)]).unwrap();
+    assert_ne!(
+        judge(&mut kernel, &late, Direction::In),
+        Reason::Established
+    );
+    sweep(&pins).unwrap();
+    assert_eq!(
+        judge(&mut kernel, &late, Direction::In),
+        Reason::Established
+    );
 }

@@ -28,6 +28,7 @@ use fw_common::maps::{Counter, Port, PortCounters, PortKey, RuleKey, name};
 
 use super::Error;
 use super::batch::Batch;
+use super::flow_filter::FlowFilter;
 use super::kernel::failed;
 use super::kernel::resize::{copy_flow, is_full};
 use super::pins::Pins;
@@ -169,6 +170,7 @@ fn first<L: Layout>(from: &Pins, to: &Pins) -> Result<(u64, u64, Bans), Error> {
 /// Copies the flows of both tables that were seen `since` then; how many, and how many found no room.
 fn flows<L: Layout>(from: &Pins, to: &Pins, since: u64) -> Result<(u64, u64), Error> {
     let (mut copied, mut refused) = (0, 0);
+    let filter = FlowFilter::open(to)?;
     for table in [name::FLOWS, name::HALF_OPEN] {
         let old: HashMap<MapData, L::FlowKey, L::Flow> = from.hash(table)?;
         let new: HashMap<MapData, FlowKey, Flow> = to.hash(table)?;
@@ -185,7 +187,7 @@ fn flows<L: Layout>(from: &Pins, to: &Pins, since: u64) -> Result<(u64, u64), Er
                     match table == name::HALF_OPEN && matches!(settled.get(&key), Ok(Some(_))) {
                         // Established meanwhile.
                         true => Ok(()),
-                        false => copy_flow(&new, &key, &flow),
+                        false => copy_flow((&new, &filter), &key, &flow),
                     };
                 match done {
                     Ok(()) => copied += 1,

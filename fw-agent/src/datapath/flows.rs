@@ -17,6 +17,7 @@ use fw_common::maps::{PortKey, Settings, name};
 
 use super::Error;
 use super::batch::Batch;
+use super::flow_filter::FlowFilter;
 use super::kernel::failed;
 use super::pins::Pins;
 use super::sweep::{correct, entries};
@@ -119,6 +120,7 @@ pub fn insert(pins: &Pins, flows: &[Entry]) -> Result<Inserted, Error> {
         .get(&0, 0)
         .map_err(failed("read", name::SETTINGS))?;
     let quota = u64::from(settings.flow_quota);
+    let filter = FlowFilter::open(pins)?;
     counting(pins, |changed| {
         let ports: BTreeSet<PortKey> = flows
             .iter()
@@ -165,7 +167,11 @@ pub fn insert(pins: &Pins, flows: &[Entry]) -> Result<Inserted, Error> {
         done.inserted = settled.len() + half_open.len();
         for (name, flows) in [(name::FLOWS, settled), (name::HALF_OPEN, half_open)] {
             let table: Table = pins.hash(name)?;
-            Batch::of(&table, name)?.write(flows)?;
+            let keys: Vec<FlowKey> = flows.iter().map(|(key, _)| *key).collect();
+            let written = Batch::of(&table, name)?.write(flows);
+            // Some are there even if others found no room.
+            keys.iter().for_each(|key| filter.note(key));
+            written?;
         }
         Ok(done)
     })

@@ -38,7 +38,7 @@ use super::pins::Pins;
 use super::plan::{Action, State};
 use super::spaces::Tries;
 use super::words::{self, Words};
-use super::{Error, OBJECT, grace, uplink};
+use super::{Error, OBJECT, flow_filter, grace, uplink};
 
 /// Programs and maps of one node.
 pub struct Kernel {
@@ -464,7 +464,7 @@ fn insist(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), Prog
 }
 
 /// Waits for a grace period of the kernel's read-copy-update, in which every program that was running ends.
-fn await_readers() -> Result<(), Error> {
+pub(super) fn await_readers() -> Result<(), Error> {
     let _hurry = grace::hurry();
     // `MEMBARRIER_CMD_GLOBAL` is `synchronize_rcu` (kernel/sched/membarrier.c).
     membarrier(MembarrierCommand::Global).map_err(|error| Error::AwaitReaders {
@@ -509,6 +509,7 @@ fn layout(map: &str) -> Option<(u32, u32, u32)> {
         name::CLASSES_V6 => bytes::<Key<ClassKeyV6>, u32>(capacity::CLASSES),
         name::FLOWS => bytes::<FlowKey, Flow>(capacity::FLOWS),
         name::HALF_OPEN => bytes::<FlowKey, Flow>(capacity::entries(capacity::HALF_OPEN)),
+        name::FLOW_FILTER => Some((size_of::<u32>() as u32, flow_filter::VALUE_BYTES, 1)),
         name::FLOW_USAGE => bytes::<PortKey, u64>(capacity::FLOW_USAGE),
         name::FRAGMENTS => bytes::<FragmentKey, FragmentValue>(capacity::FRAGMENTS),
         name::LOG_LIMITS => bytes::<RuleKey, LogLimit>(capacity::LOG_LIMITS),

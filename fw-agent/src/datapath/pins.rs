@@ -319,7 +319,7 @@ impl Pins {
             .map_err(|source| layout(name, source))
     }
 
-    fn data(&self, name: &'static str) -> Result<MapData, Error> {
+    pub(super) fn data(&self, name: &'static str) -> Result<MapData, Error> {
         MapData::from_pin(self.map(name)).map_err(|source| Error::Map {
             verb: "open",
             map: name,

@@ -5,7 +5,8 @@
 //!
 //! 1. Read the settings and the clock that the programs use. 2. Walk a flow table by batches; count the flows of each port. 3. Take out each
 //!    entry that has expired, look at what was taken, and put it back if it had got a packet since the walk saw it. 4. Correct
-//!    `FLOW_USAGE`: the number that was counted, and what the kernel added meanwhile.
+//!    `FLOW_USAGE`: the number that was counted, and what the kernel added meanwhile. 5. Have the programs ask a filter that knows the flows that are left
+//!    ([`super::flow_filter`]).
 //!
 //! What remains: a flow that expired and came back to life in the moment between the walk and its removal (milliseconds) is out of the
 //! table for about a microsecond, in which a packet of it is judged by the rules. A flow that is older than its timeout when it is taken
@@ -24,6 +25,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::Error;
 use super::batch::Batch;
+use super::flow_filter::{FlowFilter, Rebuild};
 use super::pins::Pins;
 
 /// What a pass did.
@@ -61,6 +63,8 @@ pub fn sweep_telling(pins: &Pins, mut tell: impl FnMut(FlowEvent)) -> Result<Swe
             source,
         })?;
     let mut swept = Swept::default();
+    let filter = FlowFilter::open(pins)?;
+    let rebuild = filter.rebuild()?;
     let half_open = pins.hash(name::HALF_OPEN)?;
     let is_told = settings.flags & settings_flag::LOG_FLOWS != 0;
     let mut removed = |key: &FlowKey, flow: &Flow, settled| {
@@ -69,7 +73,7 @@ pub fn sweep_telling(pins: &Pins, mut tell: impl FnMut(FlowEvent)) -> Result<Swe
         }
     };
     let table = (&half_open, name::HALF_OPEN);
-    let left = sweep_table(table, &settings, &mut swept, |key, flow| {
+    let left = sweep_table(table, &settings, &rebuild, &mut swept, |key, flow| {
         removed(key, flow, false);
     })?;
     swept.half_open = left.values().sum();
@@ -78,9 +82,10 @@ pub fn sweep_telling(pins: &Pins, mut tell: impl FnMut(FlowEvent)) -> Result<Swe
     let before = entries(&usage)?;
     let flows = pins.hash(name::FLOWS)?;
     let table = (&flows, name::FLOWS);
-    swept.flows = sweep_table(table, &settings, &mut swept, |key, flow| {
+    swept.flows = sweep_table(table, &settings, &rebuild, &mut swept, |key, flow| {
         removed(key, flow, true);
     })?;
+    rebuild.finish();
     correct(&usage, &before, &swept.flows)?;
     Ok(swept)
 }
@@ -111,6 +116,7 @@ fn has_expired(key: &FlowKey, flow: &Flow, settings: &Settings, now: u64) -> boo
 fn sweep_table(
     (map, name): (&HashMap<MapData, FlowKey, Flow>, &'static str),
     settings: &Settings,
+    filter: &Rebuild<'_>,
     swept: &mut Swept,
     mut removed: impl FnMut(&FlowKey, &Flow),
 ) -> Result<BTreeMap<PortKey, u64>, Error> {
@@ -128,6 +134,7 @@ fn sweep_table(
                 expired.push(*key);
                 continue;
             }
+            filter.note(key);
             let port = PortKey::of_flow(key);
             if port != last.0 {
                 note(&mut left, last);
@@ -141,6 +148,7 @@ fn sweep_table(
                 swept.removed += (expired.len() - returned.len()) as u64;
                 swept.returned += returned.len() as u64;
                 for key in returned {
+                    filter.note(&key);
                     note(&mut left, (PortKey::of_flow(&key), 1));
                 }
             }

@@ -11,9 +11,11 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use fw_agent::datapath::AttachMode;
 use fw_agent::record::Record;
 use fw_common::maps::ABI;
 use rustix::process::Signal;
+use tapwall_tests::agent::attach_mode;
 use tapwall_tests::netns::Netns;
 use tapwall_tests::probe::{Capture, send_frame};
 use tapwall_tests::tap::{Offloads, Tap};
@@ -239,11 +241,18 @@ impl Lab<'_> {
     /// When both programs were on a device.
     fn closed(&self, device: &str) -> Duration {
         let links = self.bed.agent.pin_directory().join(format!("v{ABI}/links"));
+        let host = &self.bed.node.host.namespace;
+        let is_on = |hook: &str| match attach_mode() {
+            AttachMode::Tcx => links.join(format!("{device}-{hook}")).exists(),
+            // The pin of a filter is made before it.
+            AttachMode::Clsact => {
+                let mut tc = host.command("tc");
+                let shown = tc.args(["filter", "show", "dev", device, hook]).output();
+                String::from_utf8_lossy(&shown.unwrap().stdout).contains("tapwall")
+            }
+        };
         let deadline = Instant::now() + LIMIT;
-        while !["ingress", "egress"].iter().all(|hook| {
-            let pin = links.join(format!("{device}-{hook}"));
-            pin.exists()
-        }) {
+        while !["ingress", "egress"].into_iter().all(is_on) {
             let said = || self.bed.agent.stderr();
             assert!(Instant::now() < deadline, "{device}: {}", said());
             thread::yield_now();

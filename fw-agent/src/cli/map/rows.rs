@@ -9,6 +9,7 @@ use aya::maps::{MapError, MapInfo};
 use fw_common::classify::Head;
 use fw_common::conntrack::{ANSWERED, State};
 use fw_common::flow::{Flow, FlowKey};
+use fw_common::flow_filter::{BITS, Half};
 use fw_common::limit::{Bucket, EPOCH};
 use fw_common::maps::classes::BLACKLISTED;
 use fw_common::maps::{
@@ -20,6 +21,7 @@ use fw_common::wire::{Address, IpVersion};
 use serde_json::{Value, json};
 
 use crate::config::registry;
+use crate::datapath::flow_filter::FlowFilter;
 use crate::datapath::pins::Pins;
 use crate::datapath::{Bans, Words, monotonic};
 
@@ -82,6 +84,7 @@ pub(super) fn of(pins: &Pins, map: &str) -> Result<Rows> {
         name::CLASSES_V4 | name::CLASSES_V6 => classes(pins, map == name::CLASSES_V6),
         name::FLOWS => flows(pins, name::FLOWS),
         name::HALF_OPEN => flows(pins, name::HALF_OPEN),
+        name::FLOW_FILTER => flow_filter(pins),
         name::FLOW_USAGE => flow_usage(pins),
         name::FRAGMENTS => fragments(pins),
         name::COUNTERS => counts::entries(pins),
@@ -273,6 +276,21 @@ fn flows(pins: &Pins, map: &'static str) -> Result<Rows> {
         "rule",
     ];
     Ok(Rows::new(header, cells))
+}
+
+fn flow_filter(pins: &Pins) -> Result<Rows> {
+    let filter = FlowFilter::open(pins)?;
+    let asked = filter.asked();
+    let cells = Half::ALL.map(|half| {
+        vec![
+            json!(half as u32),
+            json!(asked == Some(half)),
+            json!(filter.bits(half)),
+            json!(BITS),
+        ]
+    });
+    let header = &["half", "asked", "bits_set", "bits"];
+    Ok(Rows::new(header, cells.into()))
 }
 
 fn flow_usage(pins: &Pins) -> Result<Rows> {

@@ -19,6 +19,7 @@ use fw_common::maps::{capacity, name};
 
 use super::Kernel;
 use crate::datapath::batch::Batch;
+use crate::datapath::flow_filter::FlowFilter;
 use crate::datapath::pins::Pins;
 use crate::datapath::sweep::now;
 use crate::datapath::{Error, OBJECT};
@@ -74,7 +75,7 @@ impl Kernel {
         loader.map_max_entries(name::FLOWS, entries);
         let ebpf = super::load_programs(loader, OBJECT)?;
         let new: Table = self.pins.hash_at(NEXT, name::FLOWS)?;
-        if copy(&table, &new, 0)? > 0 {
+        if self.copy(&table, &new, 0)? > 0 {
             let flows = count(&table)?;
             return Err(Error::TooManyFlows { flows, entries });
         }
@@ -91,7 +92,7 @@ impl Kernel {
             return Ok(());
         };
         let new: Table = self.pins.hash(name::FLOWS)?;
-        let lost = copy(&old.table, &new, old.copied.saturating_sub(MARGIN))?;
+        let lost = self.copy(&old.table, &new, old.copied.saturating_sub(MARGIN))?;
         if lost > 0 {
             tracing::warn!(
                 lost,
@@ -100,6 +101,30 @@ impl Kernel {
         }
         self.old_flows = None;
         Ok(())
+    }
+
+    /// Copies the flows that were seen `since` then; those that both tables have stay as they are where they have come further. Answers how
+    /// many found no room.
+    fn copy(&self, from: &Table, to: &Table, since: u64) -> Result<u64, Error> {
+        let filter = FlowFilter::open(&self.pins)?;
+        let to = Batch::of(to, name::FLOWS)?;
+        let mut refused = 0;
+        let mut result = Ok(());
+        Batch::of(from, name::FLOWS)?.visit(|keys, flows| {
+            let entries = keys.iter().zip(flows);
+            for (key, flow) in entries.filter(|(_, flow)| flow.seen >= since) {
+                match copy_flow((&to, &filter), key, flow) {
+                    Ok(()) => {}
+                    Err(Error::Batch { source, .. }) if is_full(&source) => refused += 1,
+                    Err(error) => {
+                        result = Err(error);
+                        return ControlFlow::Break(());
+                    }
+                }
+            }
+            ControlFlow::Continue(())
+        })?;
+        result.map(|()| refused)
     }
 }
 
@@ -112,29 +137,6 @@ fn count(table: &Table) -> Result<u64, Error> {
     Ok(flows)
 }
 
-/// Copies the flows that were seen `since` then; those that both tables have stay as they are where they have come further. Answers how
-/// many found no room.
-fn copy(from: &Table, to: &Table, since: u64) -> Result<u64, Error> {
-    let to = Batch::of(to, name::FLOWS)?;
-    let mut refused = 0;
-    let mut result = Ok(());
-    Batch::of(from, name::FLOWS)?.visit(|keys, flows| {
-        let entries = keys.iter().zip(flows);
-        for (key, flow) in entries.filter(|(_, flow)| flow.seen >= since) {
-            match copy_flow(&to, key, flow) {
-                Ok(()) => {}
-                Err(Error::Batch { source, .. }) if is_full(&source) => refused += 1,
-                Err(error) => {
-                    result = Err(error);
-                    return ControlFlow::Break(());
-                }
-            }
-        }
-        ControlFlow::Continue(())
-    })?;
-    result.map(|()| refused)
-}
-
 /// The map has no room.
 pub(in crate::datapath) fn is_full(error: &std::io::Error) -> bool {
     error.raw_os_error() == Some(libc::E2BIG)
@@ -142,11 +144,12 @@ pub(in crate::datapath) fn is_full(error: &std::io::Error) -> bool {
 
 /// Copies a flow, unless the one that is there has come further.
 pub(in crate::datapath) fn copy_flow(
-    to: &Batch<'_, FlowKey, Flow>,
+    (to, filter): (&Batch<'_, FlowKey, Flow>, &FlowFilter),
     key: &FlowKey,
     flow: &Flow,
 ) -> Result<(), Error> {
     if to.insert_new(key, flow)? {
+        filter.note(key);
         return Ok(());
     }
     let there = to.get(key)?;

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use anyhow::{Context, Result, ensure};
 use aya::maps::MapData;
 use fw_agent::datapath::batch::Batch;
+use fw_agent::datapath::flow_filter::FlowFilter;
 use fw_agent::datapath::pins::Pins;
 use fw_agent::datapath::sweep::now;
 use fw_common::conntrack::{ANSWERED, State};
@@ -80,24 +81,24 @@ fn size(pins: &Pins, name: &str) -> Result<f64> {
 pub fn fill(pins: &Pins, count: u32) -> Result<()> {
     ensure!(count <= capacity::FLOWS, "the table holds fewer flows");
     let map = pins.hash::<FlowKey, Flow>(name::FLOWS)?;
-    let flows = (0..count).map(|number| {
-        let key = FlowKey {
-            vmid: 500_000 + number % 1_000,
-            net: 0,
-            protocol: protocol::TCP,
-            version: 4,
-            local: Address::v4(number),
-            remote: Address::v4(!number),
-            local_port: 22,
-            remote_port: (number & 0xffff) as u16,
-        };
-        let flow = Flow {
-            seen: now(),
-            state: State::Established as u32 | ANSWERED,
-            ..Flow::default()
-        };
-        (key, flow)
+    let keys = (0..count).map(|number| FlowKey {
+        vmid: 500_000 + number % 1_000,
+        net: 0,
+        protocol: protocol::TCP,
+        version: 4,
+        local: Address::v4(number),
+        remote: Address::v4(!number),
+        local_port: 22,
+        remote_port: (number & 0xffff) as u16,
     });
-    Batch::of(&map, name::FLOWS)?.write(flows)?;
+    let keys: Vec<FlowKey> = keys.collect();
+    let flow = Flow {
+        seen: now(),
+        state: State::Established as u32 | ANSWERED,
+        ..Flow::default()
+    };
+    Batch::of(&map, name::FLOWS)?.write(keys.iter().map(|key| (*key, flow)))?;
+    let filter = FlowFilter::open(pins)?;
+    keys.iter().for_each(|key| filter.note(key));
     Ok(())
 }

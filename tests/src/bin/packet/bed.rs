@@ -13,6 +13,7 @@ use aya::{Ebpf, EbpfLoader};
 use fw_agent::compile::compile;
 use fw_agent::config::Sources;
 use fw_agent::datapath::batch::Batch;
+use fw_agent::datapath::flow_filter::FlowFilter;
 use fw_agent::datapath::sweep::now;
 use fw_agent::datapath::{Bans, OBJECT};
 use fw_agent::policy::PortId;
@@ -190,7 +191,10 @@ impl Bed {
             guard_epoch: port.guard_epoch,
             ..Flow::default()
         };
-        Batch::of(&map, name::FLOWS)?.write(flows.map(|key| (key, flow)))?;
+        let keys: Vec<FlowKey> = flows.collect();
+        Batch::of(&map, name::FLOWS)?.write(keys.iter().map(|key| (*key, flow)))?;
+        let filter = FlowFilter::open(&self.kernel.pins())?;
+        keys.iter().for_each(|key| filter.note(key));
         Ok(())
     }
 
