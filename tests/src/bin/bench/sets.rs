@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use aya::maps::MapData;
 use fw_agent::config::{self, Sources};
-use fw_agent::datapath::plan::plan;
+use fw_agent::datapath::plan::{Present, next_image, plan_node};
 use fw_agent::datapath::{AttachMode, Kernel, State};
-use fw_agent::image::MapImage;
-use fw_agent::policy;
+use fw_agent::image::{Builder, MapImage};
+use fw_agent::policy::{self, NodePolicy};
 use fw_common::maps::name;
 use serde::{Deserialize, Serialize};
 use tapwall_tests::kernel::{PinDirectory, apply_to_maps};
@@ -38,6 +38,8 @@ pub struct Measured {
     total: f64,
     /// The same once more, after an edit that touches a small set and a rule.
     edit: f64,
+    /// Of one address more in the set, what is done in the kernel's maps.
+    address: f64,
     /// Memory of the kernel's tries, in KiB.
     tries_kib: u64,
     /// Largest resident size of the process, in KiB.
@@ -47,12 +49,13 @@ pub struct Measured {
 /// Measures one set in this process.
 pub fn measure(entries: usize) -> Result<Measured> {
     let tree = ConfigTree::with_demo_guests()?;
-    let cluster = cluster(entries);
-    tree.write("firewall/cluster.fw", &cluster)?;
+    let text = cluster(entries);
+    tree.write("firewall/cluster.fw", &text)?;
     tree.write_firewall(100, &rules("10.0.0.1"))?;
-    let file_bytes = cluster.len();
-    drop(cluster);
+    let file_bytes = text.len();
+    drop(text);
 
+    let mut maps = Maps::open()?;
     let start = Instant::now();
     let sources = Sources::read(tree.path(), NODE);
     let read = start.elapsed();
@@ -61,12 +64,9 @@ pub fn measure(entries: usize) -> Result<Measured> {
     ensure!(diagnostics.is_empty(), "{}", diagnostics[0]);
     let (node, _) = policy::resolve(&config, &facts(NODE), 0);
     let resolve = start.elapsed() - read - parse;
-    let image = MapImage::build(&node);
+    let image = maps.image(&node);
     let build = start.elapsed() - read - parse - resolve;
-    let mut maps = Maps::open()?;
-    let opened = Instant::now();
-    maps.apply(&image)?;
-    let write = opened.elapsed();
+    let write = maps.apply(&image)?;
     let spaces = [&image.space.small, &image.space.big];
     let prefixes: usize = spaces.iter().map(|space| space.prefixes.len()).sum();
     ensure!(
@@ -80,8 +80,16 @@ pub fn measure(entries: usize) -> Result<Measured> {
     let start = Instant::now();
     let (config, _) = config::parse(&Sources::read(tree.path(), NODE));
     let (node, _) = policy::resolve(&config, &facts(NODE), 0);
-    maps.apply(&MapImage::build(&node))?;
+    let image = maps.image(&node);
+    maps.apply(&image)?;
     let edit = start.elapsed();
+    drop((image, node, config));
+    let text = format!("{}203.0.113.77\n", cluster(entries));
+    tree.write("firewall/cluster.fw", &text)?;
+    let (config, _) = config::parse(&Sources::read(tree.path(), NODE));
+    let (node, _) = policy::resolve(&config, &facts(NODE), 0);
+    let image = maps.image(&node);
+    let address = maps.apply(&image)?;
     Ok(Measured {
         entries,
         file_bytes,
@@ -92,6 +100,7 @@ pub fn measure(entries: usize) -> Result<Measured> {
         write: seconds(write),
         total: seconds(read + parse + resolve + build + write),
         edit: seconds(edit),
+        address: seconds(address),
         tries_kib,
         peak_kib: peak_kib()?,
     })
@@ -129,7 +138,7 @@ pub fn run(effort: Effort) -> Result<()> {
 /// A case of the table: its name, its unit and where its samples are.
 type Column = (&'static str, &'static str, fn(&Measured) -> f64);
 
-const COLUMNS: [Column; 9] = [
+const COLUMNS: [Column; 10] = [
     ("read", "ms", |run| run.read * 1e3),
     ("parse", "ms", |run| run.parse * 1e3),
     ("resolve", "ms", |run| run.resolve * 1e3),
@@ -137,6 +146,9 @@ const COLUMNS: [Column; 9] = [
     ("write to the kernel", "ms", |run| run.write * 1e3),
     ("file to enforcement", "ms", |run| run.total * 1e3),
     ("a rule edited beside it", "ms", |run| run.edit * 1e3),
+    ("one address more, in the kernel", "ms", |run| {
+        run.address * 1e3
+    }),
     ("tries", "MiB", |run| run.tries_kib as f64 / 1024.0),
     ("peak memory of the process", "MiB", |run| {
         run.peak_kib as f64 / 1024.0
@@ -154,6 +166,7 @@ fn rules(small: &str) -> String {
 struct Maps {
     kernel: Kernel,
     state: State,
+    builder: Builder,
     directory: PinDirectory,
 }
 
@@ -164,19 +177,35 @@ impl Maps {
             kernel: Kernel::open(directory.path(), AttachMode::of_this_kernel())
                 .context("loading the kernel programs (this needs root and /sys/fs/bpf)")?,
             state: State::default(),
+            builder: Builder::default(),
             directory,
         })
     }
 
-    /// As the agent does, for devices that are not there.
-    fn apply(&mut self, image: &MapImage) -> Result<()> {
-        let ports = image.ports.values().zip(1 << 20..);
-        let devices = ports.map(|(port, index)| (port.device.clone(), index));
-        let plan = plan(&mut self.state, image, &devices.collect(), |_| false);
+    /// Two devices that are not there.
+    fn present() -> Present {
+        let devices = [("tap100i0", 1 << 20), ("veth101i0", (1 << 20) + 1)];
+        let devices = devices.map(|(device, index)| (device.to_owned(), index));
+        Present {
+            devices: devices.into(),
+            ..Present::default()
+        }
+    }
+
+    /// The image as the agent makes it, on what is in force.
+    fn image(&mut self, node: &NodePolicy) -> MapImage {
+        next_image(&mut self.builder, &self.state, node, &Self::present())
+    }
+
+    /// Puts it in force; how long that took.
+    fn apply(&mut self, image: &MapImage) -> Result<Duration> {
+        let start = Instant::now();
+        let plan = plan_node(&mut self.state, image, &Self::present(), |_| false);
         ensure!(plan.no_room.is_empty(), "no room for {:?}", plan.no_room);
-        plan.actions
-            .iter()
-            .try_for_each(|action| apply_to_maps(&mut self.kernel, action))
+        for action in &plan.actions {
+            apply_to_maps(&mut self.kernel, action)?;
+        }
+        Ok(start.elapsed())
     }
 
     /// What the kernel says the tries take, nodes and all.
