@@ -14,13 +14,14 @@ use vm_harness::programs::{libraries, on_this_machine, stripped};
 use vm_harness::protocol::{JOB, Job};
 
 /// Programs of this machine that the tests start, and the Debian packages that have them.
-const TOOLS: [(&str, &str); 11] = [
+const TOOLS: [(&str, &str); 12] = [
     // For a person: busybox's shell takes busybox's `ip` for `ip`, wherever the other one is.
     ("bash", "bash"),
     ("ip", "iproute2"),
     ("tc", "iproute2"),
     ("bridge", "iproute2"),
     ("nsenter", "util-linux"),
+    ("setpriv", "util-linux"),
     ("setsid", "util-linux"),
     ("unshare", "util-linux"),
     ("bpftool", "bpftool"),
