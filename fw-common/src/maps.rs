@@ -3,7 +3,15 @@
 //! The agent writes these, the kernel reads them; both see the same `repr(C)` structs without padding. A change of any layout here is a
 //! new [`ABI`], and with it a new pin directory.
 
-/// Version of all layouts in this file and in [`crate::flow`] and [`crate::event`]; the last part of the pin directory's name.
+pub mod capacity;
+pub mod classes;
+pub mod counter;
+pub mod name;
+#[cfg(feature = "user")]
+mod pod;
+pub mod policy;
+
+/// Version of all layouts here, in [`crate::flow`], [`crate::flow_filter`] and [`crate::event`]; the last part of the pin directory's name.
 pub const ABI: u32 = 5;
 
 /// Conditions that are not an address, a port or a protocol, packed in one byte per packet.
@@ -24,147 +32,6 @@ pub mod traits {
     pub const BAD_TCP_FLAGS: u8 = 1 << 5;
     /// All of them; no packet has others.
     pub const ALL: u8 = (1 << 6) - 1;
-}
-
-/// Name of each map, as in the object file, in the pin directory and for `fwctl map dump`.
-pub mod name {
-    /// `u32` interface index → [`super::Port`].
-    pub const PORTS: &str = "PORTS";
-    /// Array of one value, `u64` words: all policies, see [`super::policy`].
-    pub const ARENA: &str = "ARENA";
-    /// LPM trie: class space and IPv4 prefix → class, see [`super::classes`].
-    pub const CLASSES_V4: &str = "CLASSES_V4";
-    /// LPM trie: class space and IPv6 prefix → class.
-    pub const CLASSES_V6: &str = "CLASSES_V6";
-    /// Hash: [`crate::flow::FlowKey`] → [`crate::flow::Flow`] of flows that both ends have taken part in. A full one takes no more and
-    /// loses none.
-    pub const FLOWS: &str = "FLOWS";
-    /// LRU hash likewise: flows that only one end knows of so far. A flood can only evict these.
-    pub const HALF_OPEN: &str = "HALF_OPEN";
-    /// Array of one value, `u64` words: which keys are in neither of them, see [`crate::flow_filter`].
-    pub const FLOW_FILTER: &str = "FLOW_FILTER";
-    /// LRU hash: [`super::FragmentKey`] → ports of a datagram's first fragment.
-    pub const FRAGMENTS: &str = "FRAGMENTS";
-    /// Per-CPU array: [`super::Counter`] by [`crate::verdict::Reason`], and those of [`super::counter`].
-    pub const COUNTERS: &str = "COUNTERS";
-    /// Per-CPU array: [`super::PortCounters`] by [`super::Port::counters`].
-    pub const PORT_COUNTERS: &str = "PORT_COUNTERS";
-    /// Per-CPU hash: [`super::RuleKey`] → [`super::Counter`] of rules that have decided something.
-    pub const RULE_COUNTERS: &str = "RULE_COUNTERS";
-    /// Per-CPU array of one: token bucket of REJECT answers.
-    pub const REJECTS: &str = "REJECTS";
-    /// Ring buffer of [`crate::event::Event`] and [`crate::event::FlowEvent`].
-    pub const EVENTS: &str = "EVENTS";
-    /// Hash: [`super::PortKey`] → number (`u64`) of its entries in [`FLOWS`].
-    pub const FLOW_USAGE: &str = "FLOW_USAGE";
-    /// Array of one [`super::Settings`].
-    pub const SETTINGS: &str = "SETTINGS";
-
-    /// Hash: hardware address as a number → [`super::Station`].
-    pub const STATIONS: &str = "STATIONS";
-    /// LPM trie: 128-bit address → [`crate::ban::Ban`].
-    pub const BANS: &str = "BANS";
-    /// Array of one `u32`: not 0 while [`BANS`] may have entries.
-    pub const HAS_BANS: &str = "HAS_BANS";
-
-    /// LRU hash: [`super::RuleKey`] → [`crate::ledger::LogLimit`] of a rule's log lines.
-    pub const LOG_LIMITS: &str = "LOG_LIMITS";
-    /// LRU hash: source of connection requests (see [`crate::syn_limit`]) → its token bucket.
-    pub const SYN_LIMITS: &str = "SYN_LIMITS";
-
-    /// Hash: [`crate::wire::Address`] → 1, the host's own addresses.
-    pub const LOCALS: &str = "LOCALS";
-
-    /// All of them.
-    pub const ALL: [&str; 21] = [
-        PORTS,
-        ARENA,
-        CLASSES_V4,
-        CLASSES_V6,
-        FLOWS,
-        HALF_OPEN,
-        FLOW_FILTER,
-        FLOW_USAGE,
-        FRAGMENTS,
-        COUNTERS,
-        PORT_COUNTERS,
-        RULE_COUNTERS,
-        REJECTS,
-        EVENTS,
-        STATIONS,
-        BANS,
-        HAS_BANS,
-        LOG_LIMITS,
-        SYN_LIMITS,
-        LOCALS,
-        SETTINGS,
-    ];
-}
-
-/// How many entries each map takes.
-pub mod capacity {
-    /// Ports of a node.
-    pub const PORTS: u32 = 8192;
-    /// Words of the arena (16 MiB): half for policies, half for prefilters (two in use, two that replace them).
-    pub const ARENA: u32 = 2 << 20;
-    /// Prefixes of one IP version, all class spaces together.
-    pub const CLASSES: u32 = 4 << 20;
-    /// Stations.
-    pub const STATIONS: u32 = PORTS;
-    /// Bans.
-    pub const BANS: u32 = 1 << 16;
-    /// Flows that both ends have taken part in (as `nf_conntrack_max` of the reference).
-    pub const FLOWS: u32 = 262_144;
-    /// Flows that wait for an answer.
-    pub const HALF_OPEN: u32 = 65_536;
-    /// Entries of a table for so many flows. The kernel makes as many buckets as the next power of two: one entry more makes them twice as many, so that
-    /// of two packets without a flow one less has to look at somebody else's, which is not in the cache.
-    pub const fn entries(flows: u32) -> u32 {
-        match flows.is_power_of_two() {
-            true => flows + 1,
-            false => flows,
-        }
-    }
-
-    /// Ports that have flows; those that are gone may still have some.
-    pub const FLOW_USAGE: u32 = 2 * PORTS;
-    /// Fragmented datagrams in flight.
-    pub const FRAGMENTS: u32 = 4096;
-    /// Ports that are counted, and the host.
-    pub const PORT_COUNTERS: u32 = PORTS + 1;
-    /// Rules of ports that have decided something; memory is taken as they do.
-    pub const RULE_COUNTERS: u32 = 1 << 18;
-    /// Rules that are being logged.
-    pub const LOG_LIMITS: u32 = 16_384;
-    /// Addresses of the host. A packet to one that finds no room is told by the routes.
-    pub const LOCALS: u32 = 16_384;
-    /// Sources of connection requests that are remembered at once.
-    pub const SYN_LIMITS: u32 = 131_072;
-    /// Bytes of the ring buffer.
-    pub const EVENTS: u32 = 1 << 20;
-}
-
-/// Entries of [`name::COUNTERS`] behind those of the reasons.
-pub mod counter {
-    use crate::verdict::REASONS;
-
-    /// Events that found no room in the ring buffer.
-    pub const LOST_EVENTS: u32 = REASONS as u32;
-    /// Times that a flow found no room in its table. One that should have become established stays half-open, and tries again with each
-    /// packet.
-    pub const FLOWS_REFUSED: u32 = REASONS as u32 + 1;
-    /// REJECT answers that were not sent because there were too many.
-    pub const REJECTS_LIMITED: u32 = REASONS as u32 + 2;
-    /// Packets that a rule would have logged beyond its limit.
-    pub const LOGS_LIMITED: u32 = REASONS as u32 + 3;
-    /// Tries to promote a half-open flow of a port that has as many flows as [`super::Settings::flow_quota`] lets it.
-    pub const FLOWS_OVER_QUOTA: u32 = REASONS as u32 + 4;
-    /// Packets that a rule decided for whose counter there was no room.
-    pub const RULES_UNCOUNTED: u32 = REASONS as u32 + 5;
-    /// Packets that were dropped at an uplink; they are counted under their reason too.
-    pub const EARLY_DROPS: u32 = REASONS as u32 + 6;
-    /// Entries in all.
-    pub const ENTRIES: u32 = REASONS as u32 + 7;
 }
 
 /// Mark of replies that a hook made itself, so that the hook they come back through knows them. Compared as a whole: guests cannot set
@@ -240,40 +107,6 @@ pub mod port_flag {
     pub const MACFILTER_LAYER2: u16 = 1 << 4;
     /// As [`BLACKLIST`], and no log line tells of it.
     pub const QUIET_BLACKLIST: u16 = 1 << 5;
-}
-
-/// Classes of addresses: which sets hold an address, as a number.
-///
-/// A *small* and a *big* class make one, the big one above the [`SMALL_BITS`](classes::SMALL_BITS) of the small one. Small sets are looked up in a
-/// class space of their own. Big sets (the blacklist, and long ones) are in another, behind a *prefilter*: a bitmap of [`PREFILTER_WORDS`] words in the arena,
-/// in which a bit is set if any prefix of a big set touches the addresses that share it. Where it is clear the big class is 0, for the price of
-/// one cache line.
-///
-/// Classes are numbered from 0, which is that of all addresses in no set. Those that were made after their space was begun have *parents*, see
-/// [`crate::lineage`].
-pub mod classes {
-    /// Bits of a class that the small sets take.
-    pub const SMALL_BITS: u32 = 24;
-    /// Small classes at the most.
-    pub const SMALL_CLASSES: u32 = 1 << SMALL_BITS;
-    /// Big classes at the most.
-    pub const BIG_CLASSES: u32 = 1 << (32 - SMALL_BITS);
-    /// Set in the number of a class space, it is the space of the parents of its classes: class → parent + 1.
-    pub const LINEAGE: u32 = 1 << 31;
-    /// In the space of parents under [`LINEAGE`]: number of classes that have none, plus 1.
-    pub const BASE: u32 = u32::MAX;
-    /// Parents that are asked for in a row.
-    pub const MAX_DEPTH: u32 = 8;
-    /// Bit of a value in the trie of the big sets: the blacklist holds these addresses. No part of the class.
-    pub const BLACKLISTED: u32 = 1 << 31;
-    /// Bits of an address that choose its bit in a prefilter.
-    pub const PREFILTER_BITS: u32 = 24;
-    /// Words of a prefilter.
-    pub const PREFILTER_WORDS: u32 = 1 << (PREFILTER_BITS - 6);
-    /// In the place of a prefilter's first word: there are big sets, but no room for their prefilter; every address is looked up.
-    pub const NO_PREFILTER: u32 = u32::MAX;
-    /// Leading bits of an IPv6 address that the prefilter does not look at: they are the same in all global addresses (2000::/3, RFC 4291).
-    pub const V6_SKIPPED_BITS: u32 = 3;
 }
 
 /// Names a port in maps that outlive its device.
@@ -511,80 +344,6 @@ impl Default for Settings {
     }
 }
 
-/// Layout of a policy in the arena, in words from its first.
-///
-/// ```text
-/// 0                 length in words | rules << 32 | bit 48 + field: some rule looks at the field | bit 56 + field: it has a common vector
-/// KNOWN             small classes known | big classes known << 32 | bits of a small class << 48
-/// SPACES            class space of the small sets | class space of the big ones << 32
-/// ENTRIES + field   place of the field's map | top entries << 21 | place of its references << 42
-/// HEAD              rule words
-/// HEAD + rules      field: reference of the field's common vector; only if there is any
-/// map               top entries, and one that has no bit;  blocks, and one that has no bit
-///   top entry       bitmap of 32 blocks that have a boundary | number of such blocks before << 32
-///   block           bitmap of 32 values that begin an interval | number of boundaries before << 32
-/// references        one per interval
-/// rule word         rule identity | verdict << 32 | reason << 40 | log level << 48
-/// ```
-///
-/// Of a policy of [`FEW_RULES`](policy::FEW_RULES) or less a reference is the rules that the interval satisfies. Else it is that of a vector:
-///
-/// ```text
-/// reference         bit g: record of group g follows | place of the first record << 32
-/// record            bit w: word w of the group follows | for each w, words before it << (8 + 3 w) | place of the first word << 32
-/// word              bit r: rule r is satisfied
-/// ```
-///
-/// A group is [`GROUP_WORDS`](policy::GROUP_WORDS) words of 64 rules. Equal runs of records and of words are stored once.
-///
-/// Rules without a condition on a field are in all its references; where that would take too much room they are in the field's common vector, and the
-/// rules that a value satisfies are the union of that and its interval's. A field that no rule looks at has neither.
-///
-/// A class is, in the maps of source and destination, the small one and above its bits the big one. One that the policy does not know is looked up as
-/// its nearest ancestor that it knows ([`crate::lineage`]). A policy that knows one class, 0, makes no difference between classes, and asks for none.
-pub mod policy {
-    /// Word that says how many classes the policy knows.
-    pub const KNOWN: usize = 1;
-    /// Word that says where their parents are.
-    pub const SPACES: usize = 2;
-    /// First of the words that say where the fields' maps are.
-    pub const ENTRIES: usize = 3;
-    /// Words before the rule words.
-    pub const HEAD: usize = ENTRIES + FIELDS;
-    /// Bits of a place in an entry, which is less than the words of the arena.
-    pub const PLACE_BITS: u32 = 21;
-
-    /// A packet's source class.
-    pub const SOURCE: usize = 0;
-    /// Its destination class.
-    pub const DEST: usize = 1;
-    /// Its source port; [`NO_PORT`] if it has none.
-    pub const SPORT: usize = 2;
-    /// Its destination port likewise; of a frame that is not IP the EtherType.
-    pub const DPORT: usize = 3;
-    /// Its protocol, plus [`PROTOCOL_V6`] for IPv6; [`NOT_IP`] for a frame that is neither.
-    pub const PROTOCOL: usize = 4;
-    /// Its [`super::traits`].
-    pub const TRAITS: usize = 5;
-    /// Number of fields.
-    pub const FIELDS: usize = 6;
-
-    /// Added to the protocol number of IPv6 packets.
-    pub const PROTOCOL_V6: u32 = 256;
-    /// Value of the protocol field of a frame that is not IP. Source and destination are an ARP's sender and target then.
-    pub const NOT_IP: u32 = 512;
-    /// Value of the port fields of a packet without ports.
-    pub const NO_PORT: u32 = 65_536;
-    /// Rules of a policy whose references need no vectors, at the most.
-    pub const FEW_RULES: u32 = 64;
-    /// Groups of a policy at the most.
-    pub const GROUPS: u32 = 32;
-    /// Words of 64 rules in a group.
-    pub const GROUP_WORDS: u32 = 8;
-    /// Rules of one policy at the most.
-    pub const MAX_RULES: usize = (GROUPS * GROUP_WORDS * 64) as usize;
-}
-
 /// A rule as it stands in the arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RuleWord(pub u64);
@@ -613,38 +372,4 @@ impl RuleWord {
             log: (self.0 >> 48) as u8,
         }
     }
-}
-
-#[cfg(feature = "user")]
-mod pod {
-    // SAFETY: `repr(C)`, plain integers, no padding, size asserted where it is defined.
-    unsafe impl aya::Pod for super::Port {}
-    // SAFETY: `repr(C)`, four integers.
-    unsafe impl aya::Pod for crate::wire::Address {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for super::PortKey {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for super::FragmentKey {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for super::FragmentValue {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for super::Counter {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for super::PortCounters {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for crate::ledger::LogLimit {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for super::Settings {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for super::RuleKey {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for crate::flow::FlowKey {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for crate::flow::Flow {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for crate::limit::Bucket {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for crate::ban::Ban {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for super::Station {}
 }
