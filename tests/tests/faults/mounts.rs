@@ -35,7 +35,7 @@ impl Mounts {
     fn new() -> Self {
         // Nothing is below it.
         let script = format!(
-            "while mountpoint -q {BPF}; do umount {BPF} || exit; done; mount -t bpf bpf {BPF} && echo ready && exec sleep 600"
+            "while umount {BPF} 2>/dev/null; do :; done; mount -t bpf bpf {BPF} && echo ready && exec sleep 600"
         );
         let mut holder = Command::new("unshare")
             .args(["--mount", "--propagation", "slave", "sh", "-c", &script])
