@@ -163,16 +163,15 @@ impl MapImage {
             port.flags |= port_flag::REEVALUATE;
         }
     }
+}
 
-    /// What a port's flags say of the blacklist's rule in its policy for what comes in.
-    fn blacklist_flags(&self, policy: &Policy) -> u16 {
-        let mut rules = policy.rules.iter();
-        let rule = rules.find(|rule| rule.reason == Reason::Blacklist);
-        match rule.filter(|_| self.space.has_blacklist) {
-            None => 0,
-            Some(rule) if rule.log.is_some() => port_flag::BLACKLIST,
-            Some(_) => port_flag::BLACKLIST | port_flag::QUIET_BLACKLIST,
-        }
+/// What a port's flags say of the blacklist's rule in its policy for what comes in, if the blacklist holds any address.
+fn blacklist_flags(policy: &Policy) -> u16 {
+    let mut rules = policy.rules.iter();
+    match rules.find(|rule| rule.reason == Reason::Blacklist) {
+        None => 0,
+        Some(rule) if rule.log.is_some() => port_flag::BLACKLIST,
+        Some(_) => port_flag::BLACKLIST | port_flag::QUIET_BLACKLIST,
     }
 }
 
@@ -184,7 +183,8 @@ pub fn directions(port: &PortPolicy) -> [(Direction, &Policy); 2] {
     ]
 }
 
-fn port_image(port: &PortPolicy, policies: [usize; 2], guard: Option<usize>) -> PortImage {
+/// A port whose policies have no place yet.
+fn port_image(port: &PortPolicy) -> PortImage {
     let mut flags = 0;
     if port.macfilter {
         flags |= port_flag::MACFILTER;
@@ -202,8 +202,8 @@ fn port_image(port: &PortPolicy, policies: [usize; 2], guard: Option<usize>) -> 
         device: port.device(),
         mac: port.mac.map_or(0, mac_number),
         flags,
-        policies,
-        guard,
+        policies: [0; 2],
+        guard: None,
         guard_epoch: guard::epoch(port.guard.as_ref()),
         vlans: match &port.vlans {
             Vlans::None => VlanImage::None,

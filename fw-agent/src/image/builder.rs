@@ -4,19 +4,22 @@
 //!
 //! 1. The sets become classes. Where addresses only move between sets, and no packet could see one of its addresses before and one after, they move at once, if
 //!    whoever calls permits it: no policy and no port changes then. 2. Policies become words; one that says what it said in the last image, of sets that are the
-//!    same classes, is not built again.
+//!    same classes, is not built again, and a port that is the same allocation is not even looked at.
 //!
-//! Invariant: what is remembered saves time and changes nothing.
+//! Invariant: what is remembered saves time and changes nothing, but for the numbers of rules whose hashes are equal ([`Identities`]).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use fw_common::verdict::Direction;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::classes::{Books, Members, Relocation, SetClasses, Settled, Survey};
-use super::rules::RuleInfo;
-use super::{HOST, HostImage, MapImage, PolicyImage, directions, guard, port_image, vectors};
+use super::rules::Identities;
+use super::{
+    HOST, HostImage, MapImage, PolicyImage, PortImage, blacklist_flags, directions, port_image,
+    vectors,
+};
 use crate::policy::{AddressSet, HostPolicy, NodePolicy, Policy, PortId, PortPolicy, Rule};
 
 /// What was built before.
@@ -24,11 +27,17 @@ use crate::policy::{AddressSet, HostPolicy, NodePolicy, Policy, PortId, PortPoli
 pub struct Builder {
     /// Has flows that were accepted under other rules judged again.
     reevaluate: bool,
-    ports: HashMap<PortId, KnownPort>,
+    ports: FxHashMap<PortId, KnownPort>,
+    /// The host's policies in the last image.
+    host: Vec<Arc<PolicyImage>>,
+    /// The rules of both.
+    rules: Identities,
     /// Every policy that a known port has, once.
     policies: HashSet<Arc<PolicyImage>>,
     /// Numbers of what sets consist of.
     sets: FxHashMap<SetClasses, u32>,
+    /// The number of each set of the last image, by the address of its allocation.
+    numbers: FxHashMap<usize, u32>,
     /// Sets that are as they are to be in the spaces of the last image.
     settled: Settled,
 }
@@ -38,7 +47,10 @@ pub struct Builder {
 struct KnownPort {
     policy: Arc<PortPolicy>,
     parts: Vec<KnownPolicy>,
-    guard_epoch: u32,
+    /// Without what depends on others: the places of its policies, and whether the blacklist holds anything.
+    image: PortImage,
+    /// Bits of [`fw_common::maps::port_flag`] if it does.
+    blacklist: u16,
 }
 
 /// A policy as it was built.
@@ -47,7 +59,6 @@ struct KnownPolicy {
     /// What the sets of each rule consist of.
     sets: Vec<[u32; 2]>,
     image: Arc<PolicyImage>,
-    rules: Arc<[RuleInfo]>,
 }
 
 /// In the place of a set's number: there is none.
@@ -105,15 +116,23 @@ impl Builder {
         if self.sets.len() > MANY_SETS {
             *self = Self::new(self.reevaluate);
         }
+        let sets: Vec<u32> = members.all().map(|set| self.number(set)).collect();
         let mut round = Round {
-            sets: members.all().map(|set| self.number(set)).collect(),
+            moved: self.renumber(members, &sets),
+            sets,
             members,
             places: FxHashMap::default(),
         };
-        let mut ports = HashMap::with_capacity(node.ports.len());
+        let mut ports = FxHashMap::default();
+        ports.reserve(node.ports.len());
         for port in &node.ports {
-            let known = self.ports.remove(&port.port);
-            let Some(known) = self.port(image, &mut round, port, known) else {
+            let known = match self.ports.remove(&port.port) {
+                Some(known) if Arc::ptr_eq(&known.policy, port) && round.holds(&known) => {
+                    Some(known)
+                }
+                known => self.port(image, &round, port, known),
+            };
+            let Some(known) = known else {
                 continue;
             };
             let places = known.parts.iter();
@@ -121,17 +140,27 @@ impl Builder {
             let [inbound, outbound, guard @ ..] = places.as_slice() else {
                 continue;
             };
-            let mut built = port_image(port, [*inbound, *outbound], guard.first().copied());
-            built.guard_epoch = known.guard_epoch;
-            built.flags |= image.blacklist_flags(&port.inbound);
+            let mut built = known.image.clone();
+            built.policies = [*inbound, *outbound];
+            built.guard = guard.first().copied();
+            if image.space.has_blacklist {
+                built.flags |= known.blacklist;
+            }
             image.ports.insert(port.port, built);
             ports.insert(port.port, known);
         }
-        self.ports = ports;
-        self.policies.retain(|policy| Arc::strong_count(policy) > 1);
+        for gone in std::mem::replace(&mut self.ports, ports).into_values() {
+            self.release(&gone.parts);
+        }
+        let host = std::mem::take(&mut self.host);
         if let Some(host) = &node.host {
             image.host = self.host(image, &mut round, host);
         }
+        for policy in host {
+            self.rules.release(&policy.rules);
+        }
+        self.policies.retain(|policy| Arc::strong_count(policy) > 1);
+        image.rules = self.rules.table();
         if self.reevaluate {
             image.reevaluate();
         }
@@ -146,11 +175,31 @@ impl Builder {
         next
     }
 
+    /// Notes the number of each set; answers the numbers of sets that have another now, or that are gone. Sets of the same allocation are one only as long as
+    /// something holds it, as a known port does its own.
+    fn renumber(&mut self, members: &Members, sets: &[u32]) -> FxHashSet<u32> {
+        let numbers = members.numbers();
+        let numbers: FxHashMap<usize, u32> = numbers
+            .map(|(set, number)| (set.addr(), sets[number as usize]))
+            .collect();
+        let before = std::mem::replace(&mut self.numbers, numbers);
+        let moved = before
+            .into_iter()
+            .filter(|(set, number)| self.numbers.get(set) != Some(number));
+        moved.map(|(_, number)| number).collect()
+    }
+
+    fn release(&mut self, parts: &[KnownPolicy]) {
+        for part in parts {
+            self.rules.release(&part.image.rules);
+        }
+    }
+
     /// Builds what of a port is not as it was; none if some of it cannot be built.
     fn port(
         &mut self,
         image: &mut MapImage,
-        round: &mut Round<'_>,
+        round: &Round<'_>,
         port: &Arc<PortPolicy>,
         known: Option<KnownPort>,
     ) -> Option<KnownPort> {
@@ -165,7 +214,7 @@ impl Builder {
         for (index, (direction, policy)) in parts.enumerate() {
             let before = old.get(index).copied();
             let before = before.zip(known.as_ref().and_then(|known| known.parts.get(index)));
-            match self.policy(image, round, policy, before) {
+            match self.policy(round, policy, before) {
                 Ok(part) => built.push(part),
                 Err(error) => {
                     image.failures.push((port.port, direction, error));
@@ -173,23 +222,25 @@ impl Builder {
                 }
             }
         }
-        let same = known
-            .as_ref()
-            .filter(|known| Arc::ptr_eq(&known.policy, port));
-        complete.then(|| KnownPort {
+        // Only now: rules that it still has keep their numbers.
+        if let Some(known) = known {
+            self.release(&known.parts);
+        }
+        if !complete {
+            self.release(&built);
+            return None;
+        }
+        Some(KnownPort {
             policy: Arc::clone(port),
             parts: built,
-            guard_epoch: match same {
-                Some(known) => known.guard_epoch,
-                None => guard::epoch(port.guard.as_ref()),
-            },
+            image: port_image(port),
+            blacklist: blacklist_flags(&port.inbound),
         })
     }
 
     /// Builds a policy if it is not as it was `before`.
     fn policy(
         &mut self,
-        image: &mut MapImage,
         round: &Round<'_>,
         policy: &Policy,
         before: Option<(&Policy, &KnownPolicy)>,
@@ -198,12 +249,18 @@ impl Builder {
         if let Some((old, known)) = before
             && known.sets == sets
             && is_same(old, policy)
-            && image.rules.adopt(&known.image.rules, &known.rules)
         {
+            self.rules.keep(&known.image.rules);
             return Ok(known.clone());
         }
-        let (rules, infos) = image.rules.identify(policy);
-        let words = vectors::build(policy, &rules, round.members)?;
+        let rules = self.rules.identify(policy);
+        let words = match vectors::build(policy, &rules, round.members) {
+            Ok(words) => words,
+            Err(error) => {
+                self.rules.release(&rules);
+                return Err(error);
+            }
+        };
         let built = PolicyImage { words, rules };
         let built = match self.policies.get(&built) {
             Some(known) => Arc::clone(known),
@@ -213,11 +270,7 @@ impl Builder {
                 built
             }
         };
-        Ok(KnownPolicy {
-            sets,
-            image: built,
-            rules: infos.into(),
-        })
+        Ok(KnownPolicy { sets, image: built })
     }
 
     /// Builds the policies of all interfaces of the host; none if one of them fails.
@@ -234,7 +287,10 @@ impl Builder {
             places.map(|places| (name, places))
         });
         let interfaces = interfaces.collect::<Option<BTreeMap<_, _>>>()?;
-        let flags = image.blacklist_flags(&host.inbound);
+        let flags = match image.space.has_blacklist {
+            true => blacklist_flags(&host.inbound),
+            false => 0,
+        };
         Some(HostImage {
             interfaces,
             elsewhere,
@@ -254,8 +310,11 @@ impl Builder {
         let mut complete = true;
         let directions = [(Direction::In, &inbound), (Direction::Out, &outbound)];
         for (place, (direction, policy)) in places.iter_mut().zip(directions) {
-            match self.policy(image, round, policy, None) {
-                Ok(part) => *place = round.place(image, &part),
+            match self.policy(round, policy, None) {
+                Ok(part) => {
+                    *place = round.place(image, &part);
+                    self.host.push(part.image);
+                }
                 Err(error) => {
                     image.failures.push((HOST, direction, error));
                     complete = false;
@@ -271,11 +330,19 @@ struct Round<'m> {
     members: &'m Members,
     /// Per set of the node, the number of what it consists of.
     sets: Vec<u32>,
+    /// Numbers of sets that consist of something else than in the last image.
+    moved: FxHashSet<u32>,
     /// Places of policies in the image.
     places: FxHashMap<*const PolicyImage, usize>,
 }
 
 impl Round<'_> {
+    /// Whether the sets of a port are what they were.
+    fn holds(&self, port: &KnownPort) -> bool {
+        let mut sets = port.parts.iter().flat_map(|part| &part.sets).flatten();
+        self.moved.is_empty() || sets.all(|set| !self.moved.contains(set))
+    }
+
     fn sets_of(&self, policy: &Policy) -> Vec<[u32; 2]> {
         let number = |set| self.members.number(set).map(|set| self.sets[set as usize]);
         let rules = policy.rules.iter();

@@ -67,7 +67,7 @@ impl Agent {
     pub(super) fn carry_out(&mut self, compiled: &Arc<Compiled>) {
         self.order();
         self.names.send_modify(|names| {
-            if *names.rules != compiled.image.rules {
+            if !names.rules.is_same(&compiled.image.rules) {
                 let rules = Arc::new(compiled.image.rules.clone());
                 names.previous = std::mem::replace(&mut names.rules, rules);
                 names.compiled_before = names.compiled.take();

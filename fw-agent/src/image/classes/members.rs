@@ -72,6 +72,11 @@ impl Members {
         self.sets.iter()
     }
 
+    /// Every set by its allocation, with its number.
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = (*const AddressSet, u32)> {
+        self.numbers.iter().map(|(set, number)| (*set, *number))
+    }
+
     /// The number of a set.
     pub(crate) fn number(&self, set: &Arc<AddressSet>) -> Option<u32> {
         self.numbers.get(&Arc::as_ptr(set)).copied()
