@@ -14,6 +14,7 @@ use rustix::net::SocketType;
 use super::{Answer, bound_socket};
 use crate::background::{Background, wait};
 use crate::netns::Netns;
+use crate::patience::patience;
 
 /// How long a transfer may stand still.
 const STALL: Duration = Duration::from_secs(20);
@@ -160,8 +161,8 @@ fn serve(mut stream: TcpStream) -> io::Result<()> {
 }
 
 fn bound(stream: &TcpStream) -> io::Result<()> {
-    stream.set_read_timeout(Some(STALL))?;
-    stream.set_write_timeout(Some(STALL))
+    stream.set_read_timeout(Some(patience(STALL)))?;
+    stream.set_write_timeout(Some(patience(STALL)))
 }
 
 fn send_pattern(stream: &mut TcpStream, bytes: u64) -> io::Result<()> {

@@ -35,7 +35,12 @@ const TOOLS: [(&str, &str); 12] = [
 const STARTED: [&str; 4] = ["fw-agent", "fwctl", "verify", "demo"];
 
 /// What tests read of the checkout while they run.
-const READ: [&str; 3] = ["tests/scenarios", "tests/conformance", "packaging"];
+const READ: [&str; 4] = [
+    "tests/scenarios",
+    "tests/conformance",
+    "tests/tests/tools/snapshots",
+    "packaging",
+];
 
 /// Where the modules go.
 const MODULES: &str = "/vm/modules";
