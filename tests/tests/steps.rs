@@ -270,11 +270,31 @@ fn present() -> Present {
     }
 }
 
-/// Has ports that are as they were be the same allocations, as a resolver keeps them.
+/// Has ports and sets that are as they were be the same allocations, as a resolver keeps them.
 fn shared(mut node: NodePolicy, last: &NodePolicy) -> NodePolicy {
+    let rules = last.ports.iter().flat_map(|port| &port.inbound.rules);
+    let rules = rules.chain(last.ports.iter().flat_map(|port| &port.outbound.rules));
+    let sets = rules.flat_map(|rule| [&rule.matches.source, &rule.matches.dest]);
+    let sets: Vec<&Arc<AddressSet>> = sets.flatten().collect();
     for (port, last) in node.ports.iter_mut().zip(&last.ports) {
         if port == last {
             *port = Arc::clone(last);
+            continue;
+        }
+        let port = Arc::make_mut(port);
+        let policies = [&mut port.inbound, &mut port.outbound].into_iter();
+        for rule in policies
+            .chain(&mut port.guard)
+            .flat_map(|policy| &mut policy.rules)
+        {
+            for set in [&mut rule.matches.source, &mut rule.matches.dest]
+                .into_iter()
+                .flatten()
+            {
+                if let Some(known) = sets.iter().find(|known| **known == set) {
+                    *set = Arc::clone(known);
+                }
+            }
         }
     }
     node

@@ -11,14 +11,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
-use fw_common::verdict::Direction;
+use fw_common::verdict::{Direction, Reason};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::classes::{Books, Members, Relocation, SetClasses, Settled, Survey};
 use super::rules::Identities;
 use super::{
-    HOST, HostImage, MapImage, PolicyImage, PortImage, blacklist_flags, directions, port_image,
-    vectors,
+    ClassSpace, HOST, HostImage, MapImage, PolicyImage, PortImage, blacklist_flags, directions,
+    port_image, vectors,
 };
 use crate::policy::{AddressSet, HostPolicy, NodePolicy, Policy, PortId, PortPolicy, Rule};
 
@@ -40,6 +40,22 @@ pub struct Builder {
     numbers: FxHashMap<usize, u32>,
     /// Sets that are as they are to be in the spaces of the last image.
     settled: Settled,
+    /// What the sets of the last image were.
+    last: Option<Surveyed>,
+}
+
+/// A set that a rule mentions, and whether as the blacklist.
+type Mention = (Arc<AddressSet>, bool);
+
+/// The sets of a node, and what came of them.
+#[derive(Debug)]
+struct Surveyed {
+    /// In the order of ports and rules, the host's at the end.
+    mentions: Vec<Mention>,
+    space: ClassSpace,
+    members: Arc<Members>,
+    /// Per set, by its number among `members`, the number of what it consists of.
+    numbers: Arc<[u32]>,
 }
 
 /// A port as it was built.
@@ -47,6 +63,7 @@ pub struct Builder {
 struct KnownPort {
     policy: Arc<PortPolicy>,
     parts: Vec<KnownPolicy>,
+    mentions: Box<[Mention]>,
     /// Without what depends on others: the places of its policies, and whether the blacklist holds anything.
     image: PortImage,
     /// Bits of [`fw_common::maps::port_flag`] if it does.
@@ -84,6 +101,9 @@ impl Builder {
         books: &Books,
         permits: impl FnOnce(&MapImage) -> bool,
     ) -> MapImage {
+        if let Some(image) = self.build_on_the_same_sets(node, books) {
+            return image;
+        }
         let survey = Survey::new(node, books, &self.settled);
         if let Some(relocation) = survey.relocate()
             && let Some(moved) = see(node, &survey, &relocation)
@@ -93,9 +113,11 @@ impl Builder {
                 moved,
                 ..MapImage::default()
             };
-            self.fill(&mut image, node, &relocation.settlement.members);
+            let members = Arc::new(relocation.settlement.members);
+            let numbers = self.fill_anew(&mut image, node, &members);
             if permits(&image) {
                 self.settled = relocation.settlement.settled;
+                self.remember(node, &image, members, numbers);
                 return image;
             }
         }
@@ -104,25 +126,104 @@ impl Builder {
             space: settlement.space,
             ..MapImage::default()
         };
-        self.fill(&mut image, node, &settlement.members);
+        let members = Arc::new(settlement.members);
+        let numbers = self.fill_anew(&mut image, node, &members);
         self.settled = settlement.settled;
+        self.remember(node, &image, members, numbers);
         image
     }
 
-    /// Everything of an image but its classes.
-    fn fill(&mut self, image: &mut MapImage, node: &NodePolicy, members: &Members) {
-        image.settings = node.settings;
-        image.flow_capacity = node.flow_capacity;
+    /// The image if all rules mention the very sets that those of the last image did, and its spaces are in force: nothing of them changes.
+    fn build_on_the_same_sets(&mut self, node: &NodePolicy, books: &Books) -> Option<MapImage> {
+        let last = self.last.as_ref()?;
+        let is_same = |(set, listed): (&Arc<AddressSet>, bool), last: &Mention| {
+            Arc::ptr_eq(set, &last.0) && listed == last.1
+        };
+        let mut lasts = last.mentions.iter();
+        let mut mentions = self.mentions(node);
+        let same = mentions.all(|set| lasts.next().is_some_and(|last| is_same(set, last)));
+        drop(mentions);
+        if !same || lasts.next().is_some() || !books.are_of(&last.space) {
+            return None;
+        }
+        let mut image = MapImage {
+            space: ClassSpace {
+                steps: [None, None],
+                ..last.space.clone()
+            },
+            ..MapImage::default()
+        };
+        let (members, sets) = (Arc::clone(&last.members), Arc::clone(&last.numbers));
+        let round = Round {
+            moved: FxHashSet::default(),
+            sets,
+            members: &members,
+            places: FxHashMap::default(),
+        };
+        self.fill(&mut image, node, round);
+        Some(image)
+    }
+
+    fn remember(
+        &mut self,
+        node: &NodePolicy,
+        image: &MapImage,
+        members: Arc<Members>,
+        numbers: Arc<[u32]>,
+    ) {
+        let mentions = self.mentions(node);
+        let mentions = mentions.map(|(set, listed)| (Arc::clone(set), listed));
+        self.last = Some(Surveyed {
+            mentions: mentions.collect(),
+            space: image.space.clone(),
+            members,
+            numbers,
+        });
+    }
+
+    /// The sets that rules mention. Those of a known port are known.
+    fn mentions<'n>(
+        &'n self,
+        node: &'n NodePolicy,
+    ) -> impl Iterator<Item = (&'n Arc<AddressSet>, bool)> {
+        let ports = node.ports.iter().flat_map(|port| {
+            let known = self.ports.get(&port.port);
+            let known = known.filter(|known| Arc::ptr_eq(&known.policy, port));
+            let new = known.is_none().then(|| policies(port).flat_map(mentioned));
+            let known = known.into_iter().flat_map(|known| &known.mentions);
+            let known = known.map(|(set, listed)| (set, *listed));
+            known.chain(new.into_iter().flatten())
+        });
+        let host = node.host.iter();
+        let host = host.flat_map(|host| [&host.inbound, &host.outbound]);
+        ports.chain(host.flat_map(mentioned))
+    }
+
+    /// Everything of an image but its classes, where sets may consist of other ones; answers the number of what each set consists of.
+    fn fill_anew(
+        &mut self,
+        image: &mut MapImage,
+        node: &NodePolicy,
+        members: &Members,
+    ) -> Arc<[u32]> {
         if self.sets.len() > MANY_SETS {
             *self = Self::new(self.reevaluate);
         }
-        let sets: Vec<u32> = members.all().map(|set| self.number(set)).collect();
-        let mut round = Round {
+        let sets: Arc<[u32]> = members.all().map(|set| self.number(set)).collect();
+        let round = Round {
             moved: self.renumber(members, &sets),
-            sets,
+            sets: Arc::clone(&sets),
             members,
             places: FxHashMap::default(),
         };
+        self.fill(image, node, round);
+        sets
+    }
+
+    /// Everything of an image but its classes.
+    fn fill(&mut self, image: &mut MapImage, node: &NodePolicy, mut round: Round<'_>) {
+        image.settings = node.settings;
+        image.flow_capacity = node.flow_capacity;
         let mut ports = FxHashMap::default();
         ports.reserve(node.ports.len());
         for port in &node.ports {
@@ -180,7 +281,7 @@ impl Builder {
     fn renumber(&mut self, members: &Members, sets: &[u32]) -> FxHashSet<u32> {
         let numbers = members.numbers();
         let numbers: FxHashMap<usize, u32> = numbers
-            .map(|(set, number)| (set.addr(), sets[number as usize]))
+            .map(|(set, number)| (set, sets[number as usize]))
             .collect();
         let before = std::mem::replace(&mut self.numbers, numbers);
         let moved = before
@@ -233,6 +334,10 @@ impl Builder {
         Some(KnownPort {
             policy: Arc::clone(port),
             parts: built,
+            mentions: policies(port)
+                .flat_map(mentioned)
+                .map(|(set, listed)| (Arc::clone(set), listed))
+                .collect(),
             image: port_image(port),
             blacklist: blacklist_flags(&port.inbound),
         })
@@ -329,7 +434,7 @@ impl Builder {
 struct Round<'m> {
     members: &'m Members,
     /// Per set of the node, the number of what it consists of.
-    sets: Vec<u32>,
+    sets: Arc<[u32]>,
     /// Numbers of sets that consist of something else than in the last image.
     moved: FxHashSet<u32>,
     /// Places of policies in the image.
@@ -368,6 +473,15 @@ fn policies(port: &PortPolicy) -> impl Iterator<Item = &Policy> {
     [&port.inbound, &port.outbound]
         .into_iter()
         .chain(&port.guard)
+}
+
+/// The sets that a policy's rules mention.
+fn mentioned(policy: &Policy) -> impl Iterator<Item = (&Arc<AddressSet>, bool)> {
+    policy.rules.iter().flat_map(|rule| {
+        let listed = rule.reason == Reason::Blacklist;
+        let sets = [&rule.matches.source, &rule.matches.dest];
+        sets.into_iter().flatten().map(move |set| (set, listed))
+    })
 }
 
 /// Whether two policies say the same, but for the contents of sets.

@@ -228,6 +228,17 @@ pub struct Books {
     pub big: Option<Arc<Classes>>,
 }
 
+impl Books {
+    /// Whether the spaces in force are those of an image.
+    pub(super) fn are_of(&self, image: &ClassSpace) -> bool {
+        let is_of = |book: &Option<Arc<Classes>>, classes: &Arc<Classes>| match book {
+            Some(book) => Arc::ptr_eq(book, classes),
+            None => classes.is_empty(),
+        };
+        is_of(&self.small, &image.small) && is_of(&self.big, &image.big)
+    }
+}
+
 /// The sets of a node, walked.
 pub(super) struct Survey<'n> {
     sets: Sets<'n>,
@@ -340,7 +351,7 @@ impl<'n> Survey<'n> {
 struct Sets<'n> {
     all: Vec<&'n Arc<AddressSet>>,
     /// By allocation: most rules share their sets.
-    known: FxHashMap<*const AddressSet, u32>,
+    known: FxHashMap<usize, u32>,
     /// Which of them are blacklists.
     blacklists: BTreeSet<usize>,
 }
@@ -357,19 +368,22 @@ impl<'n> Sets<'n> {
             let matches = &rule.matches;
             for set in [&matches.source, &matches.dest].into_iter().flatten() {
                 let all = &mut sets.all;
-                let index = *sets.known.entry(Arc::as_ptr(set)).or_insert_with(|| {
-                    // Few sets share a sample, so that few are compared.
-                    let entries = &set.entries;
-                    let sample = (entries.len(), entries.first(), entries.last());
-                    let alike = by_sample.entry(sample).or_default();
-                    let same = alike.iter().find(|index| all[**index as usize] == set);
-                    same.copied().unwrap_or_else(|| {
-                        let next = all.len() as u32;
-                        all.push(set);
-                        alike.push(next);
-                        next
-                    })
-                });
+                let index = *sets
+                    .known
+                    .entry(Arc::as_ptr(set).addr())
+                    .or_insert_with(|| {
+                        // Few sets share a sample, so that few are compared.
+                        let entries = &set.entries;
+                        let sample = (entries.len(), entries.first(), entries.last());
+                        let alike = by_sample.entry(sample).or_default();
+                        let same = alike.iter().find(|index| all[**index as usize] == set);
+                        same.copied().unwrap_or_else(|| {
+                            let next = all.len() as u32;
+                            all.push(set);
+                            alike.push(next);
+                            next
+                        })
+                    });
                 if rule.reason == Reason::Blacklist {
                     sets.blacklists.insert(index as usize);
                 }
@@ -379,10 +393,10 @@ impl<'n> Sets<'n> {
     }
 
     fn number(&self, set: &Arc<AddressSet>) -> Option<u32> {
-        self.known.get(&Arc::as_ptr(set)).copied()
+        self.known.get(&Arc::as_ptr(set).addr()).copied()
     }
 
-    fn numbers(&self) -> FxHashMap<*const AddressSet, u32> {
+    fn numbers(&self) -> FxHashMap<usize, u32> {
         self.known.clone()
     }
 

@@ -24,13 +24,15 @@ pub(crate) struct SetClasses {
 }
 
 /// Per address set the classes it consists of.
+#[derive(Debug)]
 pub(crate) struct Members {
-    numbers: FxHashMap<*const AddressSet, u32>,
+    /// By the address of the allocation: whoever asks holds it.
+    numbers: FxHashMap<usize, u32>,
     sets: Vec<SetClasses>,
 }
 
 impl Members {
-    pub(super) fn new(numbers: FxHashMap<*const AddressSet, u32>, count: usize) -> Self {
+    pub(super) fn new(numbers: FxHashMap<usize, u32>, count: usize) -> Self {
         Self {
             numbers,
             sets: vec![SetClasses::default(); count],
@@ -72,19 +74,19 @@ impl Members {
         self.sets.iter()
     }
 
-    /// Every set by its allocation, with its number.
-    pub(crate) fn numbers(&self) -> impl Iterator<Item = (*const AddressSet, u32)> {
+    /// Every set by the address of its allocation, with its number.
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = (usize, u32)> {
         self.numbers.iter().map(|(set, number)| (*set, *number))
     }
 
     /// The number of a set.
     pub(crate) fn number(&self, set: &Arc<AddressSet>) -> Option<u32> {
-        self.numbers.get(&Arc::as_ptr(set)).copied()
+        self.numbers.get(&Arc::as_ptr(set).addr()).copied()
     }
 
     /// Classes whose addresses are in `set`; none for a set that no rule of the node mentions.
     pub(crate) fn of(&self, set: &Arc<AddressSet>) -> Option<&SetClasses> {
-        let number = self.numbers.get(&Arc::as_ptr(set))?;
+        let number = self.numbers.get(&Arc::as_ptr(set).addr())?;
         self.sets.get(*number as usize)
     }
 }
