@@ -146,6 +146,12 @@ pub(super) fn drop_aside(pins: &Pins) -> Result<(), Error> {
     Ok(())
 }
 
+/// Likewise filters of interfaces that have lost their name to another, of all versions.
+pub(super) fn drop_strays(pins: &Pins) -> Result<(), Error> {
+    let others = pins.others();
+    clsact::drop_strays(others.iter().chain([pins]))
+}
+
 /// A loaded program of the object.
 pub(super) fn classifier(
     ebpf: &mut Ebpf,

@@ -2,11 +2,13 @@
 //!
 //! A filter has a fixed priority and handle, by which a later agent finds it and swaps its program in one step, also one of another version. The
 //! qdisc is made where there is none; one of our making goes with our filters, unless others have put filters there. Filters have no pins: marks
-//! in the pin directory say which devices have them, and which qdiscs are ours.
+//! in the pin directory say which devices have them, and which qdiscs are ours. Filters stay with an interface that gets another name, so the mark of a name
+//! holds the interfaces that had it ([`strays`]).
 //!
 //! An `ingress` qdisc (Proxmox makes one for a NIC's rate limit) takes the same place and has no egress side, but the kernel accepts filters
 //! for egress there and runs them on ingress. Such a device is refused.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 
@@ -58,6 +60,7 @@ pub(super) fn attach(
     let inherited = pins.others().iter().any(|pins| pins.qdisc(device).exists());
     // The marks first: what they stand for is never without them, unless the file system for them is gone.
     let mut marks = vec![mark(pins.filters(device))];
+    mark(pins.filters_on(device, ifindex));
     let is_ours = pins.qdisc(device).exists() || inherited;
     if add_qdisc(device)? || is_ours {
         marks.push(mark(pins.qdisc(device)));
@@ -99,17 +102,66 @@ pub(super) fn detach<'p>(
     device: &str,
     versions: impl Iterator<Item = &'p Pins> + Clone,
 ) -> Result<(), Error> {
-    for hook in Hook::ALL {
-        remove_filters(device, hook)?;
-    }
-    if versions.clone().any(|pins| pins.qdisc(device).exists()) {
-        remove_qdisc(device)?;
+    let is_ours = versions.clone().any(|pins| pins.qdisc(device).exists());
+    let strays = strays(device, versions.clone());
+    for device in strays.iter().map(String::as_str).chain([device]) {
+        for hook in Hook::ALL {
+            remove_filters(device, hook)?;
+        }
+        if is_ours {
+            remove_qdisc(device)?;
+        }
     }
     for pins in versions {
+        for ifindex in pins.interfaces(device) {
+            Pins::unmark(pins.filters_on(device, ifindex))?;
+        }
         Pins::unmark(pins.qdisc(device))?;
         Pins::unmark(pins.filters(device))?;
     }
     Ok(())
+}
+
+/// Takes our programs off interfaces that have lost the name of a device to another, and got one that nobody has attached. To be called when everything is attached.
+pub(super) fn drop_strays<'p>(
+    versions: impl Iterator<Item = &'p Pins> + Clone,
+) -> Result<(), Error> {
+    for pins in versions.clone() {
+        for device in pins.devices() {
+            for stray in strays(&device, versions.clone()) {
+                for hook in Hook::ALL {
+                    remove_filters(&stray, hook)?;
+                }
+                if pins.qdisc(&device).exists() {
+                    remove_qdisc(&stray)?;
+                }
+            }
+            let socket = Socket::new(NETLINK_ROUTE).ok();
+            let own = socket.and_then(|socket| name_to_index(&socket, &device).ok());
+            for ifindex in pins.interfaces(&device) {
+                if own.is_some_and(|own| own != ifindex) {
+                    Pins::unmark(pins.filters_on(&device, ifindex))?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What the interfaces are called now that had the name of a device when filters were put there. Names that are somebody's are none of them: they are attached, or
+/// taken off, by that name.
+fn strays<'p>(device: &str, versions: impl Iterator<Item = &'p Pins> + Clone) -> Vec<String> {
+    let interfaces: BTreeSet<u32> = versions
+        .clone()
+        .flat_map(|pins| pins.interfaces(device))
+        .collect();
+    let names = interfaces.into_iter().filter_map(self::device);
+    names
+        .filter(|name| {
+            let mut versions = versions.clone();
+            name != device && !versions.any(|pins| pins.filters(name).exists())
+        })
+        .collect()
 }
 
 /// Removes the qdisc if it has no filters.

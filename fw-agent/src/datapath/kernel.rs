@@ -58,6 +58,8 @@ pub struct Kernel {
     held: Held,
     /// The flow table that programs had which were swapped for those with a table of another size.
     old_flows: Option<OldFlows>,
+    /// Filters were put on devices whose names other interfaces may have had.
+    may_stray: bool,
     /// What agents of other versions knew and that is not yet wholly here.
     carried: Vec<Carry>,
 }
@@ -120,6 +122,7 @@ impl Kernel {
             desk: Arc::default(),
             pins,
             old_flows: None,
+            may_stray: false,
         })
     }
 
@@ -270,11 +273,14 @@ impl Kernel {
                 device,
                 role,
                 ifindex,
-            } => self.attach(Newcomer {
-                device: device.clone(),
-                ifindex: *ifindex,
-                role: *role,
-            }),
+            } => {
+                self.may_stray |= self.programs.mode == AttachMode::Clsact;
+                self.attach(Newcomer {
+                    device: device.clone(),
+                    ifindex: *ifindex,
+                    role: *role,
+                })
+            }
             Action::Detach { device } => {
                 if self.desk.leave(device) {
                     // Links go when nothing holds them any more, and with each the kernel waits.
@@ -325,6 +331,9 @@ impl Kernel {
         // What is set aside may be for a device that is being closed; adopting that is followed by another round.
         if self.desk.is_quiet() {
             attach::drop_aside(&self.pins)?;
+            if std::mem::take(&mut self.may_stray) {
+                attach::drop_strays(&self.pins)?;
+            }
         }
         if !self.carried.is_empty() {
             await_readers()?;

@@ -119,6 +119,19 @@ impl Pins {
         self.links().join(format!("{}-{FILTERS}", escaped(device)))
     }
 
+    /// Mark of the interface that had the device's name when the filters were put there.
+    pub(super) fn filters_on(&self, device: &str, ifindex: u32) -> PathBuf {
+        self.filters(device).join(ifindex.to_string())
+    }
+
+    /// Interfaces that had a device's name when filters were put there.
+    pub(super) fn interfaces(&self, device: &str) -> BTreeSet<u32> {
+        let entries = std::fs::read_dir(self.filters(device));
+        let names = entries.into_iter().flatten();
+        let names = names.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        names.filter_map(|name| name.parse().ok()).collect()
+    }
+
     /// Mark of a device whose clsact qdisc is of our making.
     pub(super) fn qdisc(&self, device: &str) -> PathBuf {
         self.links().join(format!("{}-{QDISC}", escaped(device)))
