@@ -51,13 +51,23 @@ pub struct Boots {
 }
 
 impl Boots {
+    /// What tests are told of where they run.
+    fn environment(&self) -> Vec<(String, String)> {
+        let slow = SLOW.into_iter();
+        let slow = slow.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        // Else insta asks cargo, which is not there.
+        let root = self.root.to_string_lossy().into_owned();
+        slow.chain([("INSTA_WORKSPACE_ROOT".to_owned(), root)])
+            .collect()
+    }
+
     /// Runs the tests on a kernel.
     pub fn tests(&self, kernel: &Kernel) -> Result<Report> {
         let runs = suites::runs(kernel.line, &self.programs, self.smoke, &self.filter)?;
         let job = Job {
             verify: Some(contents::binary("verify")?),
             runs,
-            environment: slow(),
+            environment: self.environment(),
             ..Job::default()
         };
         let image = self.image(kernel, job)?;
@@ -104,7 +114,7 @@ impl Boots {
         for (number, run) in runs.into_iter().enumerate() {
             let job = Job {
                 runs: vec![run],
-                environment: slow(),
+                environment: self.environment(),
                 ..Job::default()
             };
             let file = self.out.join(format!("{name}.pair{number}.image"));
@@ -262,9 +272,4 @@ fn listen(
         log,
         told,
     )
-}
-
-fn slow() -> Vec<(String, String)> {
-    SLOW.map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .into()
 }
