@@ -86,7 +86,8 @@ fn flows_are_listed_flushed_exported_and_imported() {
         (&["--guest", "100/net1"], 0),
         (&["--guest", "100", "--proto", "tcp", "--half-open"], 0),
         (&["--address", "192.0.2.200/32", "--port", "81"], 0),
-        (&["--guest", "101", "--address", "192.0.2.0/24"], 0),
+        // Not the node's addresses: a frame that the bridge does not know where to send comes by here, too.
+        (&["--guest", "101", "--address", "198.51.100.0/24"], 0),
     ] {
         assert_eq!(count(filter), expect, "{filter:?}");
     }
