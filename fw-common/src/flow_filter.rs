@@ -8,7 +8,9 @@
 //!
 //! Invariant: a flow that is in a table, and whose packet has been judged, has its bit in the half that is asked. For it was there before the half was
 //! emptied, and then the sweep found it; or it came later, and then its bit was set later. Before a half is emptied nobody asks it any more:
-//! the sweep waits for the programs that began when it was the one. While nobody sweeps, bits only become more: that costs time and no flow.
+//! the sweep waits for the programs that began when it was the one. While nobody sweeps, bits only become more: that costs time and no flow. While a table
+//! of another size takes the place of one that programs still use, the sweep does not see all flows, and no half is asked that was emptied meanwhile
+//! ([`PAUSED`]).
 
 /// Bits of a half: eight per flow of a full table, and together with the packets' own memory they stay in a processor's second cache.
 pub const BITS: u32 = 1 << 21;
@@ -19,7 +21,10 @@ const HALF: u32 = BITS / 64;
 /// Index of the word that says which half is asked: its number, and 0 if none is.
 pub const ASKED: u32 = 2 * HALF;
 
-/// Words of the value: both halves, and that word with a cache line to itself.
+/// Index of a word of the agent's: not 0 while no other half may come to be asked.
+pub const PAUSED: u32 = ASKED + 1;
+
+/// Words of the value: both halves, and these words with a cache line to themselves.
 pub const WORDS: u32 = ASKED + 8;
 
 /// One of the halves.

@@ -9,8 +9,9 @@ use aya::maps::{HashMap, MapData, MapInfo};
 use fw_agent::compile::{Compiled, compile};
 use fw_agent::config::Sources;
 use fw_agent::datapath::batch::Batch;
+use fw_agent::datapath::flow_filter::FlowFilter;
 use fw_agent::datapath::pins::Pins;
-use fw_agent::datapath::sweep::now;
+use fw_agent::datapath::sweep::{now, sweep};
 use fw_agent::datapath::{Action, AttachMode, Error, Kernel};
 use fw_agent::policy::PortId;
 use fw_common::conntrack::{ANSWERED, SECOND, State};
@@ -269,4 +270,34 @@ fn what_happens_while_the_table_is_resized_is_fetched() {
     );
     assert_eq!(next.flow_capacity().unwrap(), entries);
     assert!(contents(&pins) == expect);
+}
+
+#[test]
+fn while_the_table_is_resized_the_sweep_does_not_say_which_flows_there_are() {
+    let directory = PinDirectory::new();
+    let mut kernel = Kernel::open(directory.path(), AttachMode::of_this_kernel()).unwrap();
+    let pins = directory.pins();
+    let filter = FlowFilter::open(&pins).unwrap();
+    let swept = || {
+        sweep(&pins).unwrap();
+        filter.asked()
+    };
+    let asked = swept();
+    assert!(asked.is_some());
+    let entries = capacity::FLOWS + 8192;
+    kernel.apply(&Action::ResizeFlows { entries }).unwrap();
+    // What programs that still have the old table establish is in no table that the sweep sees.
+    assert_eq!([swept(), swept()], [asked; 2]);
+    kernel.apply(&Action::FetchFlows).unwrap();
+    assert_ne!(swept(), asked);
+    // Nor does an agent that was killed meanwhile leave it so.
+    kernel
+        .apply(&Action::ResizeFlows {
+            entries: capacity::FLOWS,
+        })
+        .unwrap();
+    drop(kernel);
+    let asked = swept();
+    let _next = Kernel::open(directory.path(), AttachMode::of_this_kernel()).unwrap();
+    assert_ne!(swept(), asked);
 }

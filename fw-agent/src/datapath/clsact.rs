@@ -60,7 +60,13 @@ pub(super) fn attach(
     let inherited = pins.others().iter().any(|pins| pins.qdisc(device).exists());
     // The marks first: what they stand for is never without them, unless the file system for them is gone.
     let mut marks = vec![mark(pins.filters(device))];
-    mark(pins.filters_on(device, ifindex));
+    if let Err(error) = Pins::mark(pins.filters_on(device, ifindex)) {
+        let error = anyhow::Error::from(error);
+        tracing::warn!(
+            device,
+            "{error:#}; should it get another name, its filters stay"
+        );
+    }
     let is_ours = pins.qdisc(device).exists() || inherited;
     if add_qdisc(device)? || is_ours {
         marks.push(mark(pins.qdisc(device)));

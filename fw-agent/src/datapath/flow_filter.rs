@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use aya::maps::MapData;
 use fw_common::flow::FlowKey;
-use fw_common::flow_filter::{ASKED, Half, WORDS};
+use fw_common::flow_filter::{ASKED, Half, PAUSED, WORDS};
 use fw_common::maps::name;
 
 use super::Error;
@@ -55,7 +55,23 @@ impl FlowFilter {
             self.word(word).store(0, Ordering::Relaxed);
         }
         fence(Ordering::SeqCst);
-        Ok(Rebuild { filter: self, half })
+        // Asked after the half was emptied: what begins to copy flows from now on copies those whose bits are gone with it.
+        let sees_all = self.word(PAUSED).load(Ordering::SeqCst) == 0;
+        Ok(Rebuild {
+            filter: self,
+            half,
+            sees_all,
+        })
+    }
+
+    /// From now on a [`Rebuild`] that begins does not see all flows, until [`Self::resume`].
+    pub(super) fn pause(&self) {
+        self.word(PAUSED).store(1, Ordering::SeqCst);
+    }
+
+    /// All flows are in the pinned tables again.
+    pub(super) fn resume(&self) {
+        self.word(PAUSED).store(0, Ordering::SeqCst);
     }
 
     /// Which half the programs ask, if any.
@@ -92,6 +108,8 @@ impl FlowFilter {
 pub struct Rebuild<'f> {
     filter: &'f FlowFilter,
     half: Half,
+    /// No flow is in a table that is not pinned any more.
+    sees_all: bool,
 }
 
 impl Rebuild<'_> {
@@ -100,8 +118,11 @@ impl Rebuild<'_> {
         self.filter.set(self.half, key);
     }
 
-    /// All flows were noted that there were when this began and are there still: from now on this half is asked.
+    /// All flows were noted that the pinned tables had when this began and have still: from now on this half is asked, if there are no others.
     pub fn finish(self) {
+        if !self.sees_all {
+            return;
+        }
         let asked = self.filter.word(ASKED);
         asked.store(self.half as u64, Ordering::SeqCst);
     }

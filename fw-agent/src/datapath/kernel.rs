@@ -33,6 +33,7 @@ pub use self::test_run::TestPlace;
 use super::attach::{self, AttachMode, Hook, Role};
 use super::carry::Carry;
 use super::door::{Desk, Door, Newcomer, Programs};
+use super::flow_filter::FlowFilter;
 use super::link::{Held, Kept};
 use super::pins::Pins;
 use super::plan::{Action, State};
@@ -104,6 +105,8 @@ impl Kernel {
         for map in name::ALL {
             hold(&mut held, pins.map(map))?;
         }
+        // An agent that was killed while it resized the table did not.
+        FlowFilter::open(&pins)?.resume();
         Ok(Self {
             held,
             stations: typed(&mut ebpf, name::STATIONS)?,

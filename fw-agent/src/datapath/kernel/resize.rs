@@ -75,14 +75,24 @@ impl Kernel {
         loader.map_max_entries(name::FLOWS, entries);
         let ebpf = super::load_programs(loader, OBJECT)?;
         let new: Table = self.pins.hash_at(NEXT, name::FLOWS)?;
-        if self.copy(&table, &new, 0)? > 0 {
-            let flows = count(&table)?;
-            return Err(Error::TooManyFlows { flows, entries });
+        let filter = FlowFilter::open(&self.pins)?;
+        filter.pause();
+        if let Err(error) = self.switch(&table, &new, entries) {
+            filter.resume();
+            return Err(error);
         }
-        self.pins.replace(NEXT, name::FLOWS)?;
         self.programs.replace(ebpf);
         self.old_flows = Some(OldFlows { table, copied });
         Ok(())
+    }
+
+    /// Copies all flows, and puts the new table in the place of the old one.
+    fn switch(&self, table: &Table, new: &Table, entries: u32) -> Result<(), Error> {
+        if self.copy(table, new, 0)? > 0 {
+            let flows = count(table)?;
+            return Err(Error::TooManyFlows { flows, entries });
+        }
+        self.pins.replace(NEXT, name::FLOWS)
     }
 
     pub(super) fn end_resize(&mut self) -> Result<(), Error> {
@@ -100,6 +110,7 @@ impl Kernel {
             );
         }
         self.old_flows = None;
+        FlowFilter::open(&self.pins)?.resume();
         Ok(())
     }
 

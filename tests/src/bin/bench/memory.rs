@@ -77,12 +77,10 @@ fn size(pins: &Pins, name: &str) -> Result<f64> {
     Ok(bytes / f64::from(1 << 20))
 }
 
-/// Puts flows of guests that there are not into the table.
-pub fn fill(pins: &Pins, count: u32) -> Result<()> {
-    ensure!(count <= capacity::FLOWS, "the table holds fewer flows");
-    let map = pins.hash::<FlowKey, Flow>(name::FLOWS)?;
-    let keys = (0..count).map(|number| FlowKey {
-        vmid: 500_000 + number % 1_000,
+/// The key of a guest's flow; each number is another one's.
+pub fn key(vmid: u32, number: u32) -> FlowKey {
+    FlowKey {
+        vmid,
         net: 0,
         protocol: protocol::TCP,
         version: 4,
@@ -90,7 +88,14 @@ pub fn fill(pins: &Pins, count: u32) -> Result<()> {
         remote: Address::v4(!number),
         local_port: 22,
         remote_port: (number & 0xffff) as u16,
-    });
+    }
+}
+
+/// Puts flows of guests that there are not into the table.
+pub fn fill(pins: &Pins, count: u32) -> Result<()> {
+    ensure!(count <= capacity::FLOWS, "the table holds fewer flows");
+    let map = pins.hash::<FlowKey, Flow>(name::FLOWS)?;
+    let keys = (0..count).map(|number| key(500_000 + number % 1_000, number));
     let keys: Vec<FlowKey> = keys.collect();
     let flow = Flow {
         seen: now(),

@@ -9,12 +9,12 @@ use fw_agent::datapath::{Action, AttachMode, Kernel};
 use fw_common::conntrack::{ANSWERED, SECOND, State};
 use fw_common::flow::{Flow, FlowKey};
 use fw_common::maps::{Settings, capacity, name};
-use fw_common::wire::{Address, protocol};
 use tapwall_tests::kernel::PinDirectory;
 use tapwall_tests::processor;
 
 use crate::Effort;
 use crate::line::Line;
+use crate::memory::key;
 
 /// Which share of the flows has expired: all flows by this number; 0 for none.
 const CASES: [(&str, u32); 3] = [
@@ -59,16 +59,7 @@ fn measure(one_in: u32) -> Result<f64> {
     let pins = directory.pins();
     let map = pins.hash::<FlowKey, Flow>(name::FLOWS)?;
     let flows = (0..capacity::FLOWS).map(|number| {
-        let key = FlowKey {
-            vmid: 100 + number % 100,
-            net: 0,
-            protocol: protocol::TCP,
-            version: 4,
-            local: Address::v4(number),
-            remote: Address::v4(!number),
-            local_port: 22,
-            remote_port: number as u16,
-        };
+        let key = key(100 + number % 100, number);
         let idle = if one_in > 0 && number % one_in == 0 {
             60 * SECOND
         } else {
