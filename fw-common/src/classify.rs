@@ -6,6 +6,7 @@
 //!    value's interval is found by two bitmaps with ranks (no search), and with it a reference that says which rules the interval satisfies. 2. The
 //!    references of all fields are ANDed. Of a policy of few rules that is the answer: they are the rules themselves. 3. Of others it is the groups of
 //!    512 rules worth looking at; of each group, the words of 64 rules worth looking at; the first bit set in the AND of these words is the rule.
+//!    What this came to is remembered ([`crate::decision`]).
 //!
 //! The cost does not depend on the number of rules but for step 3, one round per group that every field satisfies *somewhere* in it.
 //! The last rule of a policy matches everything, so there is always an answer; an inconsistent arena is answered with none, which callers
@@ -19,8 +20,8 @@ use core::hint::black_box;
 use crate::maps::RuleWord;
 use crate::maps::classes::{SMALL_BITS, SMALL_CLASSES};
 use crate::maps::policy::{
-    DEST, DPORT, ENTRIES, FEW_RULES, FIELDS, GROUP_WORDS, GROUPS, HEAD, KNOWN, PLACE_BITS,
-    PROTOCOL, SOURCE, SPACES, SPORT, TRAITS,
+    DEST, DPORT, ENTRIES, FEW_RULES, FIELDS, GROUP_WORDS, GROUPS, HEAD, IDENTITY, KNOWN,
+    PLACE_BITS, PROTOCOL, SOURCE, SPACES, SPORT, TRAITS,
 };
 use crate::tables::{Tables, Words};
 
@@ -69,7 +70,17 @@ pub fn classify<T: Tables>(tables: T, start: u32, values: &Values) -> Option<Rul
     let rule = match policy.head.rules() <= FEW_RULES {
         true if all == 0 => return None,
         true => lowest(all),
-        false => first_rule(tables, start, &references, all as u32)?,
+        false => {
+            let identity = policy.word(IDENTITY as u32)?;
+            match tables.decided(identity, &references) {
+                Some(rule) => rule,
+                None => {
+                    let rule = first_rule(tables, start, &references, all as u32)?;
+                    tables.remember(identity, &references, rule);
+                    rule
+                }
+            }
+        }
     };
     if rule >= policy.head.rules() {
         return None;

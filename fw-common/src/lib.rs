@@ -9,6 +9,7 @@ pub mod address;
 pub mod ban;
 pub mod classify;
 pub mod conntrack;
+pub mod decision;
 pub mod early;
 pub mod event;
 pub mod flow;

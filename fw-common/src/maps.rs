@@ -12,7 +12,7 @@ mod pod;
 pub mod policy;
 
 /// Version of all layouts here, in [`crate::flow`], [`crate::flow_filter`] and [`crate::event`]; the last part of the pin directory's name.
-pub const ABI: u32 = 5;
+pub const ABI: u32 = 6;
 
 /// Conditions that are not an address, a port or a protocol, packed in one byte per packet.
 ///

@@ -5,6 +5,7 @@ use crate::ban::{Ban, is_banned};
 use crate::classify::{Values, classify, first_of_group};
 
 use crate::conntrack::{CtState, Tracked};
+use crate::decision::References;
 use crate::event::FlowNews;
 use crate::flow::{Flow, FlowKey, FlowRef};
 use crate::fragment::complete_fragment;
@@ -180,6 +181,16 @@ pub trait Tables: Copy {
     fn classify(&self, policy: u32, values: &Values) -> Option<RuleWord> {
         classify(*self, policy, values)
     }
+
+    /// The rule that is remembered for these references of the policy with this identity. Memory of this kind is the kernel's only.
+    #[inline(always)]
+    fn decided(&self, _identity: u64, _references: &References) -> Option<u32> {
+        None
+    }
+
+    /// Remembers it.
+    #[inline(always)]
+    fn remember(&self, _identity: u64, _references: &References, _rule: u32) {}
 
     /// A part of that stage, [`first_of_group`].
     #[inline(always)]

@@ -16,6 +16,7 @@
     reason = "the macro `classifier` makes functions without"
 )]
 
+mod decisions;
 mod filter;
 mod hairpin;
 mod host;

@@ -9,6 +9,7 @@ use fw_common::address;
 use fw_common::ban;
 use fw_common::classify::{self, Values};
 use fw_common::conntrack::{self, CtState, Tracked};
+use fw_common::decision::References;
 use fw_common::event::FlowNews;
 use fw_common::flow::FlowKey;
 use fw_common::fragment;
@@ -19,9 +20,10 @@ use fw_common::maps::{Port, RuleWord};
 use fw_common::pipeline::{self, Sought};
 use fw_common::reevaluate;
 use fw_common::syn_limit;
-use fw_common::verdict::{Direction, Reason};
+use fw_common::verdict::{Direction, NO_RULE, Reason};
 use fw_common::wire::{self, Address, Headers};
 
+use crate::decisions;
 use crate::filter;
 use crate::hairpin;
 use crate::host;
@@ -256,6 +258,23 @@ pub extern "C" fn classify(policy: u32, values: *const Values) -> u64 {
 pub extern "C" fn first_of_group(policy: u32, references: *const [u64; FIELDS], group: u32) -> u32 {
     let references = argument!(references.as_ref or NO_GROUP);
     classify::first_of_group(Maps, policy, references, group).unwrap_or(NO_GROUP)
+}
+
+/// [`decisions::find`], or [`NO_RULE`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn decided(identity: u64, references: *const References) -> u32 {
+    let references = argument!(references.as_ref or NO_RULE);
+    decisions::find(identity, references).unwrap_or(NO_RULE)
+}
+
+/// [`decisions::note`]. Returns 0: global functions return a number.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn remember(identity: u64, references: *const References, rule: u32) -> u32 {
+    let references = argument!(references.as_ref or 0);
+    decisions::note(identity, references, rule);
+    0
 }
 
 /// [`pipeline::commit_flow`]. Returns 0: global functions return a number.

@@ -10,6 +10,7 @@ use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use fw_common::ban::Ban;
 use fw_common::classify::Values;
 use fw_common::conntrack::{CtState, Tracked};
+use fw_common::decision::References;
 use fw_common::event::FlowNews;
 use fw_common::flow::{Flow, FlowKey, FlowRef};
 use fw_common::limit::Bucket;
@@ -20,7 +21,7 @@ use fw_common::maps::{
 };
 use fw_common::pipeline;
 use fw_common::tables::{Tables, Words};
-use fw_common::verdict::{Direction, Reason};
+use fw_common::verdict::{Direction, NO_RULE, Reason};
 use fw_common::wire::{Address, Headers, IpVersion};
 
 use crate::ledger::count_once;
@@ -381,6 +382,19 @@ impl Tables for Maps {
             stage::NO_RULE_WORD => None,
             word => Some(RuleWord(word)),
         }
+    }
+
+    #[inline(always)]
+    fn decided(&self, identity: u64, references: &References) -> Option<u32> {
+        match stage::decided(identity, references) {
+            NO_RULE => None,
+            rule => Some(rule),
+        }
+    }
+
+    #[inline(always)]
+    fn remember(&self, identity: u64, references: &References, rule: u32) {
+        stage::remember(identity, references, rule);
     }
 
     #[inline(always)]

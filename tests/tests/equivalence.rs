@@ -119,6 +119,22 @@ fn ends() -> Vec<End> {
 const OTHERS: &str = "198.51.100.7 198.51.100.8 198.51.100.9 203.0.113.5 203.0.113.99 192.0.2.101 255.255.255.255 224.0.0.251 0.0.0.0 127.0.0.1 \
      2001:db8:2::8 2001:db8:3::8 2001:db8:bad::1 fe80::2 ff02::1 ff02::1:ff00:100 :: ::1";
 
+/// A file with so many rules more that a search among them is worth remembering. Each is about one of the frames' ports and sources, or next to them.
+fn many_rules(text: &str) -> String {
+    let mut text = text.to_owned();
+    for number in 0..600 {
+        let verdict = ["ACCEPT", "DROP", "REJECT"][number % 3];
+        let protocol = ["udp", "tcp"][number / 3 % 2];
+        let port = [22, 25, 53, 80, 123, 443, 546, 40_000][number / 6 % 8] + number / 300;
+        let source = ["198.51.100", "203.0.113", "192.0.2"][number / 48 % 3];
+        let host = number / 4 % 110;
+        text.push_str(&format!(
+            "IN {verdict} -p {protocol} -dport {port} -source {source}.{host}\n"
+        ));
+    }
+    text
+}
+
 /// The node's policies, with these options of the host.
 fn node(host: &str) -> NodePolicy {
     let tree = ConfigTree::with_demo_guests().unwrap();
@@ -133,6 +149,7 @@ fn node(host: &str) -> NodePolicy {
     for (vmid, text) in GUESTS {
         tree.write_firewall(vmid, text).unwrap();
     }
+    tree.write_firewall(102, &many_rules(GUESTS[2].1)).unwrap();
     let sources = Sources::read(tree.path(), NODE);
     let compiled = compile(&sources, &facts(NODE), 0);
     assert_eq!(compiled.diagnostics, [], "the configuration is clean");

@@ -58,6 +58,7 @@ pub const SUITES: &[Suite] = &[
     suite("uplinks", Smoke::Nothing),
     suite("bans", Smoke::Nothing),
     suite("classify", Smoke::Nothing),
+    suite("decisions", Smoke::All),
     suite("flows", Smoke::Nothing),
     suite("sets", Smoke::Nothing),
     suite("moves", Smoke::Nothing),

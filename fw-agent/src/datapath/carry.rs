@@ -79,7 +79,7 @@ impl Carry {
         let begin = |from: Pins| {
             let version = from.version_number();
             let begun = match version {
-                3 | 4 => first::<v3::V3>(&from, pins),
+                3..=5 => first::<v3::V3>(&from, pins),
                 _ => {
                     tracing::warn!(
                         version,
@@ -120,7 +120,7 @@ impl Carry {
     pub(super) fn end(self, pins: &Pins) {
         let version = self.from.version_number();
         let ended = match version {
-            3 | 4 => self.second::<v3::V3>(pins),
+            3..=5 => self.second::<v3::V3>(pins),
             _ => Ok(()),
         };
         if let Err(error) = ended {

@@ -9,6 +9,7 @@
 //! 4. Equal runs of words are stored once.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use fw_common::maps::{RuleWord, capacity, policy, traits};
@@ -154,7 +155,17 @@ pub(super) fn build(
         });
     }
     layout.words[0] = length as u64 | (count as u64) << 32 | flags;
+    if count > policy::FEW_RULES as usize {
+        layout.words[policy::IDENTITY] = identity(&layout.words);
+    }
     Ok(layout.words)
+}
+
+/// A digest of these words that is not 0.
+fn identity(words: &[u64]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    words.hash(&mut hasher);
+    hasher.finish().max(1)
 }
 
 /// A rule's condition on a field; none if every value satisfies it.

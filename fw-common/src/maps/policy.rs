@@ -4,6 +4,7 @@
 //! 0                 length in words | rules << 32 | bit 48 + field: some rule looks at the field | bit 56 + field: it has a common vector
 //! KNOWN             small classes known | big classes known << 32 | bits of a small class << 48
 //! SPACES            class space of the small sets | class space of the big ones << 32
+//! IDENTITY          digest of the policy, not 0; of one of few rules 0
 //! ENTRIES + field   place of the field's map | top entries << 21 | place of its references << 42
 //! HEAD              rule words
 //! HEAD + rules      field: reference of the field's common vector; only if there is any
@@ -34,8 +35,10 @@
 pub const KNOWN: usize = 1;
 /// Word that says where their parents are.
 pub const SPACES: usize = 2;
+/// Word that is another in another policy (see [`crate::decision`]).
+pub const IDENTITY: usize = 3;
 /// First of the words that say where the fields' maps are.
-pub const ENTRIES: usize = 3;
+pub const ENTRIES: usize = 4;
 /// Words before the rule words.
 pub const HEAD: usize = ENTRIES + FIELDS;
 /// Bits of a place in an entry, which is less than the words of the arena.

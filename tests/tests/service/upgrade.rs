@@ -21,7 +21,7 @@ use tapwall_tests::tree::ConfigTree;
 use tapwall_tests::vigil::{Asking, Flow};
 
 /// Versions whose maps the agent can read; what it reads of them has one layout.
-const OLD: [u32; 2] = [3, 4];
+const OLD: [u32; 3] = [3, 4, 5];
 /// One whose maps nobody can.
 const UNKNOWN: u32 = 1000;
 const ECHO: u16 = 7007;

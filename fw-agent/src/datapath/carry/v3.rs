@@ -1,6 +1,6 @@
 //! Version 3: its layouts as they were, byte for byte. This file changes only where the types of today do.
 //!
-//! What is read here has the same layouts in version 4; policies and classes, which have not, are built anew.
+//! What is read here has the same layouts in versions 4 and 5; policies and classes, which have not, are built anew.
 
 use fw_common::ban::Ban;
 use fw_common::flow::{Flow, FlowKey};
