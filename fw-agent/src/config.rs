@@ -45,8 +45,8 @@ use self::plain::PlainHost;
 pub(crate) use self::sdn::read_json;
 pub use self::sdn::{IPAM_STATE, RUNNING_CONFIG, SdnSets};
 pub use self::sources::{
-    CLUSTER_FILE, COROSYNC_FILE, FIREWALL_DIRECTORY, MEMBERS_FILE, PLAIN_HOST_FILE, Reader,
-    Sources, VNET_DIRECTORY, guest_file, host_file, is_plain, lxc_directory, node_name,
+    CLUSTER_FILE, COROSYNC_FILE, Changed, FIREWALL_DIRECTORY, MEMBERS_FILE, PLAIN_HOST_FILE,
+    Reader, Sources, VNET_DIRECTORY, guest_file, host_file, is_plain, lxc_directory, node_name,
     qemu_directory,
 };
 use crate::diagnostic::Diagnostic;

@@ -50,7 +50,7 @@ use crate::bans::Desk;
 use crate::bans::protected::Tree;
 use crate::cache::{Cache, Digests};
 use crate::compile::{Compiled, Compiler};
-use crate::config::{Reader, Sources};
+use crate::config::{Changed, Reader, Sources};
 use crate::control::bans::BanRequests;
 use crate::control::{Request, server, socket};
 use crate::datapath::pins::Pins;
@@ -188,7 +188,7 @@ pub async fn run(options: Options) -> Result<()> {
     agent.order();
     agent.take_up_trial();
     agent.start_from(cached);
-    agent.reconcile(present, true);
+    agent.reconcile(present, &Changed::Anything);
     // After the settings are written: timeouts are among them.
     agent.sweeper = Some(Sweeper::start(&agent.options.pin_directory, news)?);
     agent.keep_counters();
@@ -211,20 +211,19 @@ pub async fn run(options: Options) -> Result<()> {
     let ended_by = loop {
         let mut answer = None;
         let mut only_files = false;
-        let files_changed = match events.next().await {
-            Event::Files => {
-                events.settle().await;
+        let changed = match events.next().await {
+            Event::Files(changed) => {
                 only_files = true;
-                true
+                events.settle(changed).await
             }
             // Addresses may have come with it.
             Event::Links(news) => {
                 facts_are_old = true;
-                agent.is_unknown_to_files(&news)
+                anything(agent.is_unknown_to_files(&news))
             }
             Event::Closed(told) => {
                 told.into_iter().for_each(|told| agent.adopt(told));
-                false
+                Changed::NOTHING
             }
             Event::Addresses => {
                 facts_are_old = true;
@@ -236,7 +235,7 @@ pub async fn run(options: Options) -> Result<()> {
                 agent.look_after_pins();
                 agent.look_after_bans();
                 agent.look_after_trial();
-                events.look() || agent.is_due() || news || !agent.reader.is_certain()
+                anything(events.look() || agent.is_due() || news || !agent.reader.is_certain())
             }
             Event::Terminate(signal) => break signal,
             Event::Hangup => {
@@ -244,7 +243,7 @@ pub async fn run(options: Options) -> Result<()> {
                 manager.reloading();
                 agent.names.send_modify(|names| names.reopen += 1);
                 agent.reader.forget();
-                true
+                Changed::Anything
             }
             Event::Control(Request::Status(to)) => {
                 reply(to, agent.status());
@@ -269,7 +268,7 @@ pub async fn run(options: Options) -> Result<()> {
             Event::Control(Request::Reload(to)) => {
                 answer = Some(to);
                 agent.reader.forget();
-                true
+                Changed::Anything
             }
         };
         // The devices that are known, if only files changed: netlink tells of others, and each time it does they are listed.
@@ -279,8 +278,8 @@ pub async fn run(options: Options) -> Result<()> {
         };
         match present {
             Ok(present) => {
-                facts_are_old |= files_changed || present != agent.devices;
-                agent.reconcile(present, files_changed);
+                facts_are_old |= !changed.is_nothing() || present != agent.devices;
+                agent.reconcile(present, &changed);
             }
             Err(error) => tracing::error!(%error, "cannot list the network devices"),
         }
@@ -306,6 +305,14 @@ pub async fn run(options: Options) -> Result<()> {
     drop((names, sweeper));
     keeper.finish().await;
     logging.await.context("the log reader failed")
+}
+
+/// That anything may have changed, or nothing has.
+fn anything(may_have_changed: bool) -> Changed {
+    match may_have_changed {
+        true => Changed::Anything,
+        false => Changed::NOTHING,
+    }
 }
 
 /// Answers a request; whoever asked may have gone.

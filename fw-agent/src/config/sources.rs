@@ -14,7 +14,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-pub use self::reader::Reader;
+pub use self::reader::{Changed, Reader};
 use super::line::decode;
 use super::memo::is_same;
 use super::sdn::{IPAM_STATE, LEGACY_IPAM_STATE, RUNNING_CONFIG};
@@ -96,7 +96,7 @@ impl Sources {
             plain: is_plain(root),
             ..Self::default()
         };
-        for path in [MEMBERS_FILE, ".vmlist", COROSYNC_FILE] {
+        for path in [MEMBERS_FILE, VMLIST_FILE, COROSYNC_FILE] {
             sources.file(path, read);
         }
         sources.file(RUNNING_CONFIG, read);
@@ -234,6 +234,41 @@ impl Sources {
     }
 }
 
+/// What a path below the root of a tree of Proxmox's means to the configuration of one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// A file of a directory all of whose files are read, each by itself.
+    Member,
+    /// Something by which others may be read or not, or nothing that is known.
+    Structure,
+    /// Nothing.
+    None,
+}
+
+impl Part {
+    fn of(path: &str, node: &str) -> Self {
+        let (directory, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let of_node = directory.strip_prefix("nodes/");
+        let of_node = of_node.and_then(|rest| rest.strip_prefix(node));
+        let suffix = match (directory, of_node) {
+            (FIREWALL_DIRECTORY | VNET_DIRECTORY, _) => ".fw",
+            (_, Some("/qemu-server" | "/lxc")) => ".conf",
+            // Whoever replaces a file writes the new one beside the directory that it is for.
+            ("", _) => match name {
+                MEMBERS_FILE | VMLIST_FILE | COROSYNC_FILE | "firewall" | "nodes" | "priv"
+                | "sdn" => return Self::Structure,
+                _ => return Self::None,
+            },
+            _ => return Self::Structure,
+        };
+        match name.ends_with(suffix) {
+            _ if path == PLAIN_HOST_FILE => Self::Structure,
+            true => Self::Member,
+            false => Self::None,
+        }
+    }
+}
+
 /// A guest's number as the reference writes it: digits without a leading zero.
 fn guest_number(name: &str) -> Option<u32> {
     let digits = !name.starts_with('0') && name.bytes().all(|byte| byte.is_ascii_digit());
@@ -248,6 +283,9 @@ pub const COROSYNC_FILE: &str = "corosync.conf";
 
 /// Path of the list of the cluster's members.
 pub const MEMBERS_FILE: &str = ".members";
+
+/// Path of the list of the cluster's guests.
+const VMLIST_FILE: &str = ".vmlist";
 
 /// Directory of the VNets' firewall files.
 pub const VNET_DIRECTORY: &str = "sdn/firewall";

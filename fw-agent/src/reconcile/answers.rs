@@ -3,7 +3,7 @@
 //! Nothing here changes anything. Whether changes are pending is told by reading the files again, as a round would.
 
 use super::Agent;
-use crate::config::Sources;
+use crate::config::{Changed, Sources};
 use crate::control::Status;
 use crate::diagnostic::Diagnostic;
 use crate::record::Record;
@@ -36,7 +36,7 @@ impl Agent {
         if record.generation == 0 {
             record.degraded.extend(self.unread());
         }
-        let now = self.read();
+        let now = self.read(&Changed::Anything);
         let trial = self.trial_status(now.as_ref().unwrap_or(&self.sources));
         let differs = now.is_ok_and(|now| now != self.sources);
         Status {

@@ -21,11 +21,12 @@ use tokio::time::{Instant, Interval};
 
 use super::doorkeeper::Told;
 use super::watch::FileWatch;
+use crate::config::Changed;
 use crate::control::Request;
 use crate::inventory::devices::Change;
 
 /// Changes of files that come within this time of each other are carried out together …
-const QUIET: Duration = Duration::from_millis(4);
+const QUIET: Duration = Duration::from_millis(2);
 /// … but none waits longer than this.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// Changes of devices that are taken together at most.
@@ -37,7 +38,7 @@ const TICK: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) enum Event {
     /// The configuration's files may have changed.
-    Files,
+    Files(Changed),
     /// Devices came, went or changed, and perhaps addresses and routes, too. Name and interface index of those that came or changed, in order.
     Links(Vec<(String, u32)>),
     /// Devices were closed.
@@ -103,7 +104,7 @@ impl Events {
             _ = self.terminate.recv() => Event::Terminate("SIGTERM"),
             _ = self.interrupt.recv() => Event::Terminate("SIGINT"),
             _ = self.hangup.recv() => Event::Hangup,
-            () = self.files.changed() => Event::Files,
+            changed = self.files.changed() => Event::Files(changed),
             Some(change) = self.links.next() => self.changed(change),
             Some(first) = self.closed.recv() => {
                 let rest = std::iter::from_fn(|| self.closed.try_recv().ok());
@@ -114,17 +115,17 @@ impl Events {
         }
     }
 
-    /// Waits until the files have not changed for a moment. A device ends the wait.
-    pub(super) async fn settle(&mut self) {
+    /// Waits until the files have not changed for a moment, and says what did. A device ends the wait.
+    pub(super) async fn settle(&mut self, mut changed: Changed) -> Changed {
         let deadline = Instant::now() + PATIENCE;
         loop {
             tokio::select! {
-                () = self.files.changed() => {}
-                () = tokio::time::sleep(QUIET) => break,
-                () = tokio::time::sleep_until(deadline) => break,
+                more = self.files.changed() => changed.add(more),
+                () = tokio::time::sleep(QUIET) => return changed,
+                () = tokio::time::sleep_until(deadline) => return changed,
                 Some(change) = self.links.next() => {
                     self.pending = Some(change);
-                    break;
+                    return changed;
                 }
             }
         }

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 
 use super::Agent;
 use crate::cache::{Cache, Cached, Kept};
-use crate::config::Sources;
+use crate::config::{Changed, Sources};
 
 /// Takes what is to be kept.
 pub(super) struct Keeper {
@@ -80,7 +80,7 @@ impl Agent {
             return;
         };
         self.sources = cached.sources;
-        let Err(error) = self.read() else {
+        let Err(error) = self.read(&Changed::Anything) else {
             return;
         };
         tracing::error!(

@@ -16,7 +16,7 @@ use fw_common::maps::PortKey;
 use super::answers::unreadable;
 use super::{Agent, debug_log, unix_time};
 use crate::compile::Compiled;
-use crate::config::Sources;
+use crate::config::{Changed, Sources};
 use crate::datapath::plan::next_image;
 use crate::diagnostic::Severity;
 use crate::image::{HOST, MapImage};
@@ -25,12 +25,17 @@ use crate::metrics;
 
 impl Agent {
     /// One round: from the files (read anew if they `changed`) and the devices to the maps.
-    pub(super) fn reconcile(&mut self, present: Devices, changed: bool) {
+    pub(super) fn reconcile(&mut self, present: Devices, changed: &Changed) {
         let retry = std::mem::take(&mut self.retry);
         let mut news = std::mem::take(&mut self.news) || retry || present != self.devices;
         self.devices = present;
-        if changed || retry || self.compiled.is_none() {
-            match self.read() {
+        let anything = retry || self.compiled.is_none();
+        if anything || !changed.is_nothing() {
+            match self.read(if anything {
+                &Changed::Anything
+            } else {
+                changed
+            }) {
                 Ok(sources) => {
                     self.read_error = None;
                     self.cached_at = None;
@@ -66,11 +71,13 @@ impl Agent {
     /// Makes the kernel hold what the configuration says, for the devices that are there.
     pub(super) fn carry_out(&mut self, compiled: &Arc<Compiled>) {
         self.order();
+        // To let go of what was in force before takes a while on a node of many guests: not before this is.
+        let mut retired = None;
         self.names.send_modify(|names| {
             if !names.rules.is_same(&compiled.image.rules) {
                 let rules = Arc::new(compiled.image.rules.clone());
                 names.previous = std::mem::replace(&mut names.rules, rules);
-                names.compiled_before = names.compiled.take();
+                retired = std::mem::replace(&mut names.compiled_before, names.compiled.take());
             }
             names.compiled = Some(Arc::clone(compiled));
             names.devices = self.devices.names();
@@ -90,6 +97,7 @@ impl Agent {
         let began = Instant::now();
         let mut degraded = self.apply(image, &present, leave);
         metrics::apply(began.elapsed());
+        drop(retired);
         degraded.extend(self.pin_error.clone());
         degraded.extend(self.unread());
         degraded.extend(unreadable(&self.sources));
@@ -111,8 +119,8 @@ impl Agent {
     }
 
     /// Reads the files. Those that exist but cannot be read keep the contents they had.
-    pub(super) fn read(&mut self) -> Result<Sources> {
-        let mut sources = self.reader.read()?;
+    pub(super) fn read(&mut self, changed: &Changed) -> Result<Sources> {
+        let mut sources = self.reader.read(changed)?;
         self.finish_trial(&sources);
         sources.keep_from(&self.sources);
         Ok(sources)

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow};
 
 use super::Agent;
-use crate::config::Sources;
+use crate::config::{Changed, Sources};
 use crate::control::{Refusal, Status};
 use crate::trial::{Moment, Trial, lock_of};
 
@@ -76,8 +76,11 @@ impl Agent {
             let why = format!("{file} is no firewall file of node {node}");
             return Err(Refusal::conflict(why));
         }
-        let sources = self.read().map_err(Refusal::failed)?;
-        let now_there = self.reader.read().map_err(Refusal::failed)?;
+        let sources = self.read(&Changed::Anything).map_err(Refusal::failed)?;
+        let now_there = self
+            .reader
+            .read(&Changed::Anything)
+            .map_err(Refusal::failed)?;
         if let Some(file) = stage.changed(&now_there).first() {
             let why = format!("{file} was changed since this was staged: look at it and try again");
             return Err(Refusal::conflict(why));

@@ -4,21 +4,37 @@
 //! compares names, sizes, times and inodes of the files, which the loop does every second.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
 
+use crate::config::Changed;
+
 /// Watches the files of one node.
 pub(super) struct FileWatch {
     root: PathBuf,
     directories: Vec<PathBuf>,
     seen: Vec<Fingerprint>,
-    events: Arc<Notify>,
+    told: Arc<Told>,
     watcher: Option<RecommendedWatcher>,
     watched: Vec<PathBuf>,
+}
+
+/// What inotify has told and nobody has taken.
+struct Told {
+    changed: Mutex<Changed>,
+    news: Notify,
+}
+
+impl Told {
+    fn tell(&self, changed: Changed) {
+        let told = self.changed.lock();
+        told.unwrap_or_else(PoisonError::into_inner).add(changed);
+        self.news.notify_one();
+    }
 }
 
 /// What changes about a file when it does.
@@ -26,11 +42,16 @@ type Fingerprint = (PathBuf, u64, Option<SystemTime>, u64);
 
 impl FileWatch {
     pub(super) fn new(root: &Path, node: &str) -> Self {
-        let events = Arc::new(Notify::new());
-        let sender = Arc::clone(&events);
+        let told = Arc::new(Told {
+            changed: Mutex::new(Changed::NOTHING),
+            news: Notify::new(),
+        });
+        let (teller, below) = (Arc::clone(&told), root.to_path_buf());
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            if event.is_ok_and(|event| matters(event.kind)) {
-                sender.notify_one();
+            match event {
+                Ok(event) if matters(event.kind) => teller.tell(changed(&event, &below)),
+                Ok(_) => {}
+                Err(_) => teller.tell(Changed::Anything),
             }
         })
         .inspect_err(|error| tracing::warn!(%error, "no inotify: changes are seen within a second"))
@@ -47,7 +68,7 @@ impl FileWatch {
                 node,
             ],
             seen: Vec::new(),
-            events,
+            told,
             watcher,
             watched: Vec::new(),
         };
@@ -56,9 +77,15 @@ impl FileWatch {
         watch
     }
 
-    /// Waits for an inotify event.
-    pub(super) async fn changed(&self) {
-        self.events.notified().await;
+    /// Waits for an inotify event; says what changed.
+    pub(super) async fn changed(&self) -> Changed {
+        self.told.news.notified().await;
+        let mut told = self
+            .told
+            .changed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *told, Changed::NOTHING)
     }
 
     /// Looks whether anything changed since the last look.
@@ -116,6 +143,17 @@ impl FileWatch {
         found.sort();
         found
     }
+}
+
+/// What an event says of the tree below a root.
+fn changed(event: &notify::Event, root: &Path) -> Changed {
+    // Events were lost.
+    if event.need_rescan() || event.paths.is_empty() {
+        return Changed::Anything;
+    }
+    let below = |path: &PathBuf| Some(path.strip_prefix(root).ok()?.to_str()?.to_owned());
+    let paths: Option<_> = event.paths.iter().map(below).collect();
+    paths.map_or(Changed::Anything, Changed::Only)
 }
 
 /// Reading a file is no change; that someone who wrote it closes it is.

@@ -11,5 +11,6 @@ mod metrics;
 mod network;
 mod packaging;
 mod status;
+mod sweeping;
 mod systemd;
 mod upgrade;

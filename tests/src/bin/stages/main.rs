@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use fw_agent::cache::{Cache, Digests, Kept};
 use fw_agent::compile::Compiler;
-use fw_agent::config::{Reader, Sources};
+use fw_agent::config::{Changed, Reader, Sources};
 use fw_agent::datapath::plan::plan;
 use fw_agent::datapath::{AttachMode, Kernel, State};
 use fw_agent::image::MapImage;
@@ -59,21 +59,23 @@ fn main() -> Result<()> {
     let mut digests = Digests::default();
     let mut reader = Reader::new(tree.path(), NODE);
     if !arguments.no_wait {
-        reader.read()?;
+        reader.read(&Changed::Anything)?;
         std::thread::sleep(Duration::from_secs(2));
     }
     let mut compiler = Compiler::default();
     let mut last = Sources::default();
     let mut table: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     for edit in 0..=arguments.edits {
+        let mut changed = Changed::Anything;
         if edit > 0 {
-            tree::edit(
+            let path = tree::edit(
                 &tree,
                 arguments.guests,
                 arguments.rules,
                 arguments.set,
                 edit,
             )?;
+            changed = Changed::Only([path].into());
         }
         let mut times = Vec::new();
         let mut clock = processor::milliseconds();
@@ -81,7 +83,7 @@ fn main() -> Result<()> {
             times.push((stage, processor::milliseconds() - clock));
             clock = processor::milliseconds();
         };
-        let mut sources = reader.read()?;
+        let mut sources = reader.read(&changed)?;
         lap("1 read");
         sources.keep_from(&last);
         lap("2 doubt");

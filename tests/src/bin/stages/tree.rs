@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use anyhow::Result;
+use fw_agent::config::{CLUSTER_FILE, guest_file};
 use tapwall_tests::node::hex;
 use tapwall_tests::tree::{ConfigTree, NODE};
 
@@ -21,13 +22,15 @@ pub fn make(guests: u32, rules: u32, set: u32) -> Result<ConfigTree> {
     Ok(tree)
 }
 
-/// The edit of this number: one address more in the big set if there is one, else a rule of a guest.
-pub fn edit(tree: &ConfigTree, guests: u32, rules: u32, set: u32, edit: u32) -> Result<()> {
+/// The edit of this number: one address more in the big set if there is one, else a rule of a guest. The path of the file.
+pub fn edit(tree: &ConfigTree, guests: u32, rules: u32, set: u32, edit: u32) -> Result<String> {
     if set > 0 {
-        return tree.write("firewall/cluster.fw", &cluster(set, edit)?);
+        tree.write(CLUSTER_FILE, &cluster(set, edit)?)?;
+        return Ok(CLUSTER_FILE.to_owned());
     }
     let guest = edit.wrapping_mul(7919) % guests;
-    tree.write_firewall(1000 + guest, &firewall(guest, rules, edit)?)
+    tree.write_firewall(1000 + guest, &firewall(guest, rules, edit)?)?;
+    Ok(guest_file(1000 + guest))
 }
 
 fn cluster(set: u32, edit: u32) -> Result<String> {
