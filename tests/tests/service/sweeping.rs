@@ -1,5 +1,4 @@
 //! When the agent's sweep makes the filter in front of the flow tables anew.
-#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use std::time::{Duration, Instant};
 
