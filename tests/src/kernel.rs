@@ -10,46 +10,31 @@
 //! The rule that decided is only in events, so [`TestKernel::load`] has every rule log. The reason is what the counters say: exactly one
 //! reason's counter may move, by one packet (the ledger), and an event must agree.
 
+mod flows;
+
 use std::collections::BTreeMap;
 use std::mem::offset_of;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use aya::Pod;
-use aya::maps::{HashMap, MapData, MapError, PerCpuArray, RingBuf};
+use aya::maps::{MapData, PerCpuArray, RingBuf};
 use aya::programs::TestRunResult;
 use fw_agent::datapath::flow_filter::FlowFilter;
 use fw_agent::datapath::pins::Pins;
 use fw_agent::datapath::plan::{Edge, Present, next_image, plan_node, plan_uplinks};
-use fw_agent::datapath::{
-    Action, AttachMode, Bans, Hook, Kernel, Role, State, TestPlace, monotonic,
-};
+use fw_agent::datapath::{Action, AttachMode, Bans, Hook, Kernel, Role, State, TestPlace};
 use fw_agent::image::{Builder, MapImage};
 use fw_agent::policy::{NodePolicy, PortId};
 use fw_common::event::{EVENT_BYTES, Event, FLOW_EVENT_BYTES, FlowEvent};
-use fw_common::flow::{Flow, FlowKey};
-use fw_common::limit::Bucket;
-use fw_common::maps::{Counter, FragmentKey, FragmentValue, Port, counter, name};
+use fw_common::maps::{Counter, Port, counter, name};
 use fw_common::verdict::{Direction, REASONS, Reason, Verdict};
-use fw_common::wire::Address;
+
+pub use self::flows::fill_flows;
 
 /// Number of the next pin directory of this process.
 static NEXT: AtomicU32 = AtomicU32::new(0);
-
-/// A flow of no port.
-const NOBODYS: FlowKey = FlowKey {
-    vmid: u32::MAX,
-    net: 0,
-    protocol: 0,
-    version: 0,
-    local: Address([0; 4]),
-    remote: Address([0; 4]),
-    local_port: 0,
-    remote_port: 0,
-};
 
 /// The loopback device.
 const LOOPBACK: u32 = 1;
@@ -57,9 +42,6 @@ const LOOPBACK: u32 = 1;
 const FIRST_INDEX: u32 = 1 << 20;
 /// Bytes of the longest frame that a test run takes.
 const LONGEST: usize = 4096;
-/// Nanoseconds that are waited for at the most; longer ones are not to be lived through.
-const LONGEST_REST: u64 = 130_000_000_000;
-
 /// `XDP_DROP`.
 const XDP_DROP: u32 = 1;
 /// `XDP_PASS`.
@@ -127,30 +109,6 @@ pub struct Run {
     pub refused: bool,
     /// The frame afterwards: with [`REDIRECT`] the answer.
     pub frame: Vec<u8>,
-}
-
-/// Fills the table of established flows with flows of no port; says how many there was room for.
-pub fn fill_flows(pins: &Pins) -> Result<usize> {
-    let mut flows: Table<FlowKey, Flow> = pins.hash(name::FLOWS)?;
-    let mut key = NOBODYS;
-    // Not to be swept away.
-    let flow = Flow {
-        seen: u64::MAX,
-        ..Flow::default()
-    };
-    let mut filled = 0;
-    loop {
-        key.local.0[3] = filled as u32;
-        match flows.insert(key, flow, 0) {
-            Ok(()) => filled += 1,
-            Err(MapError::SyscallError(error))
-                if error.io_error.raw_os_error() == Some(libc::E2BIG) =>
-            {
-                return Ok(filled);
-            }
-            Err(error) => return Err(error).context("filling a table"),
-        }
-    }
 }
 
 /// Carries out an action, but for those on devices that there are not.
@@ -287,11 +245,6 @@ impl TestKernel {
     /// Has the ports that are loaded from now on judge flows of an older epoch again.
     pub fn reevaluate(&mut self) {
         self.builder = Builder::new(true);
-    }
-
-    /// As [`fill_flows`].
-    pub fn fill_flows(&self) -> Result<usize> {
-        fill_flows(&self.directory.pins())
     }
 
     /// The interface index that stands for a port.
@@ -526,50 +479,6 @@ impl TestKernel {
         let map = self.directory.pins().array::<u32>(name::HAS_BANS)?;
         Ok(map.get(&0, 0).context("reading a map")? != 0)
     }
-
-    /// Forgets all flows, fragments and limits.
-    pub fn forget_flows(&self) -> Result<()> {
-        let pins = self.directory.pins();
-        clear::<FlowKey, Flow>(&mut pins.hash(name::FLOWS)?)?;
-        clear::<FlowKey, Flow>(&mut pins.hash(name::HALF_OPEN)?)?;
-        clear::<FragmentKey, FragmentValue>(&mut pins.hash(name::FRAGMENTS)?)?;
-        clear::<Address, Bucket>(&mut pins.hash(name::SYN_LIMITS)?)
-    }
-
-    /// All flows of ports: those that both ends have taken part in, and the half-open ones.
-    pub fn flows(&self) -> Result<[Vec<(FlowKey, Flow)>; 2]> {
-        let pins = self.directory.pins();
-        let read = |table| {
-            let table: Table<FlowKey, Flow> = pins.hash(table)?;
-            let rows: Result<Vec<(FlowKey, Flow)>, _> = table.iter().collect();
-            let rows = rows.context("reading a table")?;
-            let of_ports = rows.into_iter().filter(|(key, _)| key.vmid != NOBODYS.vmid);
-            anyhow::Ok(of_ports.collect())
-        };
-        Ok([read(name::FLOWS)?, read(name::HALF_OPEN)?])
-    }
-
-    /// Lets time pass for all flows and fragments: they were last seen so much earlier. Nothing was seen before the machine was up, so on one that
-    /// has just come up the rest passes as it does.
-    pub fn advance(&self, nanoseconds: u64) -> Result<()> {
-        let rest = nanoseconds.saturating_sub(monotonic());
-        if rest <= LONGEST_REST {
-            std::thread::sleep(Duration::from_nanos(rest));
-        }
-        let pins = self.directory.pins();
-        for table in [name::FLOWS, name::HALF_OPEN] {
-            change::<FlowKey, Flow>(&mut pins.hash(table)?, |flow| {
-                flow.seen = flow.seen.saturating_sub(nanoseconds);
-                flow.created = flow.created.saturating_sub(nanoseconds);
-            })?;
-        }
-        change::<FragmentKey, FragmentValue>(&mut pins.hash(name::FRAGMENTS)?, |first| {
-            first.seen = first.seen.saturating_sub(nanoseconds);
-        })?;
-        change::<Address, Bucket>(&mut pins.hash(name::SYN_LIMITS)?, |bucket| {
-            bucket.empty_at = bucket.empty_at.saturating_sub(nanoseconds);
-        })
-    }
 }
 
 /// What the counters say of one packet.
@@ -577,28 +486,4 @@ struct Settled {
     reason: Reason,
     limited: bool,
     refused: bool,
-}
-
-/// A pinned hash table.
-type Table<K, V> = HashMap<MapData, K, V>;
-
-fn keys<K: Pod, V: Pod>(table: &Table<K, V>) -> Result<Vec<K>> {
-    let keys: Result<Vec<K>, _> = table.keys().collect();
-    keys.context("reading a table's keys")
-}
-
-fn clear<K: Pod, V: Pod>(table: &mut Table<K, V>) -> Result<()> {
-    for key in keys(table)? {
-        table.remove(&key).context("clearing a table")?;
-    }
-    Ok(())
-}
-
-fn change<K: Pod, V: Pod>(table: &mut Table<K, V>, how: impl Fn(&mut V)) -> Result<()> {
-    for key in keys(table)? {
-        let mut value = table.get(&key, 0).context("reading a table")?;
-        how(&mut value);
-        table.insert(key, value, 0).context("writing a table")?;
-    }
-    Ok(())
 }

@@ -389,6 +389,7 @@ impl Kernel {
     /// Holds what stands for programs that were attached through a [`Door`]. Says whether they are of this generation; others have to be attached again.
     pub fn adopt(&mut self, newcomer: &Newcomer, generation: u64, kept: Vec<Kept>) -> bool {
         self.held.keep(kept);
+        self.may_stray |= self.programs.mode == AttachMode::Clsact;
         self.desk.adopted(newcomer.ifindex);
         self.programs.generation() == generation
     }

@@ -20,245 +20,31 @@
 //!
 //! Invariant: no action takes away anything that a port in use still refers to. An image equal to the last one gives an empty plan.
 
+mod action;
 mod classes;
 mod host;
+mod places;
+mod state;
 mod uplinks;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 
-use fw_common::maps::{ANY_VLAN, NO_VLAN, Port, Settings, Station, capacity, port_flag};
+use fw_common::maps::{Port, Settings, port_flag};
 use fw_common::wire::Address;
 
-use self::classes::{Filters, Placed, place_space};
+use self::classes::{Placed, place_space};
 use self::host::{host_ports, is_failed, note_locals};
-use super::arena::Arena;
+use self::places::{Switch, place_policies, release};
 use super::attach::Role;
-use super::slots::Slots;
-use crate::image::{
-    Classes, HOST, MapImage, PlacedSpace, Places, PortImage, Prefixes, VlanImage, port_value,
-};
+use crate::image::{HOST, MapImage, Places, port_value};
 use crate::inventory::host_devices::HostDevice;
 use crate::policy::{GuestKind, PortId};
 
+pub use action::{Action, Plan};
 pub use classes::next_image;
+pub use places::arena_starts;
+pub use state::State;
 pub use uplinks::{Edge, plan_uplinks};
-
-/// One step of a [`Plan`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Fill a class space that nobody uses yet.
-    WriteClasses {
-        /// Its number.
-        space: u32,
-        /// Its contents.
-        classes: Arc<Classes>,
-    },
-    /// Write entries of a class space that is in use.
-    WriteEntries {
-        /// Its number.
-        space: u32,
-        /// What stands for its new classes in the space of parents, to be written first.
-        lineage: Vec<(u32, u32)>,
-        /// Prefixes, to be written in this order.
-        prefixes: Prefixes,
-    },
-    /// Write words of a prefilter that is in use, with more bits than they had.
-    AddBits {
-        /// First of the words.
-        start: u32,
-        /// The words.
-        words: Vec<u64>,
-    },
-    /// Fill free words of the arena.
-    WritePolicy {
-        /// First word.
-        start: u32,
-        /// The words.
-        words: Vec<u64>,
-    },
-    /// Replace the node's settings.
-    WriteSettings(Settings),
-    /// Set a port's counters to zero, before its first value names them.
-    ClearCounters {
-        /// Their entry.
-        slot: u32,
-    },
-    /// Switch a port to new policies.
-    SetPort {
-        /// Interface index.
-        ifindex: u32,
-        /// Name, for messages.
-        device: String,
-        /// The value.
-        port: Port,
-    },
-    /// Note addresses of the host.
-    AddLocals(Vec<Address>),
-    /// Forget addresses of the host.
-    RemoveLocals(Vec<Address>),
-    /// Attach the programs to a device, or update them there.
-    Attach {
-        /// Name.
-        device: String,
-        /// Which programs.
-        role: Role,
-        /// Interface index.
-        ifindex: u32,
-    },
-    /// Take the programs off a device; it is unfiltered then.
-    Detach {
-        /// Name.
-        device: String,
-    },
-    /// Forget a port whose programs are gone.
-    RemovePort {
-        /// Interface index.
-        ifindex: u32,
-    },
-    /// Make the flow table anew in another size, and programs that use it; those that are attached still use the old one.
-    ResizeFlows {
-        /// Flows that it takes.
-        entries: u32,
-    },
-    /// Fetch what programs with the old flow table did to it before they were replaced.
-    FetchFlows,
-    /// Let the uplinks know of a station.
-    SetStation {
-        /// Its hardware address.
-        mac: u64,
-        /// The value.
-        station: Station,
-    },
-    /// Let the uplinks forget a station.
-    RemoveStation {
-        /// Its hardware address.
-        mac: u64,
-    },
-    /// Attach the XDP program to an uplink, or update it there.
-    AttachUplink {
-        /// Name.
-        device: String,
-        /// Interface index.
-        ifindex: u32,
-    },
-    /// Take the XDP program off an uplink.
-    DetachUplink {
-        /// Name.
-        device: String,
-    },
-    /// Wait until every program that was running has ended: it may still use what ports referred to when it began.
-    AwaitReaders,
-    /// Remove a class space that no port uses.
-    RemoveClasses {
-        /// Its number.
-        space: u32,
-        /// Its contents, if they are known.
-        classes: Option<Arc<Classes>>,
-    },
-}
-
-/// What to do, and what is not possible.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Plan {
-    /// Steps in order.
-    pub actions: Vec<Action>,
-    /// Ports whose policy found no room: they keep the one they have, or stay closed.
-    pub no_room: Vec<PortId>,
-}
-
-/// What the kernel holds, as far as the agent knows.
-#[derive(Clone, Debug)]
-pub struct State {
-    /// Ports by interface index.
-    pub ports: BTreeMap<u32, Port>,
-    /// Devices with programs attached by this agent, and their interface index.
-    pub attached: BTreeMap<String, u32>,
-    /// Devices with programs that an earlier agent attached.
-    pub inherited: BTreeSet<String>,
-    /// Class spaces that may have contents, with what they hold; none: what that is, is not known.
-    pub spaces: BTreeMap<u32, Option<Arc<Classes>>>,
-    /// Uplinks with the XDP program attached by this agent, and their interface index.
-    pub uplinks: BTreeMap<String, u32>,
-    /// Uplinks with the program of an earlier agent.
-    pub inherited_uplinks: BTreeSet<String>,
-    /// Uplinks that do not take the program: interface index, and why not.
-    pub refused_uplinks: BTreeMap<String, (u32, String)>,
-    /// What the uplinks know of stations, by hardware address.
-    pub stations: BTreeMap<u64, Station>,
-    /// Addresses of the host.
-    pub locals: BTreeSet<Address>,
-    /// Entries of the flow table.
-    pub flow_capacity: u32,
-    /// An earlier plan resized the flow table and was not carried out to its end.
-    pub fetch_flows: bool,
-    /// What is in the arena, by its words; prefilters are apart.
-    policies: HashMap<Vec<u64>, u32>,
-    /// Prefilters by class space.
-    filters: BTreeMap<u32, Filters>,
-    arena: Arena,
-    slots: Slots,
-    /// What the kernel has of settings; none: not known.
-    pub settings: Option<Settings>,
-}
-
-impl Default for State {
-    /// A kernel that holds nothing.
-    fn default() -> Self {
-        Self {
-            ports: BTreeMap::new(),
-            attached: BTreeMap::new(),
-            inherited: BTreeSet::new(),
-            spaces: BTreeMap::new(),
-            locals: BTreeSet::new(),
-            flow_capacity: capacity::FLOWS,
-            fetch_flows: false,
-            uplinks: BTreeMap::new(),
-            inherited_uplinks: BTreeSet::new(),
-            refused_uplinks: BTreeMap::new(),
-            stations: BTreeMap::new(),
-            policies: HashMap::new(),
-            filters: BTreeMap::new(),
-            arena: Arena::new(capacity::ARENA),
-            slots: Slots::default(),
-            settings: None,
-        }
-    }
-}
-
-impl State {
-    /// Notes a policy, or something else of which nobody knows what it is, that was found in the arena.
-    pub fn adopt_policy(&mut self, start: u32, words: Vec<u64>) {
-        if self.arena.claim(start, words.len() as u32) {
-            self.policies.insert(words, start);
-        }
-    }
-
-    /// Notes a port that was found in the kernel.
-    pub fn adopt_port(&mut self, ifindex: u32, port: Port) {
-        self.slots.adopt(port_id(&port), port.counters);
-        self.ports.insert(ifindex, port);
-    }
-
-    /// Words of the arena that are free.
-    pub fn free_words(&self) -> u32 {
-        self.arena.available()
-    }
-
-    /// Forgets that a device has programs (it vanished, or attaching failed).
-    pub fn lost(&mut self, device: &str) {
-        self.attached.remove(device);
-        self.inherited.remove(device);
-    }
-
-    /// Notes that an uplink does not take the program, and why.
-    pub fn refused_uplink(&mut self, device: &str, why: String) {
-        if let Some(ifindex) = self.uplinks.remove(device) {
-            self.refused_uplinks
-                .insert(device.to_owned(), (ifindex, why));
-        }
-    }
-}
 
 /// What there is on the node that an image does not say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -463,79 +249,6 @@ fn port_id(port: &Port) -> PortId {
     }
 }
 
-/// Where these words are in the arena; none if there is no room for them.
-fn place_words(state: &mut State, words: Vec<u64>, plan: &mut Plan) -> Option<u32> {
-    if let Some(start) = state.policies.get(&words) {
-        return Some(*start);
-    }
-    let start = state.arena.allocate(words.len() as u32)?;
-    state.policies.insert(words.clone(), start);
-    plan.actions.push(Action::WritePolicy { start, words });
-    Some(start)
-}
-
-/// A port of the image whose device exists, and its interface index.
-type Switch<'i> = (PortId, &'i PortImage, u32);
-
-/// Where the words of an image are in the arena.
-#[derive(Default)]
-struct Starts {
-    /// Of each policy; none for those that no port needs now, or for which there was no room.
-    policies: Vec<Option<u32>>,
-    /// Of each set of VLANs likewise.
-    vlans: HashMap<Vec<u64>, u32>,
-}
-
-impl Starts {
-    /// What a port refers to; none if there was no room for some of it.
-    fn of(&self, port: &PortImage, space: PlacedSpace) -> Option<Places> {
-        let [inbound, outbound] = port.policies.map(|index| self.policies[index]);
-        Some(Places {
-            policy: [inbound?, outbound?],
-            guard: match port.guard {
-                None => 0,
-                Some(index) => self.policies[index]?,
-            },
-            vlans: match &port.vlans {
-                VlanImage::None => NO_VLAN,
-                VlanImage::Any => ANY_VLAN,
-                VlanImage::Words(words) => *self.vlans.get(words)?,
-            },
-            space,
-        })
-    }
-}
-
-/// Finds a place in the arena for everything that ports refer to.
-fn place_policies(
-    state: &mut State,
-    image: &MapImage,
-    ports: &[Switch<'_>],
-    space: PlacedSpace,
-    plan: &mut Plan,
-) -> Starts {
-    let needed = ports
-        .iter()
-        .flat_map(|(_, port, _)| port.policies.into_iter().chain(port.guard));
-    let mut seen = BTreeSet::new();
-    let mut starts = Starts {
-        policies: vec![None; image.policies.len()],
-        ..Starts::default()
-    };
-    for index in needed.filter(|index| seen.insert(*index)) {
-        let words = image.policies[index].placed(space.small, space.big);
-        starts.policies[index] = place_words(state, words, plan);
-    }
-    for (_, port, _) in ports {
-        if let VlanImage::Words(words) = &port.vlans
-            && let Some(start) = place_words(state, words.clone(), plan)
-        {
-            starts.vlans.insert(words.clone(), start);
-        }
-    }
-    starts
-}
-
 /// Devices of ports whose policy cannot be built: they keep the one they have; without one they are closed, for the programs find no value.
 fn failed_ports(image: &MapImage, present: &Present) -> BTreeMap<String, u32> {
     let devices = &present.devices;
@@ -580,58 +293,6 @@ fn switch_port(
         device: port.device.clone(),
         port: value,
     });
-}
-
-/// First words in the arena of everything that a port refers to; 0, [`ANY_VLAN`] and [`NO_PREFILTER`] among them refer to nothing.
-pub fn arena_starts(port: &Port) -> [u32; 6] {
-    let ([inbound, outbound], [v4, v6]) = (port.policy, port.prefilter);
-    [inbound, outbound, port.guard, port.vlans, v4, v6]
-}
-
-/// Drops class spaces, policies and prefilters that nobody refers to.
-fn release(state: &mut State, plan: &mut Plan) {
-    let settings = state.settings.as_slice();
-    let ports = || state.ports.values();
-    let big = |space, prefilter| (prefilter != [0; 2]).then_some(space);
-    let used: BTreeSet<u32> = ports()
-        .flat_map(|port| [Some(port.space), big(port.big_space, port.prefilter)])
-        .chain(
-            settings
-                .iter()
-                .map(|settings| big(settings.space, settings.prefilter)),
-        )
-        .flatten()
-        .collect();
-    let unused: Vec<u32> = state
-        .spaces
-        .keys()
-        .filter(|space| !used.contains(space))
-        .copied()
-        .collect();
-    let starts: BTreeSet<u32> = ports()
-        .flat_map(arena_starts)
-        .chain(settings.iter().flat_map(|settings| settings.prefilter))
-        .collect();
-    let arena = &mut state.arena;
-    let mut released = false;
-    state.policies.retain(|words, start| {
-        let keep = starts.contains(start);
-        if !keep {
-            released = true;
-            arena.release(*start, words.len() as u32);
-        }
-        keep
-    });
-    for space in &unused {
-        released |= state.release_filters(*space);
-    }
-    if released || !unused.is_empty() {
-        plan.actions.push(Action::AwaitReaders);
-    }
-    for space in unused {
-        let classes = state.spaces.remove(&space).flatten();
-        plan.actions.push(Action::RemoveClasses { space, classes });
-    }
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use fw_common::maps::ABI;
 use rustix::process::Signal;
 use tapwall_tests::agent::attach_mode;
 use tapwall_tests::netns::Netns;
+use tapwall_tests::patience::repetitions;
 use tapwall_tests::probe::{Capture, send_frame};
 use tapwall_tests::tap::{Offloads, Tap};
 
@@ -173,7 +174,7 @@ impl Lab<'_> {
         let host = &self.bed.node.host.namespace;
         let mut ip = Ip::start(host);
         let passed = host.run(|| {
-            let devices = 0..DEVICES;
+            let devices = 0..repetitions(DEVICES);
             Ok(devices
                 .map(|number| self.device(&format!("tap{}i0", 1000 + number), way, &mut ip))
                 .collect())
@@ -298,7 +299,7 @@ fn a_device_that_a_script_makes_ready_lets_nothing_pass() {
 fn a_device_that_is_made_ready_at_once_lets_nothing_pass_once_it_is_closed() {
     let passed = lab(Way::AtOnce);
     report("at once", &passed);
-    assert_eq!(passed.len(), DEVICES as usize);
+    assert_eq!(passed.len(), repetitions(DEVICES) as usize);
 }
 
 #[test]

@@ -5,11 +5,12 @@ mod host;
 mod scale;
 
 use fw_common::maps::classes::{NO_PREFILTER, PREFILTER_WORDS};
-use fw_common::maps::port_flag;
+use fw_common::maps::{capacity, port_flag};
 
 use super::*;
 use crate::compile::compile;
 use crate::config::Sources;
+use crate::image::VlanImage;
 use crate::inventory::facts::HostFacts;
 
 const CLUSTER: &str = "[OPTIONS]\nenable: 1\n[IPSET ops]\n192.0.2.1\n";
