@@ -17,6 +17,9 @@ const IPV4: u16 = 0x0800;
 const ARP: u16 = 0x0806;
 /// EtherType of IPv6.
 const IPV6: u16 = 0x86dd;
+/// Protocol number of UDP.
+const UDP: u8 = 17;
+
 /// Bytes of the shortest Ethernet frame, without its check sequence (IEEE 802.3).
 const SHORTEST: usize = 60;
 
@@ -104,6 +107,23 @@ pub struct Part {
 }
 
 impl Frame {
+    /// A UDP datagram without data: hardware addresses of receiver and sender, then addresses and ports of sender and receiver.
+    pub fn udp([dest_mac, source_mac]: [[u8; 6]; 2], ends: [IpAddr; 2], ports: [u16; 2]) -> Self {
+        let ([source, dest], [sport, dport]) = (ends, ports);
+        let transport = Transport::Udp {
+            sport,
+            dport,
+            data: Vec::new(),
+        };
+        let payload = transport.payload(UDP, source, dest);
+        Self {
+            dest_mac,
+            source_mac,
+            tags: Vec::new(),
+            body: Body::Ip(Datagram::new(source, dest, UDP, payload)),
+        }
+    }
+
     /// Its bytes, as long as an Ethernet frame must be.
     pub fn bytes(&self) -> Vec<u8> {
         let mut bytes = self.unpadded();

@@ -14,7 +14,7 @@ use fw_common::tables::Tables;
 use fw_common::verdict::{Direction, Reason, Verdict};
 use fw_common::wire::Headers;
 use ipnet::IpNet;
-use tapwall_tests::frame::{Body, Datagram, Frame, Transport};
+use tapwall_tests::frame::Frame;
 use tapwall_tests::kernel::{PASS, SHOT, TestKernel};
 use tapwall_tests::tree::{ConfigTree, NODE, facts};
 
@@ -38,19 +38,7 @@ fn frame(direction: Direction, peer: &str) -> Vec<u8> {
         Direction::In => (peer, guest, [MAC, [2, 0, 0, 0, 0, 1]]),
         Direction::Out => (guest, peer, [[2, 0, 0, 0, 0, 1], MAC]),
     };
-    let transport = Transport::Udp {
-        sport: 5000,
-        dport: 5000,
-        data: vec![0; 8],
-    };
-    let payload = transport.payload(17, source, dest);
-    let frame = Frame {
-        dest_mac: macs[0],
-        source_mac: macs[1],
-        tags: Vec::new(),
-        body: Body::Ip(Datagram::new(source, dest, 17, payload)),
-    };
-    frame.bytes()
+    Frame::udp(macs, [source, dest], [5000, 5000]).bytes()
 }
 
 /// The same tables in memory and in the kernel.

@@ -15,7 +15,7 @@ use fw_agent::policy::{
     GuestKind, Matches, NodePolicy, Origin, OriginKind, Policy, PortId, PortPolicy, Rule, Vlans,
 };
 use fw_common::verdict::{Direction, Reason, Verdict};
-use tapwall_tests::frame::{Body, Datagram, Frame, Transport};
+use tapwall_tests::frame::Frame;
 use tapwall_tests::kernel::TestKernel;
 
 const UDP: u8 = 17;
@@ -83,23 +83,8 @@ fn node(turns: [u16; 2]) -> NodePolicy {
 fn frame(dport: u16) -> Vec<u8> {
     let [source, dest] =
         [[198, 51, 100, 8], [192, 0, 2, 10]].map(|a| IpAddr::V4(Ipv4Addr::from(a)));
-    let transport = Transport::Udp {
-        sport: 40_000,
-        dport,
-        data: Vec::new(),
-    };
-    let frame = Frame {
-        dest_mac: [0xbc, 0x24, 0x11, 0, 0, 0x64],
-        source_mac: [0x02, 0, 0, 0, 0, 0xc8],
-        tags: Vec::new(),
-        body: Body::Ip(Datagram::new(
-            source,
-            dest,
-            UDP,
-            transport.payload(UDP, source, dest),
-        )),
-    };
-    frame.bytes()
+    let macs = [[0xbc, 0x24, 0x11, 0, 0, 0x64], [0x02, 0, 0, 0, 0, 0xc8]];
+    Frame::udp(macs, [source, dest], [40_000, dport]).bytes()
 }
 
 /// Asks for the verdict on each port's packets, twice, and expects that of the rule which names the port.

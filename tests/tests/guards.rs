@@ -9,7 +9,7 @@ use fw_common::maps::Port;
 use fw_common::pipeline::judge;
 use fw_common::verdict::{Direction, Reason, Verdict};
 use fw_common::wire::Headers;
-use tapwall_tests::frame::{Body, Datagram, Frame, Transport};
+use tapwall_tests::frame::Frame;
 use tapwall_tests::tree::{ConfigTree, NODE, facts};
 
 const PORT: PortId = PortId { vmid: 100, net: 0 };
@@ -26,19 +26,7 @@ fn memory() -> Memory {
 
 fn datagram(source: &str, dest: &str) -> Vec<u8> {
     let (source, dest) = (source.parse().unwrap(), dest.parse().unwrap());
-    let message = Transport::Udp {
-        sport: 53,
-        dport: 53,
-        data: Vec::new(),
-    };
-    let payload = message.payload(17, source, dest);
-    Frame {
-        dest_mac: [2, 0, 0, 0, 0, 9],
-        source_mac: MAC,
-        tags: Vec::new(),
-        body: Body::Ip(Datagram::new(source, dest, 17, payload)),
-    }
-    .bytes()
+    Frame::udp([[2, 0, 0, 0, 0, 9], MAC], [source, dest], [53, 53]).bytes()
 }
 
 fn judged(memory: &Memory, port: &Port, direction: Direction, frame: &[u8]) -> (Verdict, Reason) {

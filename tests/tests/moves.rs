@@ -18,12 +18,11 @@ use fw_agent::policy::{
     Rule, SetEntry, Vlans,
 };
 use fw_common::verdict::{Direction, Reason, Verdict};
-use tapwall_tests::frame::{Body, Datagram, Frame, Transport};
+use tapwall_tests::frame::Frame;
 use tapwall_tests::kernel::{PASS, SHOT, TestKernel};
 use tapwall_tests::patience::repetitions;
 
 const PORT: PortId = PortId { vmid: 100, net: 0 };
-const UDP: u8 = 17;
 const LOOPBACK: u32 = 1;
 const MOVES: u32 = 2000;
 const READERS: usize = 2;
@@ -100,23 +99,9 @@ fn node(moved: Option<Ipv4Addr>) -> NodePolicy {
 /// A datagram of a flow of its own: `number` says its ports.
 fn frame(source: Ipv4Addr, number: u32) -> Vec<u8> {
     let [source, dest] = [source, Ipv4Addr::new(192, 0, 2, 10)].map(IpAddr::V4);
-    let transport = Transport::Udp {
-        sport: number as u16,
-        dport: 1 + (number >> 16) as u16,
-        data: Vec::new(),
-    };
-    let frame = Frame {
-        dest_mac: [0xbc, 0x24, 0x11, 0, 0, 0x64],
-        source_mac: [0x02, 0, 0, 0, 0, 0xc8],
-        tags: Vec::new(),
-        body: Body::Ip(Datagram::new(
-            source,
-            dest,
-            UDP,
-            transport.payload(UDP, source, dest),
-        )),
-    };
-    frame.bytes()
+    let macs = [[0xbc, 0x24, 0x11, 0, 0, 0x64], [0x02, 0, 0, 0, 0, 0xc8]];
+    let ports = [number as u16, 1 + (number >> 16) as u16];
+    Frame::udp(macs, [source, dest], ports).bytes()
 }
 
 #[test]

@@ -20,7 +20,7 @@ use fw_common::wire::IpVersion;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::Config;
-use tapwall_tests::frame::{Body, Datagram, Frame, Transport};
+use tapwall_tests::frame::Frame;
 use tapwall_tests::kernel::{PASS, TestKernel};
 use tapwall_tests::model;
 use tapwall_tests::strategy::{prefix, set};
@@ -235,19 +235,8 @@ fn frame(source: IpAddr) -> Vec<u8> {
         IpAddr::V4(_) => Ipv4Addr::new(192, 0, 2, 1).into(),
         IpAddr::V6(_) => Ipv6Addr::new(0x2001, 0xdb9, 0, 0, 0, 0, 0, 1).into(),
     };
-    let transport = Transport::Udp {
-        sport: 1,
-        dport: 2,
-        data: vec![0; 8],
-    };
-    let payload = transport.payload(17, source, dest);
-    let frame = Frame {
-        dest_mac: [0x02, 0, 0, 0, 0, 1],
-        source_mac: [0x02, 0, 0, 0, 0, 2],
-        tags: Vec::new(),
-        body: Body::Ip(Datagram::new(source, dest, 17, payload)),
-    };
-    frame.bytes()
+    let macs = [[0x02, 0, 0, 0, 0, 1], [0x02, 0, 0, 0, 0, 2]];
+    Frame::udp(macs, [source, dest], [1, 2]).bytes()
 }
 
 #[test]
