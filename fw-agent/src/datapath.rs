@@ -18,6 +18,7 @@ mod door;
 pub mod flow_filter;
 pub mod flows;
 mod grace;
+pub mod half_open;
 mod kernel;
 pub mod leftovers;
 mod link;

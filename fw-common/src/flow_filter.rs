@@ -1,12 +1,12 @@
-//! Which flows there are not: a packet that belongs to none learns it from one bit, and need not look in two tables whose buckets are in no cache.
+//! Which established flows there are not: a packet that belongs to none learns it from one bit, and need not look in a table whose buckets are in no cache.
 //!
-//! In: a flow's key. Out: whether a flow may be there under it. A Bloom filter with one bit per key, twice: two *halves*, and a word that says which
+//! In: a flow's key. Out: whether a flow may be in the table under it. A Bloom filter with one bit per key, twice: two *halves*, and a word that says which
 //! of them is *asked*, if any.
 //!
-//! 1. Whoever puts a flow in a table sets its bit in both halves, *after* the flow is there. 2. Nobody clears a bit. The sweep empties the half that is
+//! 1. Whoever puts a flow in the table sets its bit in both halves, *after* the flow is there. 2. Nobody clears a bit. The sweep empties the half that is
 //!    not asked, sets the bits of all flows that it then finds, and has that half asked from then on.
 //!
-//! Invariant: a flow that is in a table, and whose packet has been judged, has its bit in the half that is asked. For it was there before the half was
+//! Invariant: a flow that is in the table, and whose packet has been judged, has its bit in the half that is asked. For it was there before the half was
 //! emptied, and then the sweep found it; or it came later, and then its bit was set later. Before a half is emptied nobody asks it any more:
 //! the sweep waits for the programs that began when it was the one. While nobody sweeps, bits only become more: that costs time and no flow. While a table
 //! of another size takes the place of one that programs still use, the sweep does not see all flows, and no half is asked that was emptied meanwhile

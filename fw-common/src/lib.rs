@@ -16,6 +16,7 @@ pub mod flow;
 pub mod flow_filter;
 pub mod fragment;
 pub mod guard;
+pub mod half_open;
 pub mod host;
 pub mod ledger;
 pub mod limit;

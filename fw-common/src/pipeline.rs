@@ -258,12 +258,10 @@ enum RunOn {
 /// Where a packet's flow may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sought {
-    /// In neither table.
-    Nowhere = 0,
     /// Not among those that both ends have taken part in.
-    HalfOpen = 1,
+    HalfOpen = 0,
     /// Anywhere.
-    Everywhere = 2,
+    Everywhere = 1,
 }
 
 impl Sought {
@@ -271,8 +269,7 @@ impl Sought {
     #[inline(always)]
     pub const fn from_u32(number: u32) -> Self {
         match number {
-            0 => Self::Nowhere,
-            1 => Self::HalfOpen,
+            0 => Self::HalfOpen,
             _ => Self::Everywhere,
         }
     }
@@ -316,7 +313,7 @@ fn run_on<T: Tables>(tables: &T, port: &Port, direction: Direction, headers: &He
     let key = FlowKey::of(headers, port, direction);
     // TCP that acknowledges mostly has a flow; of the rest anything may be the first of one.
     if headers.protocol != protocol::TCP && !tables.may_know(&key) {
-        return RunOn::Differs(Sought::Nowhere);
+        return RunOn::Differs(Sought::HalfOpen);
     }
     let Some(flow) = tables.flow(&key) else {
         return RunOn::Differs(Sought::HalfOpen);
@@ -350,15 +347,13 @@ pub fn track_in_full<T: Tables>(
     sought: Sought,
 ) -> Tracked {
     let key = FlowKey::of(headers, port, direction);
-    let may_be_known = sought != Sought::Nowhere && tables.may_know(&key);
     let settled = match sought {
-        Sought::Everywhere if may_be_known => tables.flow(&key),
-        Sought::Everywhere | Sought::HalfOpen | Sought::Nowhere => None,
+        Sought::Everywhere if tables.may_know(&key) => tables.flow(&key),
+        Sought::Everywhere | Sought::HalfOpen => None,
     };
     let found = match settled {
         Some(flow) => Some(flow),
-        None if may_be_known => tables.half_open(&key),
-        None => None,
+        None => tables.half_open(&key),
     };
     let mut tracked = track(
         headers,

@@ -1,4 +1,4 @@
-//! The filter in front of both tables of flows as a BPF map. What it is and why nothing is missed: `fw_common::flow_filter`.
+//! The filter in front of the table of established flows as a BPF map. What it is and why nothing is missed: `fw_common::flow_filter`.
 
 use core::arch::asm;
 
@@ -16,7 +16,7 @@ static FLOW_FILTER: Array<[u64; WORDS as usize]> = Array::with_max_entries(1, MA
 const LAST: u32 = ASKED - 1;
 const _: () = assert!(ASKED.is_power_of_two());
 
-/// Whether a flow may be there under a key.
+/// Whether an established flow may be there under a key.
 #[inline(always)]
 pub fn may_know(key: &FlowKey) -> bool {
     let Some(filter) = FLOW_FILTER.get_ptr(0) else {
@@ -46,7 +46,7 @@ pub fn may_know(key: &FlowKey) -> bool {
     word & bit != 0
 }
 
-/// Notes that a flow is there under a key: called after it is.
+/// Notes that an established flow is there under a key: called after it is.
 #[inline(always)]
 pub fn note(key: &FlowKey) {
     let Some(filter) = FLOW_FILTER.get_ptr_mut(0) else {

@@ -19,6 +19,7 @@
 mod decisions;
 mod filter;
 mod hairpin;
+mod half_open;
 mod host;
 mod ledger;
 mod linear;

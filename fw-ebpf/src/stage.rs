@@ -11,7 +11,7 @@ use fw_common::classify::{self, Values};
 use fw_common::conntrack::{self, CtState, Tracked};
 use fw_common::decision::References;
 use fw_common::event::FlowNews;
-use fw_common::flow::FlowKey;
+use fw_common::flow::{Flow, FlowKey};
 use fw_common::fragment;
 use fw_common::host::Passage;
 use fw_common::lineage;
@@ -26,6 +26,7 @@ use fw_common::wire::{self, Address, Headers};
 use crate::decisions;
 use crate::filter;
 use crate::hairpin;
+use crate::half_open;
 use crate::host;
 use crate::log;
 use crate::skb::Skb;
@@ -43,6 +44,9 @@ pub const NO_CLASS: u32 = u32::MAX;
 
 /// What [`first_of_group`] returns if the arena is inconsistent; no policy has so many rules.
 pub const NO_GROUP: u32 = u32::MAX - 1;
+
+/// What [`find_half_open`] returns if there is none; the ring has not so many entries.
+pub const NO_ENTRY: u32 = u32::MAX;
 
 /// The result of a stage from what its function returned.
 #[inline(always)]
@@ -309,6 +313,31 @@ pub extern "C" fn note_flow(key: *const FlowKey) -> u32 {
     let key = argument!(key.as_ref or 0);
     filter::note(key);
     0
+}
+
+/// [`half_open::find`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn find_half_open(key: *const FlowKey) -> u32 {
+    let key = argument!(key.as_ref or NO_ENTRY);
+    half_open::find(key).unwrap_or(NO_ENTRY)
+}
+
+/// [`half_open::insert`]: 1 if it is there.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn insert_half_open(key: *const FlowKey, flow: *const Flow) -> u32 {
+    let key = argument!(key.as_ref or 0);
+    let flow = argument!(flow.as_ref or 0);
+    u32::from(half_open::insert(key, flow))
+}
+
+/// [`half_open::remove`]: 1 if it did.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn remove_half_open(key: *const FlowKey) -> u32 {
+    let key = argument!(key.as_ref or 0);
+    u32::from(half_open::remove(key))
 }
 
 /// [`log::tell_flow`]. Returns 0: global functions return a number.

@@ -25,7 +25,7 @@ use fw_common::verdict::{Direction, NO_RULE, Reason};
 use fw_common::wire::{Address, Headers, IpVersion};
 
 use crate::ledger::count_once;
-use crate::{stage, usage};
+use crate::{half_open, stage, usage};
 
 /// `BPF_F_MMAPABLE` of the kernel's `bpf.h`: the agent writes words, not the whole value.
 pub const MAPPABLE: u32 = 1 << 10;
@@ -45,9 +45,6 @@ static HAS_BANS: Array<u32> = Array::with_max_entries(1, 0);
 #[map]
 static FLOWS: HashMap<FlowKey, Flow> =
     HashMap::with_max_entries(capacity::entries(capacity::FLOWS), 0);
-#[map]
-static HALF_OPEN: LruHashMap<FlowKey, Flow> =
-    LruHashMap::with_max_entries(capacity::entries(capacity::HALF_OPEN), 0);
 #[map]
 static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue> =
     LruHashMap::with_max_entries(capacity::FRAGMENTS, 0);
@@ -199,17 +196,17 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn half_open(&self, key: &FlowKey) -> Option<FlowRef<'_>> {
-        flow_ref(HALF_OPEN.get_ptr_mut(key))
+        match stage::find_half_open(key) {
+            stage::NO_ENTRY => None,
+            number => flow_ref(half_open::flow(number)),
+        }
     }
 
     #[inline(always)]
     fn insert_half_open(&self, key: &FlowKey, flow: &Flow) -> bool {
-        let done = HALF_OPEN.insert(key, flow, 0).is_ok();
-        match done {
-            true => {
-                stage::note_flow(key);
-            }
-            false => count_once(counter::FLOWS_REFUSED),
+        let done = stage::insert_half_open(key, flow) != 0;
+        if !done {
+            count_once(counter::FLOWS_REFUSED);
         }
         done
     }
@@ -231,7 +228,7 @@ impl Tables for Maps {
         }
         stage::note_flow(key);
         // Not there any more is fine: the other direction's packet was faster.
-        HALF_OPEN.remove(key).is_ok()
+        stage::remove_half_open(key) != 0
     }
 
     #[inline(always)]

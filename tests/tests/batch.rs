@@ -12,7 +12,7 @@ use aya::maps::{Array, HashMap, IterableMap, LpmTrie, Map, MapData, PerCpuHashMa
 use fw_agent::datapath::batch::{Batch, CHUNK};
 use fw_agent::datapath::pins::Pins;
 use fw_agent::datapath::{AttachMode, Error, Kernel};
-use fw_common::flow::{Flow, FlowKey};
+use fw_common::limit::Bucket;
 use fw_common::maps::{capacity, name};
 use fw_common::wire::Address;
 use tapwall_tests::kernel::PinDirectory;
@@ -82,38 +82,28 @@ fn an_lru_hash_map_of_the_datapath() {
     let directory = PinDirectory::new();
     let _kernel = Kernel::open(directory.path(), AttachMode::of_this_kernel()).unwrap();
     let pins: Pins = directory.pins();
-    let map = pins.hash::<FlowKey, Flow>(name::HALF_OPEN).unwrap();
-    let key = |port: u16| FlowKey {
-        vmid: 100,
-        net: 0,
-        protocol: 6,
-        version: 4,
-        local: Address::v4(1),
-        remote: Address::v4(2),
-        local_port: 22,
-        remote_port: port,
-    };
-    let batch = Batch::of(&map, name::HALF_OPEN).unwrap();
-    let flow = |port: u16| Flow {
-        seen: u64::from(port),
-        ..Flow::default()
+    let map = pins.hash::<Address, Bucket>(name::SYN_LIMITS).unwrap();
+    let batch = Batch::of(&map, name::SYN_LIMITS).unwrap();
+    let bucket = |number: u32| Bucket {
+        empty_at: u64::from(number),
     };
     batch
-        .write((0..10_000).map(|port| (key(port), flow(port))))
+        .write((0..10_000).map(|number| (Address::v4(number), bucket(number))))
         .unwrap();
-    let mut ports = Vec::new();
+    let mut numbers = Vec::new();
     batch
         .visit(|keys, values| {
             for (key, value) in keys.iter().zip(values) {
-                assert_eq!(u64::from(key.remote_port), value.seen);
-                ports.push(key.remote_port);
+                let number = value.empty_at as u32;
+                assert_eq!(*key, Address::v4(number));
+                numbers.push(number);
             }
             ControlFlow::Continue(())
         })
         .unwrap();
-    ports.sort_unstable();
-    assert_eq!(ports, (0..10_000).collect::<Vec<_>>());
-    let asked: Vec<FlowKey> = (9_990..10_010).map(key).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (0..10_000).collect::<Vec<_>>());
+    let asked: Vec<Address> = (9_990..10_010).map(Address::v4).collect();
     assert_eq!(batch.remove(&asked).unwrap(), 10);
 }
 

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io::BufRead;
 use std::process::Command;
 
+use fw_agent::datapath::flows;
 use fw_agent::datapath::plan::plan;
 use fw_agent::datapath::{Action, AttachMode, Hook, Kernel, OBJECT, Plan, Role, State};
 use fw_agent::image::MapImage;
@@ -216,14 +217,7 @@ fn accepted(kernel: &mut Kernel, directory: &PinDirectory, port: Option<Port>) -
         }
     }
     // A flow must not speak for the policy.
-    let mut flows = directory
-        .pins()
-        .hash::<FlowKey, Flow>(name::HALF_OPEN)
-        .unwrap();
-    let keys: Vec<FlowKey> = flows.keys().map(|key| key.unwrap()).collect();
-    for key in keys {
-        flows.remove(&key).unwrap();
-    }
+    flows::remove(&directory.pins(), |_| true).unwrap();
     if port.is_some() {
         kernel
             .apply(&Action::RemovePort { ifindex: LOOPBACK })

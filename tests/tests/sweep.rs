@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use fw_agent::datapath::batch::Batch;
+use fw_agent::datapath::flows::{self, Entry};
 use fw_agent::datapath::sweep::{now, remove_expired, sweep};
 use fw_agent::datapath::{Action, AttachMode, Kernel};
 use fw_common::conntrack::{ANSWERED, SECOND, State, timeout};
@@ -81,12 +82,13 @@ fn flows_older_than_their_timeout_go_and_others_stay() {
     let settings = Settings {
         tcp_established: 9000,
         tcp_syn_recv: 45,
+        flow_quota: 1000,
         ..Settings::default()
     };
     let _kernel = open(&directory, settings);
-    for table in [name::FLOWS, name::HALF_OPEN] {
-        let map = directory.pins().hash::<FlowKey, Flow>(table).unwrap();
-        let batch = Batch::of(&map, table).unwrap();
+    let pins = directory.pins();
+    for settled in [true, false] {
+        let entry = |(key, flow)| Entry { key, flow, settled };
         let (mut young, mut old) = (Vec::new(), Vec::new());
         for (number, (protocol, state)) in (0..).zip(states()) {
             let limit = u64::from(timeout(state, protocol, &settings));
@@ -100,22 +102,25 @@ fn flows_older_than_their_timeout_go_and_others_stay() {
             }
         }
         assert!(old.len() > 1);
-        batch.write(old.iter().copied()).unwrap();
-        batch.write(young.iter().copied()).unwrap();
+        let all: Vec<Entry> = old.iter().chain(&young).copied().map(entry).collect();
+        assert_eq!(flows::insert(&pins, &all).unwrap().inserted, all.len());
 
-        let swept = sweep(&directory.pins()).unwrap();
-        assert_eq!(swept.removed, old.len() as u64, "{table}");
+        let swept = sweep(&pins).unwrap();
+        assert_eq!(swept.removed, old.len() as u64, "settled: {settled}");
         assert_eq!(swept.returned, 0);
-        let mut left = batch.keys(|_, _| true).unwrap();
-        let mut expect: Vec<FlowKey> = young.iter().map(|(key, _)| *key).collect();
-        left.sort_by_key(|key| key.local.0);
-        expect.sort_by_key(|key| key.local.0);
-        assert_eq!(left, expect, "{table}");
-        for (key, flow) in &young {
-            assert_eq!(map.get(key, 0).unwrap(), *flow);
-        }
-        let again = sweep(&directory.pins()).unwrap();
+        let counted = match settled {
+            true => swept.flows.values().sum(),
+            false => swept.half_open,
+        };
+        assert_eq!(counted, young.len() as u64);
+        let mut left = flows::list(&pins, |entry| entry.settled == settled).unwrap();
+        left.sort_by_key(|entry| entry.key.local.0);
+        let mut expect: Vec<Entry> = young.iter().copied().map(entry).collect();
+        expect.sort_by_key(|entry| entry.key.local.0);
+        assert_eq!(left, expect);
+        let again = sweep(&pins).unwrap();
         assert_eq!(again.removed, 0);
+        flows::remove(&pins, |_| true).unwrap();
     }
 }
 

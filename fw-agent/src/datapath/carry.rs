@@ -29,8 +29,9 @@ use fw_common::maps::{Counter, Port, PortCounters, PortKey, RuleKey, name};
 use super::Error;
 use super::batch::Batch;
 use super::flow_filter::FlowFilter;
+use super::half_open::HalfOpen;
 use super::kernel::failed;
-use super::kernel::resize::{copy_flow, is_full};
+use super::kernel::resize::{copy_flow, is_full, is_further};
 use super::pins::Pins;
 use super::sweep::now;
 
@@ -170,12 +171,11 @@ fn first<L: Layout>(from: &Pins, to: &Pins) -> Result<(u64, u64, Bans), Error> {
 /// Copies the flows of both tables that were seen `since` then; how many, and how many found no room.
 fn flows<L: Layout>(from: &Pins, to: &Pins, since: u64) -> Result<(u64, u64), Error> {
     let (mut copied, mut refused) = (0, 0);
-    let filter = FlowFilter::open(to)?;
+    let (filter, half_open) = (FlowFilter::open(to)?, HalfOpen::open(to)?);
+    let settled: HashMap<MapData, FlowKey, Flow> = to.hash(name::FLOWS)?;
+    let settled = Batch::of(&settled, name::FLOWS)?;
     for table in [name::FLOWS, name::HALF_OPEN] {
         let old: HashMap<MapData, L::FlowKey, L::Flow> = from.hash(table)?;
-        let new: HashMap<MapData, FlowKey, Flow> = to.hash(table)?;
-        let settled: HashMap<MapData, FlowKey, Flow> = to.hash(name::FLOWS)?;
-        let (new, settled) = (Batch::of(&new, table)?, Batch::of(&settled, name::FLOWS)?);
         let mut result = Ok(());
         Batch::of(&old, table)?.visit(|keys, values| {
             for (key, value) in keys.iter().zip(values) {
@@ -183,12 +183,15 @@ fn flows<L: Layout>(from: &Pins, to: &Pins, since: u64) -> Result<(u64, u64), Er
                 if flow.seen < since {
                     continue;
                 }
-                let done =
-                    match table == name::HALF_OPEN && matches!(settled.get(&key), Ok(Some(_))) {
-                        // Established meanwhile.
-                        true => Ok(()),
-                        false => copy_flow((&new, &filter), &key, &flow),
-                    };
+                let done = match table {
+                    name::FLOWS => copy_flow((&settled, &filter), &key, &flow),
+                    // Established meanwhile.
+                    _ if matches!(settled.get(&key), Ok(Some(_))) => Ok(()),
+                    _ => {
+                        copy_half_open(&half_open, &key, &flow);
+                        Ok(())
+                    }
+                };
                 match done {
                     Ok(()) => copied += 1,
                     Err(Error::Batch { source, .. }) if is_full(&source) => refused += 1,
@@ -209,6 +212,14 @@ fn flows<L: Layout>(from: &Pins, to: &Pins, since: u64) -> Result<(u64, u64), Er
         );
     }
     Ok((copied, refused))
+}
+
+/// Copies a half-open flow, unless the one that is there has come further. One that finds no place is judged by the rules.
+fn copy_half_open(to: &HalfOpen, key: &FlowKey, flow: &Flow) {
+    let there = to.get(key);
+    if there.is_none_or(|there| is_further(flow, &there)) && !to.insert(key, flow) {
+        tracing::debug!(?key, "a half-open flow of another version found no place");
+    }
 }
 
 fn bans<L: Layout>(from: &Pins) -> Result<Bans, Error> {

@@ -1,6 +1,6 @@
-//! The filter in front of both tables of flows, from the agent's side ([`fw_common::flow_filter`]).
+//! The filter in front of the table of established flows, from the agent's side ([`fw_common::flow_filter`]).
 //!
-//! In: the pinned map. Out: [`FlowFilter::note`] for whoever puts a flow in a table, and [`Rebuild`] for the sweep, which sees all of them.
+//! In: the pinned map. Out: [`FlowFilter::note`] for whoever puts a flow in that table, and [`Rebuild`] for the sweep, which sees all of them.
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 

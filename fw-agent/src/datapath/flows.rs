@@ -18,6 +18,7 @@ use fw_common::maps::{PortKey, Settings, name};
 use super::Error;
 use super::batch::Batch;
 use super::flow_filter::FlowFilter;
+use super::half_open::HalfOpen;
 use super::kernel::failed;
 use super::pins::Pins;
 use super::sweep::{correct, entries};
@@ -46,28 +47,32 @@ pub struct Inserted {
 
 type Table = HashMap<MapData, FlowKey, Flow>;
 
-/// Both tables, with whether their flows are settled.
-const TABLES: [(&str, bool); 2] = [(name::FLOWS, true), (name::HALF_OPEN, false)];
-
 /// Shows `visit` every flow of both tables.
 ///
 /// # Errors
 /// A table cannot be read.
 pub fn visit(pins: &Pins, mut visit: impl FnMut(Entry)) -> Result<(), Error> {
-    for (name, settled) in TABLES {
-        let table: Table = pins.hash(name)?;
-        Batch::of(&table, name)?.visit(|keys, flows| {
-            for (key, flow) in keys.iter().zip(flows) {
-                visit(Entry {
-                    key: *key,
-                    flow: *flow,
-                    settled,
-                });
-            }
-            ControlFlow::Continue(())
-        })?;
-    }
+    visit_settled(pins, |key, flow| visit(entry(key, flow, true)))?;
+    HalfOpen::open(pins)?.visit(|key, flow| visit(entry(key, flow, false)));
     Ok(())
+}
+
+fn visit_settled(pins: &Pins, mut visit: impl FnMut(&FlowKey, &Flow)) -> Result<(), Error> {
+    let table: Table = pins.hash(name::FLOWS)?;
+    Batch::of(&table, name::FLOWS)?.visit(|keys, flows| {
+        for (key, flow) in keys.iter().zip(flows) {
+            visit(key, flow);
+        }
+        ControlFlow::Continue(())
+    })
+}
+
+const fn entry(key: &FlowKey, flow: &Flow, settled: bool) -> Entry {
+    Entry {
+        key: *key,
+        flow: *flow,
+        settled,
+    }
 }
 
 /// The flows that are wanted.
@@ -90,22 +95,17 @@ pub fn list(pins: &Pins, mut wanted: impl FnMut(&Entry) -> bool) -> Result<Vec<E
 /// A table cannot be read or written; what was removed stays removed.
 pub fn remove(pins: &Pins, mut wanted: impl FnMut(&Entry) -> bool) -> Result<usize, Error> {
     counting(pins, |changed| {
-        let mut removed = 0;
-        for (name, settled) in TABLES {
-            let table: Table = pins.hash(name)?;
-            let batch = Batch::of(&table, name)?;
-            let keys = batch.keys(|key, flow| {
-                wanted(&Entry {
-                    key: *key,
-                    flow: *flow,
-                    settled,
-                })
-            })?;
-            removed += batch.remove(&keys)?;
-            if settled {
-                changed.extend(keys.iter().map(PortKey::of_flow));
+        let table: Table = pins.hash(name::FLOWS)?;
+        let batch = Batch::of(&table, name::FLOWS)?;
+        let keys = batch.keys(|key, flow| wanted(&entry(key, flow, true)))?;
+        changed.extend(keys.iter().map(PortKey::of_flow));
+        let mut removed = batch.remove(&keys)?;
+        let half_open = HalfOpen::open(pins)?;
+        half_open.visit(|key, flow| {
+            if wanted(&entry(key, flow, false)) {
+                removed += usize::from(half_open.remove(key));
             }
-        }
+        });
         Ok(removed)
     })
 }
@@ -143,7 +143,8 @@ pub fn insert(pins: &Pins, flows: &[Entry]) -> Result<Inserted, Error> {
         let info = info.map_err(failed("read the layout of", name::FLOWS))?;
         let capacity = u64::from(info.max_entries());
         let mut done = Inserted::default();
-        let (mut settled, mut half_open) = (Vec::new(), Vec::new());
+        let half_open = HalfOpen::open(pins)?;
+        let mut settled = Vec::new();
         for entry in flows {
             if !there.insert(entry.key) {
                 done.known += 1;
@@ -161,18 +162,19 @@ pub fn insert(pins: &Pins, flows: &[Entry]) -> Result<Inserted, Error> {
                 changed.insert(port);
                 settled.push((entry.key, entry.flow));
             } else {
-                half_open.push((entry.key, entry.flow));
+                match half_open.insert(&entry.key, &entry.flow) {
+                    true => done.inserted += 1,
+                    false => done.refused += 1,
+                }
             }
         }
-        done.inserted = settled.len() + half_open.len();
-        for (name, flows) in [(name::FLOWS, settled), (name::HALF_OPEN, half_open)] {
-            let table: Table = pins.hash(name)?;
-            let keys: Vec<FlowKey> = flows.iter().map(|(key, _)| *key).collect();
-            let written = Batch::of(&table, name)?.write(flows);
-            // Some are there even if others found no room.
-            keys.iter().for_each(|key| filter.note(key));
-            written?;
-        }
+        done.inserted += settled.len();
+        let table: Table = pins.hash(name::FLOWS)?;
+        let keys: Vec<FlowKey> = settled.iter().map(|(key, _)| *key).collect();
+        let written = Batch::of(&table, name::FLOWS)?.write(settled);
+        // Some are there even if others found no room.
+        keys.iter().for_each(|key| filter.note(key));
+        written?;
         Ok(done)
     })
 }
@@ -188,10 +190,8 @@ fn counting<T>(
         let usage = pins.hash::<PortKey, u64>(name::FLOW_USAGE)?;
         let before = entries(&usage)?;
         let mut counted = BTreeMap::new();
-        visit(pins, |entry| {
-            if entry.settled {
-                *counted.entry(PortKey::of_flow(&entry.key)).or_default() += 1;
-            }
+        visit_settled(pins, |key, _| {
+            *counted.entry(PortKey::of_flow(key)).or_default() += 1;
         })?;
         correct(&usage, &before, &counted)?;
     }

@@ -39,7 +39,7 @@ use super::pins::Pins;
 use super::plan::{Action, State};
 use super::spaces::Tries;
 use super::words::{self, Words};
-use super::{Error, OBJECT, flow_filter, grace, uplink};
+use super::{Error, OBJECT, flow_filter, grace, half_open, uplink};
 
 /// Programs and maps of one node.
 pub struct Kernel {
@@ -521,7 +521,7 @@ fn layout(map: &str) -> Option<(u32, u32, u32)> {
         name::CLASSES_V4 => bytes::<Key<ClassKeyV4>, u32>(capacity::CLASSES),
         name::CLASSES_V6 => bytes::<Key<ClassKeyV6>, u32>(capacity::CLASSES),
         name::FLOWS => bytes::<FlowKey, Flow>(capacity::FLOWS),
-        name::HALF_OPEN => bytes::<FlowKey, Flow>(capacity::entries(capacity::HALF_OPEN)),
+        name::HALF_OPEN => Some((size_of::<u32>() as u32, half_open::VALUE_BYTES, 1)),
         name::FLOW_FILTER => Some((size_of::<u32>() as u32, flow_filter::VALUE_BYTES, 1)),
         name::FLOW_USAGE => bytes::<PortKey, u64>(capacity::FLOW_USAGE),
         name::FRAGMENTS => bytes::<FragmentKey, FragmentValue>(capacity::FRAGMENTS),
@@ -547,7 +547,7 @@ where
     T::try_from(map).map_err(failed("open", name))
 }
 
-fn data(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData, Error> {
+pub(super) fn data(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData, Error> {
     match ebpf.take_map(name) {
         Some(Map::Array(data)) => Ok(data),
         Some(_) | None => Err(Error::Missing { name }),

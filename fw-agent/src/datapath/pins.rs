@@ -270,9 +270,7 @@ impl Pins {
             source,
         })?;
         let map = match name {
-            name::HALF_OPEN | name::FRAGMENTS | name::LOG_LIMITS | name::SYN_LIMITS => {
-                Map::LruHashMap(data)
-            }
+            name::FRAGMENTS | name::LOG_LIMITS | name::SYN_LIMITS => Map::LruHashMap(data),
             _ => Map::HashMap(data),
         };
         map.try_into().map_err(|source| layout(name, source))

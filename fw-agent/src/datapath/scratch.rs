@@ -12,7 +12,7 @@
 //!
 //! Invariant: no pinned map is written, and none is made: all that are read must be there.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray, PerCpuHashMap};
 use aya::programs::{TestRun, TestRunOptions, loaded_programs};
@@ -26,7 +26,8 @@ use fw_common::wire::Address;
 use super::attach::{self, Hook, Role};
 use super::batch::Batch;
 use super::flows::Entry;
-use super::kernel::failed;
+use super::half_open::HalfOpen;
+use super::kernel::{data, failed};
 use super::pins::Pins;
 use super::{Error, OBJECT, TestPlace};
 
@@ -54,7 +55,7 @@ const SMALL: [(&str, u32); 7] = [
     (name::EVENTS, 4096),
 ];
 
-/// Entries of a scratch table of flows beyond those that are copied.
+/// Entries of the scratch table of flows beyond those that are copied.
 const ROOM: u32 = 1024;
 
 /// The programs on scratch maps.
@@ -62,7 +63,7 @@ pub struct Scratch {
     ebpf: Ebpf,
     counters: PerCpuArray<MapData, Counter>,
     rules: PerCpuHashMap<MapData, RuleKey, Counter>,
-    half_open: HashMap<MapData, FlowKey, Flow>,
+    half_open: HalfOpen,
     flows: HashMap<MapData, FlowKey, Flow>,
     usage: HashMap<MapData, PortKey, u64>,
     syn_limits: HashMap<MapData, Address, Bucket>,
@@ -99,16 +100,14 @@ impl Scratch {
             loader.map_max_entries(map, entries);
         }
         let count = u32::try_from(flows.len()).unwrap_or(u32::MAX);
-        for map in [name::FLOWS, name::HALF_OPEN] {
-            loader.map_max_entries(map, count.saturating_add(ROOM));
-        }
+        loader.map_max_entries(name::FLOWS, count.saturating_add(ROOM));
         let mut ebpf = loader
             .load(OBJECT)
             .map_err(|source| Error::Load { source })?;
         let mut scratch = Self {
             counters: taken(&mut ebpf, name::COUNTERS)?,
             rules: taken(&mut ebpf, name::RULE_COUNTERS)?,
-            half_open: taken(&mut ebpf, name::HALF_OPEN)?,
+            half_open: HalfOpen::of(&data(&mut ebpf, name::HALF_OPEN)?)?,
             flows: taken(&mut ebpf, name::FLOWS)?,
             // Maps stay open, filled or not: programs are loaded later.
             usage: taken(&mut ebpf, name::FLOW_USAGE)?,
@@ -127,12 +126,13 @@ impl Scratch {
         let mut ports = BTreeSet::new();
         for entry in flows {
             ports.insert(PortKey::of_flow(&entry.key));
-            let (map, name) = match entry.settled {
-                true => (&mut self.flows, name::FLOWS),
-                false => (&mut self.half_open, name::HALF_OPEN),
-            };
-            map.insert(entry.key, entry.flow, 0)
-                .map_err(failed("write", name))?;
+            if entry.settled {
+                let written = self.flows.insert(entry.key, entry.flow, 0);
+                written.map_err(failed("write", name::FLOWS))?;
+            } else {
+                // Nobody else uses this ring, so that there is a place.
+                self.half_open.insert(&entry.key, &entry.flow);
+            }
         }
         let usage = pins.hash::<PortKey, u64>(name::FLOW_USAGE)?;
         for port in ports {
@@ -239,7 +239,7 @@ impl Scratch {
                 .half_open
                 .difference(&before.half_open)
                 .next()
-                .map(|key| key.0),
+                .copied(),
         })
     }
 
@@ -256,9 +256,9 @@ impl Scratch {
             let (key, values) = entry.map_err(failed("read", name::RULE_COUNTERS))?;
             tally.rules.insert(key, Counter::sum(values.iter()).packets);
         }
-        let half_open = Batch::of(&self.half_open, name::HALF_OPEN)?;
-        let keys = half_open.keys(|_, _| true)?;
-        tally.half_open.extend(keys.into_iter().map(Ordered));
+        self.half_open.visit(|key, _| {
+            tally.half_open.insert(*key);
+        });
         Ok(tally)
     }
 
@@ -267,17 +267,16 @@ impl Scratch {
     /// # Errors
     /// The map cannot be read.
     pub fn flow(&self, key: &FlowKey) -> Result<Option<Entry>, Error> {
-        let tables = [
-            (&self.flows, name::FLOWS, true),
-            (&self.half_open, name::HALF_OPEN, false),
-        ];
-        for (table, name, settled) in tables {
-            if let Some(flow) = Batch::of(table, name)?.get(key)? {
-                let key = *key;
-                return Ok(Some(Entry { key, flow, settled }));
-            }
-        }
-        Ok(None)
+        let settled = Batch::of(&self.flows, name::FLOWS)?.get(key)?;
+        let (flow, settled) = match settled {
+            Some(flow) => (Some(flow), true),
+            None => (self.half_open.get(key), false),
+        };
+        Ok(flow.map(|flow| Entry {
+            key: *key,
+            flow,
+            settled,
+        }))
     }
 }
 
@@ -286,39 +285,7 @@ impl Scratch {
 struct Tally {
     reasons: BTreeMap<Reason, u64>,
     rules: BTreeMap<RuleKey, u64>,
-    half_open: BTreeSet<Ordered>,
-}
-
-/// A flow's key in some order.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Ordered(FlowKey);
-
-impl Ordered {
-    const fn parts(&self) -> (u32, u16, u8, [u32; 4], [u32; 4], u16, u16) {
-        let key = &self.0;
-        let ports = (key.local_port, key.remote_port);
-        (
-            key.vmid,
-            key.net,
-            key.protocol,
-            key.local.0,
-            key.remote.0,
-            ports.0,
-            ports.1,
-        )
-    }
-}
-
-impl PartialOrd for Ordered {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Ordered {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.parts().cmp(&other.parts())
-    }
+    half_open: HashSet<FlowKey>,
 }
 
 /// The verdict that a program's action carries out.

@@ -3,10 +3,10 @@
 //! In: the pinned maps. Out: what one pass found and did. The kernel never removes a flow because of its age; a packet that comes late begins a
 //! new one by itself, so that a sweep is about room and numbers, not about verdicts.
 //!
-//! 1. Read the settings and the clock that the programs use. 2. Walk a flow table by batches; count the flows of each port. 3. Take out each
-//!    entry that has expired, look at what was taken, and put it back if it had got a packet since the walk saw it. 4. Correct
-//!    `FLOW_USAGE`: the number that was counted, and what the kernel added meanwhile. 5. Have the programs ask a filter that knows the flows that are left
-//!    ([`super::flow_filter`]).
+//! 1. Read the settings and the clock that the programs use. 2. Walk the half-open flows; take out each that has expired, look at what was taken, and put it
+//!    back if it had got a packet since the walk saw it. 3. Walk the established flows by batches likewise; count those of each port. 4. Correct
+//!    `FLOW_USAGE`: the number that was counted, and what the kernel added meanwhile. 5. Have the programs ask a filter that knows the established
+//!    flows that are left ([`super::flow_filter`]).
 //!
 //! What remains: a flow that expired and came back to life in the moment between the walk and its removal (milliseconds) is out of the
 //! table for about a microsecond, in which a packet of it is judged by the rules. A flow that is older than its timeout when it is taken
@@ -19,6 +19,7 @@ use aya::maps::{HashMap, MapData};
 use fw_common::conntrack::{SECOND, timeout};
 use fw_common::event::{FlowChange, FlowEvent, FlowNews};
 use fw_common::flow::{Flow, FlowKey};
+use fw_common::half_open::Removal;
 use fw_common::maps::{PortKey, Settings, name, settings_flag};
 use fw_common::verdict::Direction;
 use rustix::time::{ClockId, clock_gettime};
@@ -26,6 +27,7 @@ use rustix::time::{ClockId, clock_gettime};
 use super::Error;
 use super::batch::Batch;
 use super::flow_filter::{FlowFilter, Rebuild};
+use super::half_open::HalfOpen;
 use super::pins::Pins;
 
 /// What a pass did.
@@ -63,26 +65,27 @@ pub fn sweep_telling(pins: &Pins, mut tell: impl FnMut(FlowEvent)) -> Result<Swe
             source,
         })?;
     let mut swept = Swept::default();
-    let filter = FlowFilter::open(pins)?;
-    let rebuild = filter.rebuild()?;
-    let half_open = pins.hash(name::HALF_OPEN)?;
     let is_told = settings.flags & settings_flag::LOG_FLOWS != 0;
     let mut removed = |key: &FlowKey, flow: &Flow, settled| {
         if is_told {
             tell(end_of(key, flow, settled));
         }
     };
-    let table = (&half_open, name::HALF_OPEN);
-    let left = sweep_table(table, &settings, &rebuild, &mut swept, |key, flow| {
-        removed(key, flow, false);
-    })?;
-    swept.half_open = left.values().sum();
+    sweep_half_open(
+        &HalfOpen::open(pins)?,
+        &settings,
+        &mut swept,
+        |key, flow| {
+            removed(key, flow, false);
+        },
+    );
 
+    let filter = FlowFilter::open(pins)?;
+    let rebuild = filter.rebuild()?;
     let usage = pins.hash::<PortKey, u64>(name::FLOW_USAGE)?;
     let before = entries(&usage)?;
     let flows = pins.hash(name::FLOWS)?;
-    let table = (&flows, name::FLOWS);
-    swept.flows = sweep_table(table, &settings, &rebuild, &mut swept, |key, flow| {
+    swept.flows = sweep_table(&flows, &settings, &rebuild, &mut swept, |key, flow| {
         removed(key, flow, true);
     })?;
     rebuild.finish();
@@ -112,15 +115,41 @@ fn has_expired(key: &FlowKey, flow: &Flow, settings: &Settings, now: u64) -> boo
     now.saturating_sub(flow.seen) >= limit
 }
 
-/// Removes a table's expired flows; answers how many are left, by port.
+/// Removes half-open flows that have expired.
+fn sweep_half_open(
+    ring: &HalfOpen,
+    settings: &Settings,
+    swept: &mut Swept,
+    mut removed: impl FnMut(&FlowKey, &Flow),
+) {
+    ring.visit(|key, flow| {
+        if !has_expired(key, flow, settings, now()) {
+            swept.half_open += 1;
+            return;
+        }
+        match ring.remove_if(key, |flow| has_expired(key, flow, settings, now())) {
+            Removal::Gone => {}
+            Removal::Removed(flow) => {
+                swept.removed += 1;
+                removed(key, &flow);
+            }
+            Removal::Kept => {
+                swept.returned += 1;
+                swept.half_open += 1;
+            }
+        }
+    });
+}
+
+/// Removes established flows that have expired; answers how many are left, by port.
 fn sweep_table(
-    (map, name): (&HashMap<MapData, FlowKey, Flow>, &'static str),
+    map: &HashMap<MapData, FlowKey, Flow>,
     settings: &Settings,
     filter: &Rebuild<'_>,
     swept: &mut Swept,
     mut removed: impl FnMut(&FlowKey, &Flow),
 ) -> Result<BTreeMap<PortKey, u64>, Error> {
-    let table = Batch::of(map, name)?;
+    let table = Batch::of(map, name::FLOWS)?;
     let mut left = BTreeMap::new();
     let mut failed = None;
     let mut expired = Vec::new();

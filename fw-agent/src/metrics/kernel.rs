@@ -10,7 +10,7 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{IterableMap, MapInfo};
 use fw_common::ban::Ban;
 use fw_common::conntrack::State;
-use fw_common::flow::{Flow, FlowKey};
+use fw_common::half_open;
 use fw_common::ledger::LogLimit;
 use fw_common::limit::Bucket;
 use fw_common::maps::classes::{NO_PREFILTER, PREFILTER_WORDS};
@@ -24,8 +24,8 @@ use prometheus::{GaugeVec, IntCounter, IntCounterVec, Opts, Registry};
 
 use super::Error;
 use crate::datapath::batch::Batch;
-use crate::datapath::counters;
 use crate::datapath::pins::Pins;
+use crate::datapath::{counters, flows};
 
 /// Why a part is not told.
 type Cause = Box<dyn std::error::Error>;
@@ -187,25 +187,20 @@ fn flows(registry: &Registry, pins: &Pins, fill: &Fill) -> Result<(), Cause> {
     let help = "Flows that are remembered, by table and state; those that have expired for some seconds too.";
     let family = GaugeVec::new(Opts::new("flows", help), &["table", "state"])?;
     registry.register(Box::new(family.clone()))?;
-    for (map, table) in [(name::FLOWS, "established"), (name::HALF_OPEN, "half-open")] {
-        let mut states: BTreeMap<&str, u64> = BTreeMap::new();
-        let flows = pins.hash::<FlowKey, Flow>(map)?;
-        Batch::of(&flows, map)?.visit(|_, flows| {
-            for flow in flows {
-                *states
-                    .entry(State::from_u32(flow.state).name())
-                    .or_default() += 1;
-            }
-            ControlFlow::Continue(())
-        })?;
-        for (state, count) in &states {
-            let state = lower(state);
-            family
-                .with_label_values(&[table, &state])
-                .set(*count as f64);
-        }
-        fill.set(pins, map, states.values().sum())?;
+    let mut states: BTreeMap<(bool, &str), u64> = BTreeMap::new();
+    flows::visit(pins, |entry| {
+        let state = State::from_u32(entry.flow.state).name();
+        *states.entry((entry.settled, state)).or_default() += 1;
+    })?;
+    let mut sums = [0; 2];
+    for ((settled, state), count) in states {
+        let table = if settled { "established" } else { "half-open" };
+        let labels = [table, &lower(state)];
+        family.with_label_values(&labels).set(count as f64);
+        sums[usize::from(settled)] += count;
     }
+    fill.set(pins, name::FLOWS, sums[1])?;
+    fill.set_of(name::HALF_OPEN, sums[0], half_open::ENTRIES);
     Ok(())
 }
 
@@ -228,10 +223,14 @@ impl Fill {
 
     fn set(&self, pins: &Pins, map: &'static str, entries: u64) -> Result<(), Cause> {
         let info = MapInfo::from_pin(pins.map(map))?;
-        self.entries.with_label_values(&[map]).set(entries as f64);
-        let room = f64::from(info.max_entries());
-        self.room.with_label_values(&[map]).set(room);
+        self.set_of(map, entries, info.max_entries());
         Ok(())
+    }
+
+    fn set_of(&self, map: &'static str, entries: u64, room: u32) {
+        self.entries.with_label_values(&[map]).set(entries as f64);
+        let room = f64::from(room);
+        self.room.with_label_values(&[map]).set(room);
     }
 
     fn count<K: Pod, V: Pod>(

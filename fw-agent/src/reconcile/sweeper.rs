@@ -2,9 +2,6 @@
 //!
 //! A pass over 262,144 flows takes about a tenth of a second of one core; once in [`INTERVAL`] that is 1%. Expired flows therefore stay in the table
 //! for up to that time, in which they count towards the port's quota. The same pass looks for what is left over of rules.
-//!
-//! A pass also makes the filter in front of the tables anew ([`crate::datapath::flow_filter`]). Where so many flows begin that it would hardly say no
-//! before the next one, that one comes sooner, but takes no more than a [`SHARE`] of the time.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -16,24 +13,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use fw_common::event::FlowEvent;
-use fw_common::flow_filter::BITS;
 use fw_common::maps::{PortKey, RuleKey};
 use tokio::sync::mpsc::{Sender, UnboundedSender};
 
 use crate::datapath::Error;
-use crate::datapath::flow_filter::FlowFilter;
 use crate::datapath::leftovers::{forget_counters, suppressed_lines};
 use crate::datapath::pins::Pins;
 use crate::datapath::sweep::sweep_telling;
 
 /// Time between two passes.
 const INTERVAL: Duration = Duration::from_secs(10);
-/// Time between looks at how many bits of the filter are set.
-const LOOK: Duration = Duration::from_secs(1);
-/// Bits that may be set since the last pass before the next one comes sooner: one in eight.
-const CROWD: u32 = BITS / 8;
-/// The time of passes that come sooner is at least this many times what they take.
-const SHARE: u32 = 20;
 
 /// The thread; it ends when this is dropped.
 pub(super) struct Sweeper {
@@ -79,8 +68,6 @@ impl Sweeper {
             log,
             known: None,
             failing: false,
-            took: Duration::ZERO,
-            bits: 0,
         };
         let thread = std::thread::Builder::new()
             .name("sweep".to_owned())
@@ -110,16 +97,11 @@ struct Pass {
     /// Ports to keep that were not dealt with yet.
     known: Option<BTreeSet<PortKey>>,
     failing: bool,
-    /// How long the last pass took.
-    took: Duration,
-    /// Bits of the filter that were set after it.
-    bits: u32,
 }
 
 impl Pass {
     fn repeat(mut self, news: &Receiver<BTreeSet<PortKey>>) {
         loop {
-            let begun = Instant::now();
             match self.once() {
                 Ok(()) => self.failing = false,
                 Err(error) if !self.failing => {
@@ -128,29 +110,15 @@ impl Pass {
                 }
                 Err(_) => {}
             }
-            self.took = begun.elapsed();
-            self.bits = self.bits_now();
-            let ended = Instant::now();
-            while !is_due(
-                ended.elapsed(),
-                self.took,
-                self.bits_now().saturating_sub(self.bits),
-            ) {
-                match news.recv_timeout(LOOK) {
+            let next = Instant::now() + INTERVAL;
+            loop {
+                match news.recv_timeout(next.saturating_duration_since(Instant::now())) {
                     Ok(known) => self.known = Some(known),
-                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Timeout) => break,
                     Err(RecvTimeoutError::Disconnected) => return,
                 }
             }
         }
-    }
-
-    /// Bits of the filter that are set; 0 if nobody asks it.
-    fn bits_now(&self) -> u32 {
-        let filter = FlowFilter::open(&self.pins);
-        filter.map_or(0, |filter| {
-            filter.asked().map_or(0, |half| filter.bits(half))
-        })
     }
 
     fn once(&mut self) -> Result<(), Error> {
@@ -179,11 +147,6 @@ impl Pass {
     }
 }
 
-/// Whether the next pass is due, so long after the last one, which took so long, and after which so many bits of the filter were set.
-fn is_due(since: Duration, took: Duration, set: u32) -> bool {
-    since >= INTERVAL || set >= CROWD && since >= LOOK && since >= took * SHARE
-}
-
 impl Drop for Sweeper {
     fn drop(&mut self) {
         self.stopped.store(true, Ordering::Relaxed);
@@ -193,23 +156,5 @@ impl Drop for Sweeper {
         {
             tracing::error!("the thread that sweeps flows panicked");
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_pass_comes_sooner_where_many_flows_begin_and_not_too_soon() {
-        let seconds = Duration::from_secs;
-        let quick = Duration::from_millis(10);
-        assert!(!is_due(seconds(9), quick, CROWD - 1));
-        assert!(is_due(seconds(10), quick, 0));
-        assert!(is_due(seconds(1), quick, CROWD));
-        assert!(!is_due(Duration::from_millis(900), quick, CROWD));
-        assert!(!is_due(seconds(5), Duration::from_millis(300), CROWD));
-        assert!(is_due(seconds(6), Duration::from_millis(300), CROWD));
-        assert!(is_due(seconds(10), seconds(1), CROWD));
     }
 }

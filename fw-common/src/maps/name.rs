@@ -11,9 +11,9 @@ pub const CLASSES_V6: &str = "CLASSES_V6";
 /// Hash: [`crate::flow::FlowKey`] → [`crate::flow::Flow`] of flows that both ends have taken part in. A full one takes no more and
 /// loses none.
 pub const FLOWS: &str = "FLOWS";
-/// LRU hash likewise: flows that only one end knows of so far. A flood can only evict these.
+/// Array of one value: flows that only one end knows of so far, see [`crate::half_open`]. A flood can only overwrite these.
 pub const HALF_OPEN: &str = "HALF_OPEN";
-/// Array of one value, `u64` words: which keys are in neither of them, see [`crate::flow_filter`].
+/// Array of one value, `u64` words: which keys [`FLOWS`] has not, see [`crate::flow_filter`].
 pub const FLOW_FILTER: &str = "FLOW_FILTER";
 /// LRU hash: [`super::FragmentKey`] → ports of a datagram's first fragment.
 pub const FRAGMENTS: &str = "FRAGMENTS";

@@ -5,8 +5,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use aya::Pod;
 use aya::maps::{HashMap, MapData, MapError};
-use fw_agent::datapath::monotonic;
+use fw_agent::datapath::half_open::HalfOpen;
 use fw_agent::datapath::pins::Pins;
+use fw_agent::datapath::{flows, monotonic};
 use fw_common::flow::{Flow, FlowKey};
 use fw_common::limit::Bucket;
 use fw_common::maps::{FragmentKey, FragmentValue, name};
@@ -63,22 +64,29 @@ impl TestKernel {
     pub fn forget_flows(&self) -> Result<()> {
         let pins = self.directory.pins();
         clear::<FlowKey, Flow>(&mut pins.hash(name::FLOWS)?)?;
-        clear::<FlowKey, Flow>(&mut pins.hash(name::HALF_OPEN)?)?;
+        let half_open = HalfOpen::open(&pins)?;
+        half_open.visit(|key, _| {
+            half_open.remove(key);
+        });
         clear::<FragmentKey, FragmentValue>(&mut pins.hash(name::FRAGMENTS)?)?;
         clear::<Address, Bucket>(&mut pins.hash(name::SYN_LIMITS)?)
     }
 
     /// All flows of ports: those that both ends have taken part in, and the half-open ones.
     pub fn flows(&self) -> Result<[Vec<(FlowKey, Flow)>; 2]> {
-        let pins = self.directory.pins();
-        let read = |table| {
-            let table: Table<FlowKey, Flow> = pins.hash(table)?;
-            let rows: Result<Vec<(FlowKey, Flow)>, _> = table.iter().collect();
-            let rows = rows.context("reading a table")?;
-            let of_ports = rows.into_iter().filter(|(key, _)| key.vmid != NOBODYS.vmid);
-            anyhow::Ok(of_ports.collect())
-        };
-        Ok([read(name::FLOWS)?, read(name::HALF_OPEN)?])
+        let mut found = [Vec::new(), Vec::new()];
+        let [settled, half_open] = &mut found;
+        flows::visit(&self.directory.pins(), |entry| {
+            if entry.key.vmid != NOBODYS.vmid {
+                let of = if entry.settled {
+                    &mut *settled
+                } else {
+                    &mut *half_open
+                };
+                of.push((entry.key, entry.flow));
+            }
+        })?;
+        Ok(found)
     }
 
     /// Lets time pass for all flows and fragments: they were last seen so much earlier. Nothing was seen before the machine was up, so on one that
@@ -89,12 +97,17 @@ impl TestKernel {
             std::thread::sleep(Duration::from_nanos(rest));
         }
         let pins = self.directory.pins();
-        for table in [name::FLOWS, name::HALF_OPEN] {
-            change::<FlowKey, Flow>(&mut pins.hash(table)?, |flow| {
-                flow.seen = flow.seen.saturating_sub(nanoseconds);
-                flow.created = flow.created.saturating_sub(nanoseconds);
-            })?;
-        }
+        let age = |flow: &mut Flow| {
+            flow.seen = flow.seen.saturating_sub(nanoseconds);
+            flow.created = flow.created.saturating_sub(nanoseconds);
+        };
+        change::<FlowKey, Flow>(&mut pins.hash(name::FLOWS)?, age)?;
+        let half_open = HalfOpen::open(&pins)?;
+        half_open.visit(|key, flow| {
+            let mut flow = *flow;
+            age(&mut flow);
+            half_open.update(key, &flow);
+        });
         change::<FragmentKey, FragmentValue>(&mut pins.hash(name::FRAGMENTS)?, |first| {
             first.seen = first.seen.saturating_sub(nanoseconds);
         })?;

@@ -11,6 +11,5 @@ mod metrics;
 mod network;
 mod packaging;
 mod status;
-mod sweeping;
 mod systemd;
 mod upgrade;

@@ -8,10 +8,15 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use aya::maps::MapInfo;
+use aya::maps::{HashMap, MapData, MapInfo};
+use fw_agent::datapath::flows::{self, Entry};
 use fw_agent::datapath::pins::Pins;
+use fw_agent::datapath::sweep::now;
 use fw_agent::datapath::{AttachMode, Bans};
+use fw_common::conntrack::State;
+use fw_common::flow::FlowKey;
 use fw_common::maps::{ABI, Counter, PortCounters, RuleKey, counter, name};
+use fw_common::wire::{Address, protocol};
 use tapwall_tests::agent::{Agent, attach_mode};
 use tapwall_tests::netns::run;
 use tapwall_tests::node::{DemoNode, TAP};
@@ -31,15 +36,26 @@ fn rules(lines: &str) -> String {
 }
 
 /// Key and value bytes of these versions' maps that come over.
-const SIZES: [(&str, u32, u32); 7] = [
+const SIZES: [(&str, u32, u32); 6] = [
     (name::FLOWS, 44, 48),
-    (name::HALF_OPEN, 44, 48),
     (name::COUNTERS, 4, 24),
     (name::PORT_COUNTERS, 4, 144),
     (name::RULE_COUNTERS, 12, 24),
     (name::PORTS, 4, 64),
     (name::BANS, 20, 16),
 ];
+
+/// A flow that only one end has taken part in so far.
+const HALF_OPEN: FlowKey = FlowKey {
+    vmid: 100,
+    net: 0,
+    protocol: protocol::UDP,
+    version: 4,
+    local: Address::v4(0x0a00_0001),
+    remote: Address::v4(0x0a00_0002),
+    local_port: 9,
+    remote_port: 40_000,
+};
 
 /// Makes what this version has pinned another's.
 fn rename(pins: &Path, version: u32) {
@@ -53,6 +69,23 @@ fn rename(pins: &Path, version: u32) {
             "{map} cannot stand for that of versions {OLD:?} any more"
         );
     }
+    // Half-open flows were in a hash map of their own.
+    let mut table = HashMap::<MapData, FlowKey, fw_common::flow::Flow>::create(1 << 16, 0).unwrap();
+    flows::visit(&own, |entry| {
+        if !entry.settled {
+            table.insert(entry.key, entry.flow, 0).unwrap();
+        }
+    })
+    .unwrap();
+    let flow = fw_common::flow::Flow {
+        seen: now(),
+        created: now(),
+        state: State::Asked as u32,
+        ..Default::default()
+    };
+    table.insert(HALF_OPEN, flow, 0).unwrap();
+    fs::remove_file(own.map(name::HALF_OPEN)).unwrap();
+    table.pin(own.map(name::HALF_OPEN)).unwrap();
     let directory = |version| pins.join(format!("v{version}"));
     fs::rename(directory(ABI), directory(version)).unwrap();
 }
@@ -169,6 +202,9 @@ fn everything_comes_over(version: u32, options: &[&str]) {
         connect(&outside.namespace, outside.v4(), web, TIMEOUT),
         Silent
     );
+    let half_open = |entry: &Entry| entry.key == HALF_OPEN && !entry.settled;
+    let found = flows::list(&Pins::new(&pins), half_open).unwrap();
+    assert_eq!(found.len(), 1);
     let after = counted(&pins);
     // A question and its answer are counted at two hooks each, and there is other traffic.
     let meanwhile = 4 * (asking.tally().sent - sent_before) + 500;

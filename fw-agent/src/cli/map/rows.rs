@@ -8,7 +8,6 @@ use anyhow::Result;
 use aya::maps::{MapError, MapInfo};
 use fw_common::classify::Head;
 use fw_common::conntrack::{ANSWERED, State};
-use fw_common::flow::{Flow, FlowKey};
 use fw_common::flow_filter::{BITS, Half};
 use fw_common::limit::{Bucket, EPOCH};
 use fw_common::maps::classes::BLACKLISTED;
@@ -22,6 +21,7 @@ use serde_json::{Value, json};
 
 use crate::config::registry;
 use crate::datapath::flow_filter::FlowFilter;
+use crate::datapath::flows::{self, Entry};
 use crate::datapath::pins::Pins;
 use crate::datapath::{Bans, Words, monotonic};
 
@@ -82,8 +82,8 @@ pub(super) fn of(pins: &Pins, map: &str) -> Result<Rows> {
         name::PORTS => ports(pins),
         name::ARENA => arena(pins),
         name::CLASSES_V4 | name::CLASSES_V6 => classes(pins, map == name::CLASSES_V6),
-        name::FLOWS => flows(pins, name::FLOWS),
-        name::HALF_OPEN => flows(pins, name::HALF_OPEN),
+        name::FLOWS => flows(pins, true),
+        name::HALF_OPEN => flows(pins, false),
         name::FLOW_FILTER => flow_filter(pins),
         name::FLOW_USAGE => flow_usage(pins),
         name::FRAGMENTS => fragments(pins),
@@ -237,11 +237,10 @@ fn classes(pins: &Pins, v6: bool) -> Result<Rows> {
     Ok(Rows::new(header, cells.collect()))
 }
 
-fn flows(pins: &Pins, map: &'static str) -> Result<Rows> {
+fn flows(pins: &Pins, settled: bool) -> Result<Rows> {
     let now = monotonic();
     let mut cells = Vec::new();
-    for entry in pins.hash::<FlowKey, Flow>(map)?.iter() {
-        let (key, flow) = entry?;
+    for Entry { key, flow, .. } in flows::list(pins, |entry| entry.settled == settled)? {
         let version = version(key.version);
         cells.push(vec![
             json!(key.vmid),

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use anyhow::{Context, Result};
 use aya::maps::MapInfo;
+use fw_common::half_open;
 use fw_common::maps::{Counter, PortCounters, PortKey, RuleKey, name};
 use fw_common::verdict::Reason;
 
@@ -79,13 +80,10 @@ impl Sample {
 
 impl Flows {
     fn count(pins: &Pins, since: u64) -> Result<Self> {
-        let room = |map| {
-            let info = MapInfo::from_pin(pins.map(map));
-            info.map(|info| u64::from(info.max_entries()))
-                .with_context(|| format!("cannot read the layout of {map}"))
-        };
+        let info = MapInfo::from_pin(pins.map(name::FLOWS));
+        let info = info.context("cannot read the layout of FLOWS")?;
         let mut found = Self {
-            room: [room(name::FLOWS)?, room(name::HALF_OPEN)?],
+            room: [info.max_entries(), half_open::ENTRIES].map(u64::from),
             ..Self::default()
         };
         flows::visit(pins, |entry| {

@@ -171,7 +171,7 @@ pub(in crate::datapath) fn copy_flow(
 }
 
 /// Of two records of one flow: the one that began or was seen later, or else whose connection is nearer its end (states are numbered so).
-fn is_further(this: &Flow, other: &Flow) -> bool {
+pub(in crate::datapath) fn is_further(this: &Flow, other: &Flow) -> bool {
     let place = |flow: &Flow| (flow.created, flow.seen, flow.state & !ANSWERED);
     place(this) > place(other)
 }
