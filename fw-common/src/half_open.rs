@@ -17,7 +17,8 @@
 //!
 //! Invariants: a stamp stands for one flow only, so who finds the key between two looks at the same stamp has found its flow. Of several who remove a flow, one
 //! has. What is written to a flow whose entry is being overwritten at that moment is lost or is the new flow's, as with a hash map of the kernel whose
-//! entries are evicted.
+//! entries are evicted. Who stops in the middle of writing an entry while all others go round the ring may mix two flows in it; under a key that is neither's the
+//! index, of which one set and a tag of 13 bits name the entry, would find that once in a hundred million such cases.
 
 #[cfg(feature = "user")]
 mod shared;

@@ -64,6 +64,8 @@ pub struct Scratch {
     counters: PerCpuArray<MapData, Counter>,
     rules: PerCpuHashMap<MapData, RuleKey, Counter>,
     half_open: HalfOpen,
+    /// Stays open until programs that refer to it are loaded.
+    _ring: MapData,
     flows: HashMap<MapData, FlowKey, Flow>,
     usage: HashMap<MapData, PortKey, u64>,
     syn_limits: HashMap<MapData, Address, Bucket>,
@@ -104,10 +106,12 @@ impl Scratch {
         let mut ebpf = loader
             .load(OBJECT)
             .map_err(|source| Error::Load { source })?;
+        let ring = data(&mut ebpf, name::HALF_OPEN)?;
         let mut scratch = Self {
             counters: taken(&mut ebpf, name::COUNTERS)?,
             rules: taken(&mut ebpf, name::RULE_COUNTERS)?,
-            half_open: HalfOpen::of(&data(&mut ebpf, name::HALF_OPEN)?)?,
+            half_open: HalfOpen::of(&ring)?,
+            _ring: ring,
             flows: taken(&mut ebpf, name::FLOWS)?,
             // Maps stay open, filled or not: programs are loaded later.
             usage: taken(&mut ebpf, name::FLOW_USAGE)?,

@@ -45,6 +45,20 @@ impl Row {
         self.quantile(0.5)
     }
 
+    /// This by another: the middle one of the ratios of samples of the same turn. A machine that others use too is faster in one turn than in the next, for all
+    /// subjects. Of rows that were not measured in turns the ratio of the medians.
+    pub fn ratio(&self, baseline: &Self) -> f64 {
+        if self.samples.len() != baseline.samples.len() {
+            return self.median() / baseline.median();
+        }
+        let pairs = self.samples.iter().zip(&baseline.samples);
+        let ratios = Self {
+            samples: pairs.map(|(own, other)| own / other).collect(),
+            ..self.clone()
+        };
+        ratios.median()
+    }
+
     /// The smallest sample.
     pub fn least(&self) -> f64 {
         self.quantile(0.0)
@@ -83,17 +97,29 @@ pub fn exponent(points: &[(f64, f64)]) -> Option<f64> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn statistics() {
-        let row = Row {
+    fn row(samples: &[f64]) -> Row {
+        Row {
             table: String::new(),
             case: String::new(),
             subject: String::new(),
             size: None,
             unit: String::new(),
-            samples: vec![4.0, 1.0, 3.0, 2.0],
-        };
+            samples: samples.to_vec(),
+        }
+    }
+
+    #[test]
+    fn statistics() {
+        let row = row(&[4.0, 1.0, 3.0, 2.0]);
         assert_eq!([row.least(), row.median(), row.most()], [1.0, 2.5, 4.0]);
+    }
+
+    #[test]
+    fn a_ratio_is_one_of_samples_of_the_same_turn() {
+        // The machine was half as fast in some turns, and not in the same share of each row's samples around its median.
+        let (own, other) = (row(&[3.0, 6.0, 6.0]), row(&[2.0, 2.1, 4.0]));
+        assert_eq!(own.ratio(&other), 1.5);
+        assert_eq!(own.ratio(&row(&[3.0, 1.0])), 3.0);
     }
 
     #[test]

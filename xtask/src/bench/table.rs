@@ -248,7 +248,7 @@ fn cell(part: Part, row: &Row, baseline: Option<&Row>) -> String {
     if !range.is_empty() {
         text.push_str(&format!(" ({range})"));
     }
-    if row.has_tail() {
+    if row.has_tail() && part != Part::Traffic {
         text.push_str(&format!(", p99 {}", number(row.quantile(0.99))));
     }
     if let Some(baseline) = baseline
@@ -265,8 +265,7 @@ fn cell(part: Part, row: &Row, baseline: Option<&Row>) -> String {
             | Part::Growth
             | Part::Set
             | Part::Sweep => {
-                let ratio = row.median() / baseline.median();
-                text.push_str(&format!(", {}×", number(ratio)));
+                text.push_str(&format!(", {}×", number(row.ratio(baseline))));
             }
         }
     }

@@ -63,11 +63,8 @@ fn packets(results: &Results, case: &str, by: &str) -> Option<f64> {
 /// Tapwall's by that without a firewall.
 fn traffic(results: &Results, case: &str, rules: u64) -> Option<f64> {
     let size = rules_of(rules);
-    let median = |subject| {
-        let row = results.find(Part::Traffic, case, subject, Some(&size))?;
-        Some(row.median())
-    };
-    Some(median("tapwall")? / median("none")?)
+    let row = |subject| results.find(Part::Traffic, case, subject, Some(&size));
+    Some(row("tapwall")?.ratio(row("none")?))
 }
 
 /// The worse of few and many rules, where less is better.
@@ -112,8 +109,8 @@ fn set(results: &Results, case: &str) -> Option<f64> {
 
 /// The cost at one size by that at a smaller one.
 fn growth(results: &Results, case: &str, of: &str, [small, large]: [u64; 2]) -> Option<f64> {
-    let median = |count| quantile(results, Part::Growth, case, size(of, count), 0.5);
-    Some(median(large)? / median(small)?)
+    let row = |count| results.find(Part::Growth, case, "tapwall", Some(&size(of, count)));
+    Some(row(large)?.ratio(row(small)?))
 }
 
 const EDIT: &str = "one rule edited";
@@ -385,7 +382,7 @@ pub mod tests {
             let found = standings.iter().find(|standing| standing.name == name);
             found.map(|standing| (standing.measured.clone(), standing.met))
         };
-        // The worse of the numbers of rules; by the median of that without a firewall.
+        // The worse of the numbers of rules; by that without a firewall.
         assert_eq!(
             find("traffic: denied packet, by no firewall, 10 and 10,000 rules"),
             Some((Some("1.50 ×".to_owned()), Some(false)))

@@ -61,8 +61,17 @@ impl Measurement {
         }
     }
 
+    /// Turns that all take in a round. What takes one packet's time is measured in several short ones, so that all have the same share of a machine's fast and
+    /// slow moments.
+    const fn turns(self) -> u32 {
+        match self {
+            Self::Forward(_) => 5,
+            Self::Stream | Self::Connections | Self::Datagrams => 1,
+        }
+    }
+
     fn measure(self, bed: &Bed, injector: &Injector, effort: Effort) -> Result<f64> {
-        let time = effort.sample();
+        let time = effort.sample() / self.turns();
         match self {
             Self::Forward(packets) => injector.measure(bed, packets, time),
             Self::Stream => sockets::stream(bed, time),
@@ -102,6 +111,24 @@ impl Place {
             rules: count,
         })
     }
+
+    fn take_turn(&mut self, measurement: Measurement, effort: Effort) -> Result<()> {
+        let lines = self.lines.iter_mut();
+        let mut own = lines.filter(|(other, _)| *other == measurement);
+        let Some((_, line)) = own.next() else {
+            return Ok(());
+        };
+        let sample = measurement.measure(&self.bed, &self.injector, effort);
+        line.samples.push(sample.with_context(|| {
+            format!(
+                "{} with {:?}, {:?} rules",
+                measurement.case(),
+                self.subject,
+                self.rules
+            )
+        })?);
+        Ok(())
+    }
 }
 
 /// Measures everything.
@@ -125,21 +152,10 @@ pub fn run(effort: Effort) -> Result<()> {
                 round + 1,
                 measurement.case()
             );
-            for place in &mut places {
-                let lines = place.lines.iter_mut();
-                let mut own = lines.filter(|(other, _)| *other == measurement);
-                let Some((_, line)) = own.next() else {
-                    continue;
-                };
-                let sample = measurement.measure(&place.bed, &place.injector, effort);
-                line.samples.push(sample.with_context(|| {
-                    format!(
-                        "{} with {:?}, {:?} rules",
-                        measurement.case(),
-                        place.subject,
-                        place.rules
-                    )
-                })?);
+            for _ in 0..measurement.turns() {
+                for place in &mut places {
+                    place.take_turn(measurement, effort)?;
+                }
             }
         }
     }
