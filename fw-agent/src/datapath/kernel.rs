@@ -4,6 +4,7 @@ pub(super) mod resize;
 mod test_run;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{
     Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray, PerCpuValues, RingBuf,
 };
-use aya::programs::ProgramError;
+use aya::programs::{Program, ProgramError, SchedClassifier, Xdp};
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use aya_log::EbpfLogger;
@@ -447,16 +448,35 @@ fn load_programs(mut loader: EbpfLoader<'_>, object: &[u8]) -> Result<Ebpf, Erro
         .verifier_log_level(VerifierLogLevel::STATS)
         .load(object)
         .map_err(|source| Error::Load { source })?;
-    for (role, hook) in programs() {
-        let program = attach::classifier(&mut ebpf, role, hook)?;
-        insist(|| program.load()).map_err(|source| Error::Program {
-            program: hook.program(role),
-            source,
-        })?;
-    }
-    let program = uplink::program(&mut ebpf)?;
-    insist(|| program.load()).map_err(uplink::refused)?;
+    let mut of_object: BTreeMap<&str, &mut Program> = ebpf.programs_mut().collect();
+    let names = programs().map(|(role, hook)| hook.program(role));
+    let wanted: Vec<(&'static str, &mut Program)> = names
+        .chain([uplink::PROGRAM])
+        .map(|name| {
+            let program = of_object.remove(name);
+            Ok((name, program.ok_or(Error::Missing { name })?))
+        })
+        .collect::<Result<_, Error>>()?;
+    // The verifier takes some tenths of a second for each, and goes through several at the same time.
+    std::thread::scope(|scope| {
+        let loads: Vec<_> = wanted
+            .into_iter()
+            .map(|(name, program)| (name, scope.spawn(|| insist(|| load(program)))))
+            .collect();
+        // All have ended before this does, also after an error.
+        loads.into_iter().try_for_each(|(program, thread)| {
+            let loaded = thread.join().unwrap_or_else(|panic| resume_unwind(panic));
+            loaded.map_err(|source| Error::Program { program, source })
+        })
+    })?;
     Ok(ebpf)
+}
+
+fn load(program: &mut Program) -> Result<(), ProgramError> {
+    match <&mut SchedClassifier>::try_from(&mut *program) {
+        Ok(classifier) => classifier.load(),
+        Err(_) => <&mut Xdp>::try_from(program)?.load(),
+    }
 }
 
 /// Loads again what the verifier gave up with `EAGAIN`: it does so when something else waits for the thread (`signal_pending`), whatever the
