@@ -83,13 +83,22 @@ pub unsafe trait Ring: Copy {
     fn entry(self, number: u32) -> *mut Entry;
 
     /// Writes `new` to a slot that has `old`, at once; false if it has something else.
-    fn swap_slot(self, slot: *mut u32, old: u32, new: u32) -> bool;
+    ///
+    /// # Safety
+    /// The slot is of a set of this ring.
+    unsafe fn swap_slot(self, slot: *mut u32, old: u32, new: u32) -> bool;
 
     /// Likewise for an entry's stamp.
-    fn swap_stamp(self, entry: *mut Entry, old: u64, new: u64) -> bool;
+    ///
+    /// # Safety
+    /// The entry is of this ring.
+    unsafe fn swap_stamp(self, entry: *mut Entry, old: u64, new: u64) -> bool;
 
     /// Writes an entry's stamp: after all that was written before, and before all that is written afterwards.
-    fn write_stamp(self, entry: *mut Entry, stamp: u64);
+    ///
+    /// # Safety
+    /// The entry is of this ring.
+    unsafe fn write_stamp(self, entry: *mut Entry, stamp: u64);
 }
 
 /// Positions that a CPU may be behind the others.
@@ -112,17 +121,17 @@ pub fn position(cursor: &mut u64, next: u64, take: impl FnOnce() -> u64) -> u64 
 #[inline(always)]
 pub fn write<R: Ring>(ring: R, position: u64, key: &FlowKey, flow: &Flow) {
     let entry = ring.entry(position as u32 % ENTRIES);
-    ring.write_stamp(entry, 0);
     // SAFETY: an entry of the ring, and two values of as many words. One at a time: of a copy the kernel's compiler would make a loop over bytes.
     unsafe {
+        ring.write_stamp(entry, 0);
         let (to, from) = (&raw mut (*entry).key, core::ptr::from_ref(key));
         for word in 0..KEY_WORDS {
             let word_of_key = from.cast::<u32>().add(word).read();
             to.cast::<u32>().add(word).write_volatile(word_of_key);
         }
         write_flow(entry, flow);
+        ring.write_stamp(entry, position + 1);
     }
-    ring.write_stamp(entry, position + 1);
 }
 
 /// Writes what is known of a flow to its entry.
@@ -165,8 +174,11 @@ pub fn index<R: Ring>(ring: R, key: &FlowKey, position: u64) -> bool {
             way = black_box(way) + 1;
         }
         // SAFETY: as above; the mask is what the kernel sees.
-        let slot = unsafe { set.add((best >> 32) as usize % WAYS as usize) };
-        if ring.swap_slot(slot, best as u32, place.slot(position as u32)) {
+        let done = unsafe {
+            let slot = set.add((best >> 32) as usize % WAYS as usize);
+            ring.swap_slot(slot, best as u32, place.slot(position as u32))
+        };
+        if done {
             return true;
         }
         tries = black_box(tries) + 1;
@@ -227,10 +239,12 @@ pub fn remove<R: Ring>(ring: R, key: &FlowKey) -> bool {
         if place.means(slot)
             && let Some(stamp) = holds(ring, slot % ENTRIES, key)
         {
-            let removed = ring.swap_stamp(ring.entry(slot % ENTRIES), stamp, 0);
-            // A slot that names something else by now stays.
-            ring.swap_slot(at, slot, 0);
-            return removed;
+            // SAFETY: an entry of the ring and a slot of the set, which stays if it names something else by now.
+            return unsafe {
+                let removed = ring.swap_stamp(ring.entry(slot % ENTRIES), stamp, 0);
+                ring.swap_slot(at, slot, 0);
+                removed
+            };
         }
         way = black_box(way) + 1;
     }
@@ -281,7 +295,7 @@ impl Place {
 
     #[inline(always)]
     const fn slot(&self, position: u32) -> u32 {
-        position % POSITIONS | self.tag << POSITION_BITS
+        (position % POSITIONS) | (self.tag << POSITION_BITS)
     }
 }
 

@@ -125,7 +125,7 @@ unsafe impl Ring for Memory {
     }
 
     #[inline(always)]
-    fn swap_slot(self, slot: *mut u32, old: u32, new: u32) -> bool {
+    unsafe fn swap_slot(self, slot: *mut u32, old: u32, new: u32) -> bool {
         let found: u64;
         // SAFETY: a slot of the ring.
         unsafe {
@@ -141,7 +141,7 @@ unsafe impl Ring for Memory {
     }
 
     #[inline(always)]
-    fn swap_stamp(self, entry: *mut Entry, old: u64, new: u64) -> bool {
+    unsafe fn swap_stamp(self, entry: *mut Entry, old: u64, new: u64) -> bool {
         let found: u64;
         // SAFETY: an entry of the ring, which begins with its stamp.
         unsafe {
@@ -157,7 +157,7 @@ unsafe impl Ring for Memory {
     }
 
     #[inline(always)]
-    fn write_stamp(self, entry: *mut Entry, stamp: u64) {
+    unsafe fn write_stamp(self, entry: *mut Entry, stamp: u64) {
         // SAFETY: as above. An exchange, as it keeps what is written before and after it in its place.
         unsafe {
             asm!(

@@ -73,7 +73,9 @@ impl<'m> Shared<'m> {
             return Removal::Gone;
         };
         let entry = self.entry(number);
-        let stamp = holds(self, number, key).filter(|stamp| self.swap_stamp(entry, *stamp, 0));
+        // SAFETY: an entry of this ring.
+        let taken = |stamp: &u64| unsafe { self.swap_stamp(entry, *stamp, 0) };
+        let stamp = holds(self, number, key).filter(taken);
         let Some(stamp) = stamp else {
             return Removal::Gone;
         };
@@ -82,8 +84,8 @@ impl<'m> Shared<'m> {
         if is_over(&flow) {
             return Removal::Removed(flow);
         }
-        // Unless another flow was written there meanwhile.
-        self.swap_stamp(entry, 0, stamp);
+        // SAFETY: as above. Unless another flow was written there meanwhile.
+        unsafe { self.swap_stamp(entry, 0, stamp) };
         Removal::Kept
     }
 
@@ -127,21 +129,21 @@ unsafe impl Ring for Shared<'_> {
         self.at(ENTRIES_AT + entry).cast()
     }
 
-    fn swap_slot(self, slot: *mut u32, old: u32, new: u32) -> bool {
+    unsafe fn swap_slot(self, slot: *mut u32, old: u32, new: u32) -> bool {
         // SAFETY: a slot of this ring.
         let slot = unsafe { AtomicU32::from_ptr(slot) };
         let order = Ordering::SeqCst;
         slot.compare_exchange(old, new, order, order).is_ok()
     }
 
-    fn swap_stamp(self, entry: *mut Entry, old: u64, new: u64) -> bool {
+    unsafe fn swap_stamp(self, entry: *mut Entry, old: u64, new: u64) -> bool {
         // SAFETY: an entry of this ring, whose stamp is aligned.
         let stamp = unsafe { AtomicU64::from_ptr(&raw mut (*entry).stamp) };
         let order = Ordering::SeqCst;
         stamp.compare_exchange(old, new, order, order).is_ok()
     }
 
-    fn write_stamp(self, entry: *mut Entry, stamp: u64) {
+    unsafe fn write_stamp(self, entry: *mut Entry, stamp: u64) {
         // SAFETY: as above.
         unsafe { AtomicU64::from_ptr(&raw mut (*entry).stamp) }.swap(stamp, Ordering::SeqCst);
     }
