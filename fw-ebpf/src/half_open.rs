@@ -77,12 +77,12 @@ impl Memory {
     }
 }
 
-// SAFETY: what is pointed to is a map's value, which stays until the program ends. The masks are what the kernel's verifier sees of that a set or an entry is
-// one of the ring's.
 #[expect(
     clippy::pointers_in_nomem_asm_block,
     reason = "addresses are computed there, and nothing is read or written"
 )]
+// SAFETY: what is pointed to is a map's value, which stays until the program ends. The masks are what the kernel's verifier sees of that a set or an entry is
+// one of the ring's.
 unsafe impl Ring for Memory {
     #[inline(always)]
     fn set(self, set: u32) -> *mut u32 {
