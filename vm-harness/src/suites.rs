@@ -47,7 +47,7 @@ const fn suite(name: &'static str, smoke: Smoke) -> Suite {
 
 /// What runs, in this order.
 pub const SUITES: &[Suite] = &[
-    suite("load", Smoke::Only(&["programs_", "maps_outlive"])),
+    suite("load", Smoke::Only(&["programs_"])),
     suite("attach", Smoke::Only(&["clsact_", "a_device_with_an_"])),
     suite("batch", Smoke::All),
     suite("ledger", Smoke::Nothing),
@@ -58,7 +58,7 @@ pub const SUITES: &[Suite] = &[
     suite("uplinks", Smoke::Nothing),
     suite("bans", Smoke::Nothing),
     suite("classify", Smoke::Nothing),
-    suite("decisions", Smoke::All),
+    suite("decisions", Smoke::Nothing),
     suite("flows", Smoke::Nothing),
     suite("sets", Smoke::Nothing),
     suite("moves", Smoke::Nothing),

@@ -65,11 +65,11 @@ fn answers(node: &DemoNode, source: IpAddr, timeout: u64) -> BTreeSet<String> {
 
 #[track_caller]
 fn is_answered(node: &DemoNode, source: IpAddr) {
-    assert_eq!(
-        answers(node, source, 3000),
-        [Answered.to_string()].into(),
-        "{source}"
-    );
+    let expect = [Answered.to_string()].into();
+    // A datagram may be lost on a busy machine, twice in a row it is not.
+    if answers(node, source, 3000) != expect {
+        assert_eq!(answers(node, source, 3000), expect, "{source}");
+    }
 }
 
 #[track_caller]
