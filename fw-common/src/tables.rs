@@ -54,7 +54,7 @@ pub trait Tables: Copy {
     /// The ban with the longest prefix, of `bits` bits at the most, that holds an address.
     fn ban(&self, address: &Address, bits: u32) -> Option<Ban>;
 
-    /// Whether a flow may be there under a key (see [`crate::flow_filter`]): if not, neither of the following finds one.
+    /// Whether a flow that both ends have taken part in may be there under a key (see [`crate::flow_filter`]): if not, [`Tables::flow`] finds none.
     #[inline(always)]
     fn may_know(&self, _key: &FlowKey) -> bool {
         true

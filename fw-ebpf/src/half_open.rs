@@ -75,41 +75,16 @@ impl Memory {
         }
         before
     }
-}
 
-#[expect(
-    clippy::pointers_in_nomem_asm_block,
-    reason = "addresses are computed there, and nothing is read or written"
-)]
-// SAFETY: what is pointed to is a map's value, which stays until the program ends. The masks are what the kernel's verifier sees of that a set or an entry is
-// one of the ring's.
-unsafe impl Ring for Memory {
+    /// One of `COUNT` items of so many bytes, which begin at `FIRST`. The mask is what the kernel's verifier sees of that it is one of them.
+    #[expect(
+        clippy::pointers_in_nomem_asm_block,
+        reason = "an address is computed, and nothing is read or written"
+    )]
     #[inline(always)]
-    fn set(self, set: u32) -> *mut u32 {
-        const { assert!(SETS.is_power_of_two()) };
-        let at: *mut u32;
-        // SAFETY: only computes.
-        unsafe {
-            asm!(
-                "{at} &= {last}",
-                "{at} *= {bytes}",
-                "{at} += {memory}",
-                "{at} += {first}",
-                at = inout(reg) u64::from(set) => at,
-                memory = in(reg) self.0,
-                last = const SETS - 1,
-                bytes = const SET_BYTES,
-                first = const INDEX_AT,
-                options(pure, nomem, nostack),
-            );
-        }
-        at
-    }
-
-    #[inline(always)]
-    fn entry(self, number: u32) -> *mut Entry {
-        const { assert!(ENTRIES.is_power_of_two()) };
-        let at: *mut Entry;
+    fn item<const COUNT: u32, const BYTES: u32, const FIRST: u32>(self, number: u32) -> *mut u8 {
+        const { assert!(COUNT.is_power_of_two()) };
+        let at: *mut u8;
         // SAFETY: only computes.
         unsafe {
             asm!(
@@ -119,13 +94,27 @@ unsafe impl Ring for Memory {
                 "{at} += {first}",
                 at = inout(reg) u64::from(number) => at,
                 memory = in(reg) self.0,
-                last = const ENTRIES - 1,
-                bytes = const size_of::<Entry>(),
-                first = const ENTRIES_AT,
+                last = const COUNT - 1,
+                bytes = const BYTES,
+                first = const FIRST,
                 options(pure, nomem, nostack),
             );
         }
         at
+    }
+}
+
+// SAFETY: what is pointed to is a map's value, which stays until the program ends; the layout is the ring's.
+unsafe impl Ring for Memory {
+    #[inline(always)]
+    fn set(self, set: u32) -> *mut u32 {
+        self.item::<SETS, SET_BYTES, INDEX_AT>(set).cast()
+    }
+
+    #[inline(always)]
+    fn entry(self, number: u32) -> *mut Entry {
+        const BYTES: u32 = size_of::<Entry>() as u32;
+        self.item::<ENTRIES, BYTES, ENTRIES_AT>(number).cast()
     }
 
     #[inline(always)]

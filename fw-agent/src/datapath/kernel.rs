@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread::Builder;
 
 use aya::maps::lpm_trie::Key;
 use aya::maps::{
@@ -461,11 +462,21 @@ fn load_programs(mut loader: EbpfLoader<'_>, object: &[u8]) -> Result<Ebpf, Erro
     std::thread::scope(|scope| {
         let loads: Vec<_> = wanted
             .into_iter()
-            .map(|(name, program)| (name, scope.spawn(|| insist(|| load(program)))))
+            .map(|(name, program)| {
+                let thread = Builder::new().name("load".to_owned());
+                (
+                    name,
+                    thread.spawn_scoped(scope, || insist(|| load(program))),
+                )
+            })
             .collect();
         // All have ended before this does, also after an error.
         loads.into_iter().try_for_each(|(program, thread)| {
-            let loaded = thread.join().unwrap_or_else(|panic| resume_unwind(panic));
+            let loaded = match thread {
+                Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
+                // The system has no thread left.
+                Err(error) => Err(ProgramError::IOError(error)),
+            };
             loaded.map_err(|source| Error::Program { program, source })
         })
     })?;

@@ -29,13 +29,12 @@ impl Agent {
         let retry = std::mem::take(&mut self.retry);
         let mut news = std::mem::take(&mut self.news) || retry || present != self.devices;
         self.devices = present;
-        let anything = retry || self.compiled.is_none();
-        if anything || !changed.is_nothing() {
-            match self.read(if anything {
-                &Changed::Anything
-            } else {
-                changed
-            }) {
+        let changed = match retry || self.compiled.is_none() {
+            true => &Changed::Anything,
+            false => changed,
+        };
+        if !changed.is_nothing() {
+            match self.read(changed) {
                 Ok(sources) => {
                     self.read_error = None;
                     self.cached_at = None;
